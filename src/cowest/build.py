@@ -1,0 +1,127 @@
+"""From a recipe to live objects: the only module that knows every task and every kind of model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
+from cowest.config import (
+    JsonlTaskConfig,
+    LabTaskConfig,
+    LocalModelConfig,
+    ModelConfig,
+    OpenAIModelConfig,
+    RunConfig,
+)
+from cowest.errors import ConfigError, MissingExtraError, ModelNotFoundError
+from cowest.lab.frames import LabFrames
+from cowest.lab.task import lab_task
+from cowest.protocols import ChatModel, Frames, Task
+from cowest.tasks.jsonl import load_jsonl_task
+from cowest.types import ModelRef
+
+LAB_WEIGHTS = Path(__file__).parent / "lab" / "weights"
+
+
+def model_path(name: str) -> str:
+    """A model's hub name or folder; ``lab:strong`` and ``lab:weak`` are the ones shipped with cowest.
+
+    Raises ModelNotFoundError for a folder that is not there, or an unknown lab model.
+    """
+    if name.startswith("lab:"):
+        folder = LAB_WEIGHTS / name.removeprefix("lab:")
+        if not folder.is_dir():
+            known = ", ".join(f"lab:{p.name}" for p in sorted(LAB_WEIGHTS.glob("*"))) or "none is installed"
+            raise ModelNotFoundError(f"{name}: there is no such lab model; there are {known}")
+        return str(folder)
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    folder = Path(name).expanduser()
+    if looks_like_path and not folder.is_dir():
+        raise ModelNotFoundError(
+            f"{name}: no such folder. Give a folder with config.json and safetensors weights, or a hub name like org/model."
+        )
+    return str(folder) if folder.is_dir() else name
+
+
+def build_task(config: RunConfig, name: str = "") -> Task:
+    """The task of a single-task recipe; ``name`` is its key in the recipe. Raises DataError or ConfigError for bad data."""
+    task = config.task
+    if isinstance(task, LabTaskConfig):
+        return lab_task(task, config.seed)
+    if isinstance(task, JsonlTaskConfig):
+        return load_jsonl_task(
+            name or config.name,
+            task.train,
+            task.validation,
+            task.test,
+            labels=task.labels,
+            instruction=task.instruction,
+            metrics=task.metrics,
+            seed=config.seed,
+        )
+    raise ConfigError("this recipe has several tasks; pick one with RunConfig.by_task()")
+
+
+def build_frames(config: RunConfig, task: Task) -> Frames:
+    """The recipe's own prompts where it has them, then the lab's for a lab world, then the default frames.
+
+    Raises ConfigError for a refine template that leaves the draft out, or any that leaves the question out.
+    """
+    prompts = config.prompts
+    for key, template in prompts:
+        needed = ["{input}", "{draft}"] if key == "refine" else ["{input}"]
+        for mark in needed:
+            if template is not None and mark not in template:
+                raise ConfigError(f"prompts.{key}: the template has no {mark}; put it where that text belongs")
+    if isinstance(config.task, LabTaskConfig) and prompts == type(prompts)():
+        return LabFrames()
+    fallback = DefaultFrames(task.instruction, config.draft.format)
+    return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
+
+
+def build_weak(config: RunConfig, ref: ModelRef) -> ChatModel:
+    """The weak model at some point of its training."""
+    return _local(config.weak, ref)
+
+
+def build_model(config: ModelConfig) -> ChatModel:
+    """A model of any kind. Raises ConfigError, ModelNotFoundError or MissingExtraError when it cannot be had."""
+    if isinstance(config, LocalModelConfig):
+        return _local(config, ModelRef(base=model_path(config.model), adapter=config.adapter))
+    if isinstance(config, OpenAIModelConfig):
+        from cowest.models.openai import OpenAIChatModel
+
+        return OpenAIChatModel(
+            base_url=config.base_url,
+            model=config.model,
+            api_key=api_key(config),
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+            max_attempts=config.max_attempts,
+        )
+    from cowest.models.scripted import ScriptedChatModel, ScriptRule
+
+    return ScriptedChatModel([ScriptRule(contains=r.contains, reply=r.reply) for r in config.rules], default=config.default)
+
+
+def api_key(config: OpenAIModelConfig) -> str | None:
+    """The key from the environment. Raises ConfigError when the variable is not set."""
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env)
+    if not key:
+        raise ConfigError(
+            f"strong.api_key_env: the environment variable {config.api_key_env} is not set. "
+            f"Run `export {config.api_key_env}=...`, or set strong.api_key_env: null for a server that wants no key."
+        )
+    return key
+
+
+def _local(config: LocalModelConfig, ref: ModelRef) -> ChatModel:
+    try:
+        from cowest.models.local import LocalChatModel
+    except ImportError as error:
+        raise MissingExtraError(f"a local model needs {error.name}: pip install 'cowest[local]'") from None
+    base = ref.model_copy(update={"base": model_path(ref.base)})
+    return LocalChatModel(base, device=config.device, dtype=config.dtype, batch_size=config.batch_size)

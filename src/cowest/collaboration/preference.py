@@ -1,0 +1,103 @@
+"""Step 6: preference pairs D_PT = {(x, y+, y-)} from the gains of a query's drafts.
+
+Two rules. ``paper``: chosen has gain > 0, rejected has gain <= 0; a query on which the strong model is right alone gives no
+pair. ``ordered``: any two drafts whose gains differ by at least a margin; this also teaches not to hurt. Unscored drafts never
+become a label, equal texts count once, and ties give no pair (each is counted).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal
+
+from cowest.protocols import Frames
+from cowest.types import Draft, Example, Feedback, Message, PreferencePair
+
+Rule = Literal["paper", "ordered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The pairs, and what became of every draft and query on the way."""
+
+    pairs: tuple[PreferencePair, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    text: str
+    gain: float
+
+
+def build_pairs(
+    examples: Sequence[Example],
+    drafts: Sequence[Draft],
+    feedback: Sequence[Feedback],
+    frames: Frames,
+    *,
+    rule: Rule = "ordered",
+    min_margin: float = 0.05,
+    max_per_query: int = 4,
+) -> Pairing:
+    """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query."""
+    counts: Counter[str] = Counter(drafts=len(drafts))
+    scored = {f.draft_id: f for f in feedback}
+    by_query: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        by_query.setdefault(draft.example_id, []).append(draft)
+    pairs: list[PreferencePair] = []
+    for example in examples:
+        candidates = _candidates(by_query.get(example.id, ()), scored, counts)
+        found = _of_query(candidates, rule, min_margin)
+        counts["dropped_over_maximum"] += max(0, len(found) - max_per_query)
+        counts["queries_with_pairs" if found else "queries_without_contrast"] += 1
+        prompt = frames.draft(example)
+        pairs.extend(_pair(example, prompt, better, worse) for better, worse in found[:max_per_query])
+    counts["pairs"] = len(pairs)
+    return Pairing(tuple(pairs), dict(counts))
+
+
+def _candidates(
+    drafts: Sequence[Draft], scored: Mapping[str, Feedback], counts: Counter[str]
+) -> list[_Candidate]:
+    unique: dict[str, _Candidate] = {}
+    for draft in sorted(drafts, key=lambda d: d.index):
+        gain = scored[draft.id].gain if draft.id in scored else None
+        if draft.text is None:
+            counts["dropped_failed_draft"] += 1
+        elif gain is None:
+            counts["dropped_unscored"] += 1
+        elif draft.text.strip() in unique:
+            counts["dropped_duplicate"] += 1
+        else:
+            counts["scored"] += 1
+            counts["gain_positive" if gain > 0 else "gain_negative" if gain < 0 else "gain_zero"] += 1
+            unique[draft.text.strip()] = _Candidate(draft.text, gain)
+    return list(unique.values())
+
+
+def _of_query(candidates: Sequence[_Candidate], rule: Rule, min_margin: float) -> list[tuple[_Candidate, _Candidate]]:
+    def fits(better: _Candidate, worse: _Candidate) -> bool:
+        if rule == "paper":
+            return better.gain > 0 >= worse.gain
+        return better.gain - worse.gain >= min_margin
+
+    found = [(better, worse) for better, worse in permutations(candidates, 2) if fits(better, worse)]
+    return sorted(found, key=lambda pair: pair[1].gain - pair[0].gain)
+
+
+def _pair(
+    example: Example, prompt: tuple[Message, ...], better: _Candidate, worse: _Candidate
+) -> PreferencePair:
+    return PreferencePair(
+        example_id=example.id,
+        prompt=prompt,
+        chosen=(Message(role="assistant", content=better.text),),
+        rejected=(Message(role="assistant", content=worse.text),),
+        chosen_gain=better.gain,
+        rejected_gain=worse.gain,
+    )

@@ -1,0 +1,54 @@
+"""Every error that cowest raises on purpose. ``exit_code`` is what the command line returns for it."""
+
+from __future__ import annotations
+
+
+class CowestError(Exception):
+    """Base of all; the message says what is wrong, where, and how to mend it."""
+
+    exit_code = 1
+
+
+class ConfigError(CowestError, ValueError):
+    """The recipe is wrong: an unknown key, a bad value, a missing variable."""
+
+    exit_code = 2
+
+
+class DataError(CowestError, ValueError):
+    """A data file is wrong; the message names file, line and field."""
+
+    exit_code = 2
+
+
+class WiringError(CowestError, ValueError):
+    """A stage would read what none writes."""
+
+    exit_code = 2
+
+
+class ModelNotFoundError(CowestError, FileNotFoundError):
+    """A model path or name does not lead to a model."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class MissingExtraError(CowestError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+    exit_code = 2
+
+
+class ModelCallError(CowestError, RuntimeError):
+    """A model gave no usable answer. ``kind`` is a short stable reason, such as ``timeout`` or ``http_500``."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class StageError(CowestError, RuntimeError):
+    """A stage could not do its work, for instance because no pair could be built."""

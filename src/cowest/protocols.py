@@ -1,0 +1,100 @@
+"""The seams of the system. Upper layers and plug-ins meet here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from cowest.types import Completion, Example, Message, Prediction, Sampling, Score
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """Anything that answers a conversation: a local checkpoint, an HTTP endpoint, a script.
+
+    ``generate`` may be awaited concurrently; an implementation batches or limits as it sees fit. It raises
+    :class:`cowest.errors.ModelCallError` when no answer could be had, and never returns an empty text.
+    """
+
+    @property
+    def name(self) -> str:
+        """How the model is called in results and logs; holds no secret."""
+        ...
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion: ...
+
+    async def aclose(self) -> None:
+        """Release connections or memory. May be called twice."""
+        ...
+
+
+class Frames(Protocol):
+    """How a query is put to each model; ``collaboration/prompts.py`` has the defaults."""
+
+    def draft(self, example: Example) -> tuple[Message, ...]: ...
+
+    def solo(self, example: Example) -> tuple[Message, ...]: ...
+
+    def refine(self, example: Example, draft: str) -> tuple[Message, ...]: ...
+
+
+class Task(Protocol):
+    """A dataset with its instructions, its answer format and its metrics.
+
+    ``metrics`` names the task's metrics, the main one first; ``score`` gives the per-query value of the main one.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of a classification task; empty for open answers."""
+        ...
+
+    @property
+    def instruction(self) -> str:
+        """What the model is asked to do and how the answer is to be marked (``Answer: ...``)."""
+        ...
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The examples of ``train``, ``validation`` or ``test``, in a fixed order."""
+        ...
+
+    def target(self, example: Example) -> str:
+        """The SFT target: the rationale, then the marked reference answer."""
+        ...
+
+    def extract(self, text: str, example: Example) -> str | None:
+        """The answer in a model's text, or None where there is none."""
+        ...
+
+
+class Scorer(Protocol):
+    """E: how good is an answer to x? Never guesses: an unscorable text gets ``value=None`` and a reason."""
+
+    async def score(self, example: Example, text: str | None) -> Score: ...
+
+
+class System(Protocol):
+    """Everything that can be evaluated or served: CoWest, a baseline, a model alone."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def answer(self, example: Example) -> Prediction: ...
+
+
+class Reporter(Protocol):
+    """Where progress goes. Never stdout: results are there."""
+
+    def start(self, label: str, total: int | None, done: int = 0) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def info(self, text: str) -> None: ...

@@ -1,0 +1,15 @@
+"""Scores: per-query metrics and the metric scorer. Paired statistics (scipy) live in ``scoring.statistics``."""
+
+from cowest.scoring.metrics import METRICS, Metric, accuracy, exact_match, get_metric, macro_f1, token_f1
+from cowest.scoring.scorer import MetricScorer
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "MetricScorer",
+    "accuracy",
+    "exact_match",
+    "get_metric",
+    "macro_f1",
+    "token_f1",
+]

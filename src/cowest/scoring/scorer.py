@@ -1,0 +1,38 @@
+"""The evaluator E(answer, x) of the paper's step 5, by a task's own metric against the references.
+
+The paper's E is an LLM judge; a metric costs nothing and does not share the strong model's taste. A judge fits
+behind the same ``Scorer`` protocol. A text without an answer is wrong (0.0); no text at all is unscored (None).
+"""
+
+from __future__ import annotations
+
+from cowest.errors import ConfigError
+from cowest.protocols import Task
+from cowest.scoring.metrics import METRICS, get_metric
+from cowest.types import Example, Score
+
+
+class MetricScorer:
+    """Scores texts by a per-query metric in [0, 1]: "accuracy" for classes, "em" or "f1" for open answers.
+
+    Raises:
+        ConfigError: the metric is unknown, or exists only for a whole set of queries (macro_f1).
+    """
+
+    def __init__(self, task: Task, metric: str) -> None:
+        """``task`` reads the answer out of a text; ``metric`` values it."""
+        per_query = get_metric(metric).per_query
+        if per_query is None:
+            usable = ", ".join(name for name, known in METRICS.items() if known.per_query)
+            raise ConfigError(f"metric {metric!r} has no value for a single query; score by one of {usable}")
+        self._task = task
+        self._value = per_query
+
+    async def score(self, example: Example, text: str | None) -> Score:
+        """The metric's value for the answer in ``text``; ``value`` is None only where there is no text."""
+        if text is None:
+            return Score(value=None, error="no text: the model gave no answer to score")
+        answer = self._task.extract(text, example)
+        if answer is None:
+            return Score(value=0.0, explanation="no answer found")
+        return Score(value=self._value(answer, example.references), answer=answer)

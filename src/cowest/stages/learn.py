@@ -1,0 +1,147 @@
+"""Stages that train the weak model: ``sft``, and ``align`` with its choice of a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from cowest.collaboration.prompts import completion
+from cowest.errors import StageError
+from cowest.scoring.scorer import MetricScorer
+from cowest.stages.base import Context, Stage, fill
+from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
+from cowest.systems.collaboration import Collaboration
+from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
+
+if TYPE_CHECKING:
+    from cowest.training.preference import Checkpoint
+
+
+class CheckpointScore(Record):
+    """The collaboration's mean score on validation queries with one checkpoint as the weak model."""
+
+    step: int
+    model: ModelRef
+    score: float | None
+    n: int
+    n_failed: int
+
+
+class Selection(Record):
+    """Every checkpoint's score (step 0 is the SFT model) and the step that was chosen."""
+
+    metric: str
+    checkpoints: list[CheckpointScore]
+    chosen: int
+
+    @property
+    def model(self) -> ModelRef:
+        """The aligned weak model."""
+        return next(c.model for c in self.checkpoints if c.step == self.chosen)
+
+
+def split_fingerprint(examples: Sequence[Example]) -> str:
+    """Identifies a split's data."""
+    return fingerprint(*(e.model_dump(mode="json") for e in examples))
+
+
+def main_metric(context: Context) -> str:
+    """The metric behind scores and gains."""
+    return context.config.feedback.metric or context.task.metrics[0]
+
+
+def _sft_depends(context: Context) -> JsonValue:
+    c = context.config
+    weak = [fingerprint_model(c.weak.model), c.weak.adapter]
+    data = split_fingerprint(context.task.examples("train"))
+    frames = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
+    return [c.sft.model_dump(mode="json"), weak, data, c.draft.format, frames, c.seed]
+
+
+async def _sft(context: Context) -> Mapping[str, int]:
+    from cowest.training.sft import SftRow, train_sft
+
+    config, rows, skipped = context.config, [], 0
+    for example in context.task.examples("train"):
+        text = completion(config.draft.format, context.task.target(example), example)
+        if text is None:
+            skipped += 1
+            continue
+        rows.append(SftRow(prompt=context.frames.draft(example), completion=text))
+    if not rows:
+        raise StageError("sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it")
+    base = ModelRef(base=config.weak.model, adapter=config.weak.adapter)
+    out = context.path("sft")
+    seed = derive_seed(config.seed, "sft")
+    model = await asyncio.to_thread(train_sft, base, rows, config.sft, out, seed, context.reporter)
+    write_atomic(out / "model_ref.json", model.model_dump_json(indent=2) + "\n")
+    return {"rows": len(rows), "skipped_without_rationale": skipped}
+
+
+def sft_model(context: Context) -> ModelRef:
+    """The SFT weak model of a run."""
+    return ModelRef.model_validate_json(context.path("sft/model_ref.json").read_bytes())
+
+
+def selection(context: Context) -> Selection:
+    """The outcome of the align stage."""
+    return Selection.model_validate_json(context.path("align/selection.json").read_bytes())
+
+
+def _align_depends(context: Context) -> JsonValue:
+    c = context.config
+    validation = split_fingerprint(context.task.examples("validation"))
+    sampling = [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json")]
+    return [c.align.model_dump(mode="json"), validation, sampling, main_metric(context), c.seed]
+
+
+async def _align(context: Context) -> Mapping[str, int]:
+    from cowest.training.preference import train_preference
+
+    pairs = context.run.file("pairs.jsonl", PreferencePair).load()
+    if not pairs:
+        raise StageError(
+            "align: no preference pair was built, so there is nothing to learn from (counts: see manifest.json, stage pairs). "
+            "More draft.samples, a higher draft.sampling.temperature or pairs.rule=ordered give more."
+        )
+    sft, out = sft_model(context), context.path("align")
+    seed = derive_seed(context.config.seed, "align")
+    trained: list[Checkpoint] = await asyncio.to_thread(
+        train_preference, sft, pairs, context.config.align, out, seed, context.reporter
+    )
+    candidates = [(0, sft), *((c.step, c.model) for c in trained)]
+    scores = [await _score(context, step, model) for step, model in candidates]
+    best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
+    chosen = Selection(metric=main_metric(context), checkpoints=scores, chosen=best.step)
+    write_atomic(out / "selection.json", chosen.model_dump_json(indent=2) + "\n")
+    return {"pairs": len(pairs), "checkpoints": len(trained), "chosen_step": best.step}
+
+
+async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScore:
+    """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first."""
+    evaluate = context.config.evaluate
+    queries = context.task.examples("validation")[: context.config.align.selection_queries]
+    weak = context.open_weak(model)
+    system = Collaboration(weak, context.open_strong(), context.frames, evaluate.draft, evaluate.answer, f"step-{step}")
+    file = context.run.file(f"align/validation/step-{step}.jsonl", Prediction)
+    answers = await fill(
+        f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
+    )
+    await weak.aclose()
+    scorer = MetricScorer(context.task, main_metric(context))
+    scores = [await scorer.score(e, p.text) for e, p in zip(queries, answers, strict=True)]
+    values = [s.value for s in scores if s.value is not None]
+    return CheckpointScore(
+        step=step,
+        model=model,
+        score=sum(values) / len(values) if values else None,
+        n=len(values),
+        n_failed=len(scores) - len(values),
+    )
+
+
+SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft)
+ALIGN = Stage("align", 1, ("sft", "pairs.jsonl"), ("align",), _align_depends, _align)

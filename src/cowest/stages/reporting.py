@@ -1,0 +1,130 @@
+"""From run directories to one HTML page: gather the records, hand them to ``cowest.report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cowest.errors import MissingExtraError, StageError
+from cowest.report.data import (
+    AnswerView,
+    CheckpointView,
+    CurvePoint,
+    PipelineCounts,
+    QueryView,
+    RunReport,
+    TaskReport,
+    TrainingCurve,
+)
+from cowest.scoring.scorer import MetricScorer
+from cowest.stages.base import Context
+from cowest.stages.evaluate import test_queries
+from cowest.stages.learn import main_metric, selection
+from cowest.store import write_atomic
+from cowest.types import Feedback, Prediction, Results
+
+_DROPPED = {
+    "dropped_failed_draft": "the weak model gave no text",
+    "dropped_unscored": "no score: the strong model's call failed",
+    "dropped_duplicate": "same text as an earlier draft of the query",
+    "dropped_over_maximum": "more pairs than pairs.max_per_query",
+    "queries_without_contrast": "queries whose drafts all helped alike",
+}
+
+
+def read_results(path: Path) -> Results:
+    """``results.json``. Raises StageError when it is not there yet."""
+    if not path.exists():
+        raise StageError(f"{path}: not there yet; `cowest run` writes it when the evaluation is done")
+    return Results.model_validate_json(path.read_bytes())
+
+
+async def task_report(context: Context) -> TaskReport:
+    """All that the page shows about one task."""
+    results = read_results(context.path("results.json"))
+    gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
+    chosen = selection(context)
+    return TaskReport(
+        results=results,
+        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in ("sft", "align")],
+        checkpoints=[
+            CheckpointView(step=c.step, score=c.score, selected=c.step == chosen.chosen) for c in chosen.checkpoints
+        ],
+        gains=[g for g in gains if g is not None],
+        counts=_counts(results),
+        queries=await _queries(context, list(results.systems)),
+        main_metric=context.task.metrics[0],
+    )
+
+
+def _curve(path: Path) -> list[CurvePoint]:
+    if not path.exists():
+        return []
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        values = {k: float(v) for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+        points.append(CurvePoint(step=int(row["step"]), values=values))
+    return points
+
+
+def _counts(results: Results) -> list[PipelineCounts]:
+    pairs = results.stages["pairs"].counts
+    shown = [
+        PipelineCounts(label="drafts", value=pairs.get("drafts", 0)),
+        PipelineCounts(label="scored", value=pairs.get("scored", 0), note="distinct drafts with a gain"),
+    ]
+    shown += [
+        PipelineCounts(label=key.replace("_", " "), value=pairs[key], note=why)
+        for key, why in _DROPPED.items()
+        if pairs.get(key)
+    ]
+    shown += [
+        PipelineCounts(label=f"gain {sign}", value=pairs.get(f"gain_{sign}", 0)) for sign in ("positive", "zero", "negative")
+    ]
+    return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
+
+
+async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
+    predictions: Mapping[str, Mapping[str, Prediction]] = {
+        name: {p.example_id: p for p in context.run.file(f"predictions/{name}.jsonl", Prediction).load()}
+        for name in systems
+    }
+    scorer, views = MetricScorer(context.task, main_metric(context)), []
+    for example in test_queries(context):
+        answers = {}
+        for name in systems:
+            p = predictions[name][example.id]
+            score = await scorer.score(example, p.text)
+            answers[name] = AnswerView(
+                text=p.text, answer=score.answer, value=score.value, draft=p.draft, error=p.error
+            )
+        views.append(
+            QueryView(
+                example_id=example.id,
+                input=example.input,
+                context=example.context,
+                references=example.references,
+                answers=answers,
+            )
+        )
+    return views
+
+
+async def write_report(contexts: Sequence[Context], out: Path, notes: Sequence[str]) -> Path:
+    """Write ``out/report.html`` over all tasks of a run. Raises MissingExtraError without matplotlib."""
+    try:
+        from cowest.report.html import render
+    except ImportError as error:
+        raise MissingExtraError(f"the report needs {error.name}: pip install 'cowest[plots]'") from None
+    config = contexts[0].config
+    page = RunReport(
+        title=f"cowest: {config.name}",
+        subtitle=f"weak {config.weak.model}, strong {getattr(config.strong, 'model', config.strong.kind)}, seed {config.seed}",
+        tasks=[await task_report(context) for context in contexts],
+        notes=list(notes),
+    )
+    target = out / "report.html"
+    write_atomic(target, render(page))
+    return target

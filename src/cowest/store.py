@@ -1,0 +1,165 @@
+"""The run directory: append-only JSONL that survives kill -9, fingerprints, and the manifest of finished stages.
+
+``ls runs/NAME`` is the pipeline's diagram. A record is on disk before it is used; a line torn by a kill is cut off on the next
+start. A stage is fresh when its fingerprint (its config, its version and its upstream fingerprints) is the one in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from cowest.errors import DataError
+from cowest.types import Record
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def fingerprint(*parts: JsonValue) -> str:
+    """A short stable hash of JSON values."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint_model(name: str) -> JsonValue:
+    """What identifies a model: its name, or for a folder its files' names, sizes and (up to 64 MB) contents."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    described: list[JsonValue] = []
+    for file in sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors"}):
+        size = file.stat().st_size
+        content = hashlib.sha256(file.read_bytes()).hexdigest() if size <= 64 * 2**20 else str(file.stat().st_mtime_ns)
+        described.append([file.name, size, content])
+    return described
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 31-bit seed from names and numbers; the same parts always give the same seed."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file such that a reader, or a crash, sees the old one or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+
+
+class JsonlFile(Generic[R]):
+    """A file of records of one type, one a line."""
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        self.path, self._record = path, record
+        self._handle: IO[bytes] | None = None
+
+    def load(self) -> list[R]:
+        """All complete records; a torn last line is dropped. Raises DataError for a line that is not such a record."""
+        if not self.path.exists():
+            return []
+        records = []
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                records.append(self._record.model_validate_json(line))
+            except ValidationError as error:
+                raise DataError(
+                    f"{self.path}:{number}: not a {self._record.__name__} record ({error.error_count()} problems); "
+                    "delete the line, or the file to make it again"
+                ) from None
+        return records
+
+    def append(self, record: R) -> None:
+        """Add one record; it is with the operating system when this returns, so a kill of the process keeps it."""
+        if self._handle is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = self.path.open("ab")
+            self._cut_torn_line()
+        self._handle.write(record.model_dump_json().encode() + b"\n")
+        self._handle.flush()
+
+    def _cut_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+        if self._handle is not None:
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+            self._handle = None
+
+    def replace(self, records: Iterable[R]) -> None:
+        """Write the whole file anew, in the given order, atomically."""
+        self.close()
+        write_atomic(self.path, "".join(r.model_dump_json() + "\n" for r in records))
+
+
+class StageEntry(Record):
+    """A stage in the manifest."""
+
+    fingerprint: str
+    status: Literal["running", "done"]
+    inputs: dict[str, str] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Manifest(BaseModel):
+    """What has been done in a run directory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: Literal[1] = 1
+    stages: dict[str, StageEntry] = Field(default_factory=dict)
+
+
+class RunDir:
+    """The directory of one task's run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    def manifest(self) -> Manifest:
+        """The manifest, or an empty one. Raises DataError when it is damaged."""
+        if not self._manifest_path.exists():
+            return Manifest()
+        try:
+            return Manifest.model_validate_json(self._manifest_path.read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{self._manifest_path}: damaged ({error.error_count()} problems); use another --out") from None
+
+    def record(self, stage: str, entry: StageEntry) -> None:
+        """Put a stage's state into the manifest, atomically."""
+        manifest = self.manifest()
+        manifest.stages[stage] = entry
+        write_atomic(self._manifest_path, manifest.model_dump_json(indent=2) + "\n")
+
+    def file(self, name: str, record: type[R]) -> JsonlFile[R]:
+        """The JSONL file ``name`` in this run."""
+        return JsonlFile(self.path / name, record)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Delete outputs that are stale."""
+        for name in names:
+            target = self.path / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)

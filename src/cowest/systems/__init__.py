@@ -1,0 +1,1 @@
+"""Systems: everything that can be evaluated or served, behind ``answer(example) -> Prediction``."""

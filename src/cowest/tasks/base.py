@@ -1,0 +1,85 @@
+"""A task held in memory: all that a dataset needs to be drafted for, refined, tuned on and scored.
+
+Tasks own their instruction and answer format (``Answer: ...``). Most are a ``SimpleTask`` made by a loader::
+
+    SimpleTask("capitals", OPEN_METRICS, labels=(), instruction=open_instruction(), splits={"test": examples})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cowest.errors import ConfigError, DataError
+from cowest.tasks.answers import MARKER, extract_answer, label_key
+from cowest.types import Example
+
+SPLITS = ("train", "validation", "test")
+OPEN_METRICS = ("em", "f1")
+"""Metrics of a task with open answers, the main one first."""
+CLASS_METRICS = ("accuracy", "macro_f1")
+"""Metrics of a classification task, the main one first; they need labels."""
+
+
+def open_instruction() -> str:
+    """The default instruction for open answers."""
+    return f'Answer the question. Reason briefly, then end with a line "{MARKER} ..." that holds only the answer.'
+
+
+def class_instruction(labels: Sequence[str]) -> str:
+    """The default instruction for classes; lists them."""
+    listed = ", ".join(labels)
+    return (
+        f"Answer with one of: {listed}. Reason briefly, then end with a line "
+        f'"{MARKER} ..." that holds exactly one of them.'
+    )
+
+
+@dataclass(frozen=True)
+class SimpleTask:
+    """A ``Task`` from its parts; ``splits`` maps a split's name to its examples in a fixed order.
+
+    Raises:
+        ConfigError: no metrics, a class metric without labels, or labels that cannot be told apart in a text.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    labels: tuple[str, ...]
+    instruction: str
+    splits: Mapping[str, tuple[Example, ...]]
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        if not self.metrics:
+            raise ConfigError(f"task {self.name!r}: metrics is empty; name at least one, the main one first")
+        needing = [metric for metric in self.metrics if metric in CLASS_METRICS and not self.labels]
+        if needing:
+            raise ConfigError(f"task {self.name!r}: metric {needing[0]!r} needs labels; give labels or use em, f1")
+        seen: dict[str, str] = {}
+        for label in self.labels:
+            key = label_key(label)
+            if not key or key in seen:
+                what = f"labels {seen[key]!r} and {label!r} read alike" if key else "a label is empty"
+                raise ConfigError(f"task {self.name!r}: {what}; give each class its own name")
+            seen[key] = label
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The examples of a split, in a fixed order.
+
+        Raises:
+            DataError: the task has no such split.
+        """
+        if split not in self.splits:
+            have = ", ".join(self.splits) or "none"
+            raise DataError(f"task {self.name!r} has no {split!r} split (it has: {have}); give the task a file for it")
+        return self.splits[split]
+
+    def target(self, example: Example) -> str:
+        """The rationale, where there is one, then the marked first reference."""
+        answer = f"{MARKER} {example.references[0]}"
+        return f"{example.rationale.rstrip()}\n{answer}" if example.rationale else answer
+
+    def extract(self, text: str, example: Example) -> str | None:
+        """The answer in a model's text: one of the labels, or of the example's own choices, or a short open answer."""
+        return extract_answer(text, self.labels or example.choices)

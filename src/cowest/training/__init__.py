@@ -1,0 +1,1 @@
+"""Training through TRL and PEFT: SFT, preference tuning, merging."""

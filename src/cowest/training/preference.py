@@ -1,0 +1,183 @@
+"""Preference tuning of the weak model: DPO with the SFT model as the reference (paper, step 6).
+
+    L = -log sigmoid(beta [log pi(y+|x)/pi_ref(y+|x) - log pi(y-|x)/pi_ref(y-|x)])  +  nll_weight * NLL(y+)
+
+through TRL's DPOTrainer. The reference is the policy as it was before the first step: its log-probabilities are computed
+once, before training, so the first loss is ln 2 and no second model is held. (Left to itself, TRL reloads the reference
+from the base's name, or takes the base without the SFT adapter.)
+
+The NLL term is TRL's loss type ``sft``: the mean over all chosen completion tokens of the micro-batch (per token, not per
+sequence as in RPO, arXiv 2404.19733), so its size does not depend on the drafts' length.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset
+from pydantic import JsonValue
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import DPOConfig, DPOTrainer
+
+from cowest.config import AlignConfig
+from cowest.errors import StageError
+from cowest.models.local import load_tokenizer
+from cowest.protocols import Reporter
+from cowest.training.common import (
+    Folder,
+    LogCallback,
+    TrainingSummary,
+    arguments,
+    encode,
+    export,
+    fingerprint,
+    load_for_training,
+    new_adapter,
+    quiet,
+    release,
+)
+from cowest.types import ModelRef, PreferencePair, Record
+
+
+class Checkpoint(Record):
+    """A usable model after ``step`` optimizer steps."""
+
+    step: int
+    model: ModelRef
+
+
+def train_preference(
+    policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
+) -> list[Checkpoint]:
+    """Align ``policy`` on ``pairs`` into ``out``; returns ``settings.checkpoints`` evenly spaced models, the last included.
+
+    Each is ``out/step-N/model`` (method full) or one ordinary adapter of the policy's base, ``out/step-N/adapter`` (method
+    lora), in which an SFT adapter of the policy has been trained further. Each step's loss, rewards and log-probabilities
+    are in ``out/log.jsonl``. Resumes the same training from its last complete checkpoint, to the same weights.
+
+    Raises StageError where no pair is left to train on or the loss diverges, and ModelNotFoundError.
+    """
+    started = time.perf_counter()
+    folder = Folder(out)
+    done = folder.open(fingerprint("align", policy, settings, pairs, seed))
+    if done is not None:
+        return _kept(policy, settings, out)
+    with quiet():
+        tokenizer = load_tokenizer(policy)
+        truncated, dropped = _count(tokenizer, pairs, settings.max_length)
+        if dropped == len(pairs):
+            raise StageError(f"align: none of {len(pairs)} pairs has a prompt shorter than max_length tokens")
+        callback = LogCallback(folder, reporter, "align")
+        keep = _KeepCallback(out, tokenizer, settings)
+        trainer = _trainer(policy, pairs, settings, folder, seed, tokenizer, [callback, keep])
+        try:
+            trainer.train(resume_from_checkpoint=folder.resume_from())
+        finally:
+            reporter.finish()
+    del trainer
+    release()
+    folder.finish(
+        TrainingSummary(
+            rows=len(pairs),
+            truncated=truncated,
+            dropped=dropped,
+            steps=callback.steps,
+            seconds=time.perf_counter() - started,
+            final_loss=callback.final_loss,
+        )
+    )
+    return _kept(policy, settings, out)
+
+
+def _trainer(
+    policy: ModelRef,
+    pairs: Sequence[PreferencePair],
+    settings: AlignConfig,
+    folder: Folder,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback],
+) -> DPOTrainer:
+    with_nll = settings.nll_weight > 0
+    special: dict[str, JsonValue] = {
+        "beta": settings.beta,
+        "loss_type": [settings.loss, "sft"] if with_nll else [settings.loss],
+        "loss_weights": [1.0, settings.nll_weight] if with_nll else [1.0],
+        "precompute_ref_log_probs": True,
+        "disable_dropout": True,
+    }
+    trainer = DPOTrainer(
+        model=load_for_training(policy, settings),
+        args=arguments(DPOConfig, settings, folder, seed, 1, special),
+        train_dataset=Dataset.from_list([p.model_dump(include={"prompt", "chosen", "rejected"}) for p in pairs]),
+        processing_class=tokenizer,
+        peft_config=new_adapter(policy, settings),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        # TRL copied the SFT adapter as the reference; its log-probabilities are known now, and without the copy
+        # checkpoints hold one adapter, as they would have to be resumed.
+        trainer.model.delete_adapter("ref")
+    return trainer
+
+
+class _KeepCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
+    """Saves the models to choose from."""
+
+    def __init__(self, out: Path, tokenizer: PreTrainedTokenizerBase, settings: AlignConfig) -> None:
+        self._out, self._tokenizer = out, tokenizer
+        self._adapter, self._count = settings.method == "lora", settings.checkpoints
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel,
+        **_: object,
+    ) -> None:
+        if state.global_step in kept_steps(state.max_steps, self._count):
+            target = self._out / f"step-{state.global_step}" / ("adapter" if self._adapter else "model")
+            export(model, self._tokenizer, self._adapter, target)
+
+
+def kept_steps(total: int, count: int) -> list[int]:
+    """``count`` evenly spaced steps of 1..total, the last included; fewer where there are fewer steps."""
+    return sorted({max(1, round(total * i / count)) for i in range(1, count + 1)})
+
+
+def _kept(policy: ModelRef, settings: AlignConfig, out: Path) -> list[Checkpoint]:
+    found = []
+    for path in out.glob("step-*"):
+        match = re.fullmatch(r"step-(\d+)", path.name)
+        if match is None:
+            continue
+        adapter = settings.method == "lora"
+        model = (
+            ModelRef(base=policy.base, adapter=str(path / "adapter")) if adapter else ModelRef(base=str(path / "model"))
+        )
+        found.append(Checkpoint(step=int(match[1]), model=model))
+    return sorted(found, key=lambda c: c.step)
+
+
+def _count(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int) -> tuple[int, int]:
+    """How many pairs are cut to ``max_length``, and how many TRL drops because the prompt alone is that long."""
+    prompts = [[m.model_dump() for m in pair.prompt] for pair in pairs]
+    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs])
+    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs])
+    both = list(zip(chosen, rejected, strict=True))
+    truncated = sum(max(len(a), len(b)) > max_length for (a, _), (b, _) in both)
+    dropped = sum(min(start_a, start_b) >= max_length for (_, start_a), (_, start_b) in both)
+    return truncated, dropped

@@ -1,0 +1,199 @@
+"""Supervised fine-tuning of the weak model: L = -log pi_w(y_hat | x), on the completion's tokens (paper, step 1).
+
+TRL's SFTTrainer does it, with two departures for small models on a CPU, where its stock step takes about twice as long
+as plain PyTorch: batches are grouped by length, and the loss is computed on the completion's positions only, without
+the entropy and accuracy that TRL computes at every position of every step. Both leave the objective as it is.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTConfig as TrlSftConfig
+from trl import SFTTrainer
+
+from cowest.config import SftConfig
+from cowest.errors import StageError
+from cowest.models.local import load_tokenizer
+from cowest.protocols import Reporter
+from cowest.training.common import (
+    Folder,
+    LogCallback,
+    TrainingSummary,
+    arguments,
+    encode,
+    export,
+    fingerprint,
+    load_for_training,
+    new_adapter,
+    quiet,
+    release,
+)
+from cowest.types import Message, ModelRef, Record
+
+LOGGING_STEPS = 10  # at most this many between rows of the log
+GROUPED = 16  # batches that are drawn together and grouped by length
+# Configuration keys of models that change their logits after the head: TRL's own loss knows them.
+HEAD_TWISTS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+class SftRow(Record):
+    """(x, y_hat): what the weak model is asked, and what it should write."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+
+
+def train_sft(
+    base: ModelRef, conversations: Sequence[SftRow], settings: SftConfig, out: Path, seed: int, reporter: Reporter
+) -> ModelRef:
+    """Tune ``base`` on ``conversations`` into ``out``; see ``training/common.py`` for the folder's contents.
+
+    Resumes the same training from its last complete checkpoint, to the same weights. Returns the full model
+    (``out/model``) or base and adapter (``out/adapter``); an adapter that ``base`` has is trained further.
+
+    Raises StageError where no row is left to train on or the loss diverges, and ModelNotFoundError.
+    """
+    started = time.perf_counter()
+    folder = Folder(out)
+    trained = (
+        ModelRef(base=str(out / "model"))
+        if settings.method == "full"
+        else ModelRef(base=base.base, adapter=str(out / "adapter"))
+    )
+    if folder.open(fingerprint("sft", base, settings, conversations, seed)) is not None:
+        return trained
+    with quiet():
+        tokenizer = load_tokenizer(base)
+        rows, truncated = tokenize(tokenizer, conversations, settings.max_length)
+        if not rows:
+            raise StageError(f"sft: none of {len(conversations)} rows has a completion within max_length tokens")
+        callback = LogCallback(folder, reporter, "sft")
+        trainer = LeanSftTrainer(
+            model=load_for_training(base, settings),
+            args=arguments(
+                TrlSftConfig,
+                settings,
+                folder,
+                seed,
+                _logging_steps(settings.checkpoint_every),
+                {"dataset_kwargs": {"skip_prepare_dataset": True}},
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=new_adapter(base, settings),
+            callbacks=[callback],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
+        try:
+            trainer.train(resume_from_checkpoint=folder.resume_from())
+        finally:
+            reporter.finish()
+        export(trainer.model, tokenizer, settings.method == "lora", Path(trained.adapter or trained.base))
+    del trainer
+    release()
+    folder.finish(
+        TrainingSummary(
+            rows=len(conversations),
+            truncated=truncated,
+            dropped=len(conversations) - len(rows),
+            steps=callback.steps,
+            seconds=time.perf_counter() - started,
+            final_loss=callback.final_loss,
+        )
+    )
+    return trained
+
+
+def _logging_steps(checkpoint_every: int) -> int:
+    """A divisor of ``checkpoint_every``: a row averages the steps since the last one, and no resume may fall between."""
+    return max(n for n in range(1, LOGGING_STEPS + 1) if checkpoint_every % n == 0)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int
+) -> tuple[list[dict[str, list[int]]], int]:
+    """Rows of input_ids and labels (-100 on the prompt), cut to ``max_length``; and how many were cut."""
+    prompts = [[m.model_dump() for m in row.prompt] for row in conversations]
+    encoded = encode(tokenizer, prompts, [row.completion for row in conversations])
+    truncated = sum(len(ids) > max_length for ids, _ in encoded)
+    rows = [
+        {"input_ids": ids[:max_length], "labels": ([-100] * start + ids[start:])[:max_length]}
+        for ids, start in encoded
+        if start < min(max_length, len(ids))
+    ]
+    return rows, truncated
+
+
+class LengthGroupedSampler(torch.utils.data.Sampler[int]):
+    """Random batches of rows of similar length; a function of seed and epoch, so that a resumed run sees the same."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer at the start of each pass."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self._seed}/{self._epoch}")
+        order = list(range(len(self._lengths)))
+        rng.shuffle(order)
+        block = self._batch_size * GROUPED
+        batches: list[list[int]] = []
+        for start in range(0, len(order), block):
+            near = sorted(order[start : start + block], key=lambda i: self._lengths[i])
+            batches += [near[i : i + self._batch_size] for i in range(0, len(near), self._batch_size)]
+        # The one short batch stays last: the loader cuts the stream into batches again.
+        short = batches.pop() if len(batches[-1]) < self._batch_size else []
+        rng.shuffle(batches)
+        return iter([i for batch in batches for i in batch] + short)
+
+
+class LeanSftTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
+    """SFTTrainer with the two departures of the module's docstring."""
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        return LengthGroupedSampler(
+            lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
+        )
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Mean next-token loss in nats over the batch's completion tokens."""
+        if return_outputs or not self._lean():
+            loss: torch.Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return loss
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        hidden = causal.base_model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).last_hidden_state[:, :-1]
+        labels = inputs["labels"][:, 1:]
+        kept = labels != -100
+        total = torch.nn.functional.cross_entropy(
+            causal.get_output_embeddings()(hidden[kept]), labels[kept], reduction="sum"
+        )
+        return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def _lean(self) -> bool:
+        """On one CPU in float32, for a model whose logits are its head's output. Elsewhere TRL's kernel is better."""
+        config = self.model.config.get_text_config()
+        plain = all(getattr(config, key, None) in (None, 1, 1.0) for key in HEAD_TWISTS)
+        mixture = getattr(config, "output_router_logits", False)
+        return self.args.device.type == "cpu" and not self.args.bf16 and plain and not mixture

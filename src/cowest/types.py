@@ -1,0 +1,216 @@
+"""The records that flow through the pipeline: frozen, typed, and the same in memory and on disk.
+
+Order of appearance in a run::
+
+    Example -> Draft -> Refinement -> Score -> Feedback(.gain) -> PreferencePair(.margin)
+    Example -> Prediction -> SystemResult
+
+Each record is one JSON line in the run directory (``model_dump_json`` / ``model_validate_json``).
+Failure is data: a part that could not be produced is ``None`` beside a reason in ``error``; it is never
+an empty string, 0 or NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Sampling(Record):
+    """How a completion is to be sampled. ``temperature`` 0 means greedy decoding."""
+
+    temperature: float = Field(default=0.0, ge=0.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    max_tokens: int = Field(default=512, ge=1)
+    seed: int | None = None
+
+
+class Usage(Record):
+    """What calls consumed; additive. ``cost_usd`` is ``None`` where the price is unknown (never 0)."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+    def __add__(self, other: Usage) -> Usage:
+        costs = [u.cost_usd for u in (self, other) if u.calls]
+        known = [c for c in costs if c is not None]
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cost_usd=sum(known) if costs and len(known) == len(costs) else None,
+        )
+
+
+class Completion(Record):
+    """A model's answer to one request. ``latency_s`` is wall-clock seconds, queueing included."""
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    latency_s: float = 0.0
+
+
+class Example(Record):
+    """One query x with its reference answers (any of which is right)."""
+
+    id: str
+    input: str
+    context: str | None = None
+    references: tuple[str, ...] = Field(min_length=1)
+    choices: tuple[str, ...] = ()
+    rationale: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class Draft(Record):
+    """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0."""
+
+    id: str
+    example_id: str
+    index: int
+    text: str | None
+    error: str | None = None
+    usage: Usage = Usage()
+    latency_s: float = 0.0
+
+
+class Refinement(Record):
+    """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None."""
+
+    example_id: str
+    draft_id: str | None
+    text: str | None
+    error: str | None = None
+    usage: Usage = Usage()
+    latency_s: float = 0.0
+
+
+class Score(Record):
+    """E(answer, x). ``value`` is None where no score could be given, and ``error`` says why."""
+
+    value: float | None
+    answer: str | None = None
+    explanation: str | None = None
+    error: str | None = None
+
+
+class Feedback(Record):
+    """Scores of one draft's refinement, of the strong model alone and of the draft itself."""
+
+    example_id: str
+    draft_id: str
+    refined: Score
+    solo: Score
+    weak: Score
+
+    @property
+    def gain(self) -> float | None:
+        """Collaborative feedback E(y*, x) - E(z, x) (paper, step 5); None when a part is unscored."""
+        if self.refined.value is None or self.solo.value is None:
+            return None
+        return self.refined.value - self.solo.value
+
+
+class PreferencePair(Record):
+    """(x, y+, y-) in TRL's conversational preference format, with the gains that made it."""
+
+    example_id: str
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    chosen_gain: float
+    rejected_gain: float
+
+    @property
+    def margin(self) -> float:
+        """chosen_gain - rejected_gain, in units of the scorer."""
+        return self.chosen_gain - self.rejected_gain
+
+
+class ModelRef(Record):
+    """A weak model on disk or on the hub: a base and, where one was trained, a PEFT adapter."""
+
+    base: str
+    adapter: str | None = None
+
+
+class Prediction(Record):
+    """What a System answered to one example. ``draft`` is the weak model's text where there was one."""
+
+    example_id: str
+    system: str
+    text: str | None
+    draft: str | None = None
+    error: str | None = None
+    usage: Usage = Usage()
+    latency_s: float = 0.0
+
+
+class MetricValue(Record):
+    """A metric's mean with its 95% bootstrap interval over ``n`` scored queries; ``n_failed`` had no score."""
+
+    mean: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    n_failed: int
+
+
+class SystemResult(Record):
+    """One row of the results table."""
+
+    metrics: dict[str, MetricValue]
+    usage: Usage
+
+
+class Comparison(Record):
+    """System ``a`` minus system ``b`` on the queries that both answered (paired)."""
+
+    a: str
+    b: str
+    metric: str
+    diff: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None
+    test: str
+    n: int
+
+
+class StageResult(Record):
+    """What a stage did: its counts (records made, reused, dropped and why) and the seconds it took."""
+
+    counts: dict[str, int]
+    seconds: float
+
+
+class Results(Record):
+    """``results.json``, the stable contract of a run (docs/results.md)."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    task: str
+    systems: dict[str, SystemResult]
+    comparisons: list[Comparison]
+    stages: dict[str, StageResult]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

@@ -1,0 +1,85 @@
+"""A tiny Llama with the lab's tokenizer, and data for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cowest.lab.tokenizer import build_tokenizer
+from cowest.training.sft import SftRow
+from cowest.types import Message, ModelRef, PreferencePair
+
+
+class Ticker:
+    """A reporter that counts, and that can pull the plug at a step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.starts: list[tuple[str, int | None, int]] = []
+        self.ticks = 0
+        self.finished = 0
+        self._stop_at = stop_at
+
+    def start(self, label: str, total: int | None, done: int = 0) -> None:
+        self.starts.append((label, total, done))
+
+    def advance(self, n: int = 1) -> None:
+        self.ticks += n
+        if self.ticks == self._stop_at:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        self.finished += 1
+
+    def info(self, text: str) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = build_tokenizer(texts=500)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelRef(base=str(folder))
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[SftRow]:
+    return [
+        SftRow(
+            prompt=(Message(role="user", content=f"May a patient take {i} mg of Velarin?" + " Please say." * (i % 3)),),
+            completion=f"The limit is {i + 7} mg. Answer: {'yes' if i % 2 else 'no'}",
+        )
+        for i in range(22)
+    ]
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[PreferencePair]:
+    return [
+        PreferencePair(
+            example_id=str(i),
+            prompt=(Message(role="user", content=f"May a patient take {i} mg of Velarin?"),),
+            chosen=(Message(role="assistant", content=f"The limit is {i + 7} mg. Answer: yes"),),
+            rejected=(Message(role="assistant", content="Answer: no" + ", it may not" * (i % 3)),),
+            chosen_gain=1.0,
+            rejected_gain=0.0,
+        )
+        for i in range(14)
+    ]

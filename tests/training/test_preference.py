@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from cowest.config import AlignConfig, SftConfig
+from cowest.errors import StageError
+from cowest.models.local import load_model, load_tokenizer
+from cowest.training.common import encode
+from cowest.training.preference import kept_steps, train_preference
+from cowest.training.sft import SftRow, train_sft
+from cowest.types import ModelRef, PreferencePair
+from tests.training.conftest import Ticker
+
+pytestmark = pytest.mark.slow
+FULL = AlignConfig(
+    method="full", batch_size=4, learning_rate=1e-3, max_steps=8, warmup_steps=0, schedule="constant",
+    checkpoint_every=3, checkpoints=2, device="cpu",
+)  # fmt: skip
+LORA = FULL.model_copy(update={"method": "lora", "learning_rate": 5e-3})
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def policy(
+    request: pytest.FixtureRequest, tiny: ModelRef, rows: list[SftRow], tmp_path_factory: pytest.TempPathFactory
+) -> ModelRef:
+    settings = SftConfig(method=request.param, batch_size=8, learning_rate=1e-2, max_steps=6, device="cpu")
+    return train_sft(tiny, rows, settings, tmp_path_factory.mktemp("sft"), 0, Ticker())
+
+
+def settings_for(policy: ModelRef) -> AlignConfig:
+    return LORA if policy.adapter else FULL
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def weights(ref: ModelRef) -> dict[str, torch.Tensor]:
+    folder = Path(ref.adapter or ref.base)
+    return load_file(folder / ("adapter_model.safetensors" if ref.adapter else "model.safetensors"))
+
+
+def preference(ref: ModelRef, pairs: list[PreferencePair]) -> float:
+    """Mean log pi(chosen) - log pi(rejected), computed from the saved model alone."""
+    model = load_model(ref, device=torch.device("cpu"), dtype=torch.float32)
+    tokenizer = load_tokenizer(ref)
+    total = 0.0
+    for pair in pairs:
+        prompt = [m.model_dump() for m in pair.prompt]
+        for reply, sign in ((pair.chosen, 1), (pair.rejected, -1)):
+            [(ids, start)] = encode(tokenizer, [prompt], [reply[0].content])
+            with torch.no_grad():
+                logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            total += sign * sum(float(logs[i - 1, ids[i]]) for i in range(start, len(ids)))
+    return total / len(pairs)
+
+
+def test_first_loss_is_ln_2_and_the_policy_moves(policy: ModelRef, pairs: list[PreferencePair], tmp_path: Path) -> None:
+    ticker = Ticker()
+    checkpoints = train_preference(policy, pairs, settings_for(policy), tmp_path / "a", 1, ticker)
+    history = log(tmp_path / "a")
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.05
+    assert [row["step"] for row in history] == list(range(1, 9))
+    for row in history:
+        assert {"logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "learning_rate"} <= set(row)
+    assert [c.step for c in checkpoints] == [4, 8] and ticker.ticks == 8
+    before = preference(policy, pairs)
+    values = [preference(c.model, pairs) for c in checkpoints]
+    assert before < values[0] < values[1]
+    # The saved model is the one whose log-probabilities were logged: the last margin is a step behind it.
+    assert values[1] - before > history[-1]["rewards/margins"] / LORA.beta * 0.7
+    assert not (tmp_path / "a/checkpoints").exists()
+
+
+def test_checkpoints_are_ordinary_models(policy: ModelRef, pairs: list[PreferencePair], tmp_path: Path) -> None:
+    settings = settings_for(policy).model_copy(update={"max_steps": 1, "checkpoints": 1})
+    [only] = train_preference(policy, pairs, settings, tmp_path / "a", 1, Ticker())
+    if policy.adapter is None:
+        assert only.model == ModelRef(base=str(tmp_path / "a/step-1/model"))
+        AutoModelForCausalLM.from_pretrained(only.model.base, use_safetensors=True)
+        return
+    assert only.model == ModelRef(base=policy.base, adapter=str(tmp_path / "a/step-1/adapter"))
+    assert weights(only.model).keys() == weights(policy).keys()  # one adapter, no copy of the reference
+    assert not any(path.is_dir() for path in (tmp_path / "a/step-1/adapter").iterdir())
+
+
+def test_a_killed_alignment_resumes_to_the_same_weights(
+    policy: ModelRef, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    settings = settings_for(policy)
+    whole = train_preference(policy, pairs, settings, tmp_path / "whole", 1, Ticker())
+    with pytest.raises(KeyboardInterrupt):
+        train_preference(policy, pairs, settings, tmp_path / "cut", 1, Ticker(stop_at=5))
+    ticker = Ticker()
+    resumed = train_preference(policy, pairs, settings, tmp_path / "cut", 1, ticker)
+    assert ticker.starts == [("align", 8, 3)]
+    assert [c.step for c in resumed] == [c.step for c in whole]
+    for a, b in zip(whole, resumed, strict=True):
+        for name, value in weights(a.model).items():
+            torch.testing.assert_close(weights(b.model)[name], value, rtol=0, atol=0)
+    assert [r["loss"] for r in log(tmp_path / "cut")] == [r["loss"] for r in log(tmp_path / "whole")]
+    assert train_preference(policy, pairs, settings, tmp_path / "cut", 1, ticker) == resumed
+    assert len(ticker.starts) == 1
+
+
+def test_the_nll_term_is_per_token_on_the_chosen(tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path) -> None:
+    settings = FULL.model_copy(update={"max_steps": 1, "checkpoints": 1, "nll_weight": 0.5, "batch_size": len(pairs)})
+    train_preference(tiny, pairs, settings, tmp_path / "a", 1, Ticker())
+    [row] = log(tmp_path / "a")
+    tokenizer = load_tokenizer(tiny)
+    tokens = sum(
+        len(ids) - start
+        for ids, start in encode(
+            tokenizer, [[m.model_dump() for m in p.prompt] for p in pairs], [p.chosen[0].content for p in pairs]
+        )
+    )
+    nll = -row["logps/chosen"] * len(pairs) / tokens
+    assert row["loss"] == pytest.approx(math.log(2) + 0.5 * nll, abs=1e-3)
+
+
+def test_a_new_adapter_on_a_full_model_and_an_adapter_merged_for_full_training(
+    policy: ModelRef, pairs: list[PreferencePair], tmp_path: Path
+) -> None:
+    settings = (FULL if policy.adapter else LORA).model_copy(update={"max_steps": 1, "checkpoints": 1})
+    [only] = train_preference(policy, pairs, settings, tmp_path / "a", 1, Ticker())
+    assert log(tmp_path / "a")[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    assert (only.model.adapter is None) == (policy.adapter is not None)
+    assert preference(only.model, pairs) > preference(policy, pairs)
+
+
+def test_no_usable_pair_is_an_error(tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="max_length"):
+        train_preference(tiny, pairs, FULL.model_copy(update={"max_length": 8}), tmp_path / "a", 0, Ticker())
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "steps"), [(40, 4, [10, 20, 30, 40]), (3, 5, [1, 2, 3]), (10, 3, [3, 7, 10]), (1, 1, [1])]
+)
+def test_kept_steps(total: int, count: int, steps: list[int]) -> None:
+    assert kept_steps(total, count) == steps
