@@ -15,15 +15,18 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cowest.config import WorldConfig
 from cowest.errors import ModelCallError
 from cowest.lab.frames import LabFrames
 from cowest.lab.tokenizer import build_tokenizer
-from cowest.lab.worlds import WorldSettings, make_world
+from cowest.lab.worlds import make_world
 from cowest.models.local import LocalChatModel, load_model, load_tokenizer
 from cowest.types import Message, ModelRef, Sampling
 
@@ -31,7 +34,7 @@ Rate = tuple[int, float]  # real new tokens, seconds
 
 
 def prompts_of(count: int) -> list[tuple[Message, ...]]:
-    world = make_world("medicine", WorldSettings(seed=5, train=count, validation=1, test=1))
+    world = make_world("medicine", WorldConfig(seed=5, train=count, validation=1, test=1))
     return [LabFrames().draft(example) for example in world.splits["train"]]
 
 
@@ -56,6 +59,7 @@ class Plain:
         self._tokenizer = load_tokenizer(ref)
         self._model = load_model(ref, device=torch.device("cpu"), dtype=torch.float32)
         turns = [[m.model_dump() for m in p] for p in prompts for _ in range(samples)]
+        self._generate = cast(Callable[..., torch.Tensor], self._model.generate)
         self._texts = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         self._max_tokens = max_tokens
 
@@ -68,7 +72,7 @@ class Plain:
                 self._texts[i : i + batch], return_tensors="pt", padding=True, add_special_tokens=False
             )
             inputs.pop("token_type_ids", None)
-            out = self._model.generate(
+            out = self._generate(
                 **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=self._max_tokens
             )
             new = out[:, inputs["input_ids"].shape[1] :]

@@ -102,7 +102,9 @@ def build_model(config: ModelConfig) -> ChatModel:
         )
     from cowest.models.scripted import ScriptedChatModel, ScriptRule
 
-    return ScriptedChatModel([ScriptRule(contains=r.contains, reply=r.reply) for r in config.rules], default=config.default)
+    return ScriptedChatModel(
+        [ScriptRule(contains=r.contains, reply=r.reply) for r in config.rules], default=config.default
+    )
 
 
 def api_key(config: OpenAIModelConfig) -> str | None:

@@ -129,7 +129,9 @@ class TrainingSettings(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     epochs: float = Field(default=3.0, gt=0, description="Passes over the data, where max_steps is unset.")
     max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; overrides epochs.")
-    max_length: int = Field(default=1024, ge=8, description="Tokens of prompt and completion; longer is cut and counted.")
+    max_length: int = Field(
+        default=1024, ge=8, description="Tokens of prompt and completion; longer is cut and counted."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 on GPUs that have it.")
     gradient_checkpointing: bool = False
     device: str = Field(default="auto", description="auto, cpu, cuda, mps.")

@@ -6,7 +6,15 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class QuietReporter:
@@ -86,7 +94,9 @@ class LineReporter:
     def finish(self) -> None:
         """End the stage."""
         if self._label:
-            self.info(f"  {self._label}: {self._done}/{self._total or self._done} in {time.monotonic() - self._began:.1f} s")
+            self.info(
+                f"  {self._label}: {self._done}/{self._total or self._done} in {time.monotonic() - self._began:.1f} s"
+            )
         self._label = ""
 
     def info(self, text: str) -> None:

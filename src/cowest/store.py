@@ -143,7 +143,9 @@ class RunDir:
         try:
             return Manifest.model_validate_json(self._manifest_path.read_bytes())
         except ValidationError as error:
-            raise DataError(f"{self._manifest_path}: damaged ({error.error_count()} problems); use another --out") from None
+            raise DataError(
+                f"{self._manifest_path}: damaged ({error.error_count()} problems); use another --out"
+            ) from None
 
     def record(self, stage: str, entry: StageEntry) -> None:
         """Put a stage's state into the manifest, atomically."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -66,14 +67,15 @@ async def outcome(model: LocalChatModel, text: str, sampling: Sampling) -> Compl
 async def test_greedy_is_plain_generate_token_for_token(folder: str, model: LocalChatModel) -> None:
     assert isinstance(model, ChatModel) and model.name == "tiny"
     answers = await asyncio.gather(*(outcome(model, p, Sampling(max_tokens=40)) for p in PROMPTS))
-    plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    generate = cast(Callable[..., torch.Tensor], AutoModelForCausalLM.from_pretrained(folder).generate)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
         inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():
-            out = plain.generate(input_ids=inputs["input_ids"], do_sample=False, max_new_tokens=40)
+            out = generate(input_ids=inputs["input_ids"], do_sample=False, max_new_tokens=40)
         new = out[0, inputs["input_ids"].shape[1] :]
         expected = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(answer, Completion)
@@ -90,7 +92,7 @@ async def test_a_seeded_sample_does_not_depend_on_its_batch(model: LocalChatMode
     mixed = await asyncio.gather(*others, *(outcome(model, PROMPTS[0], s) for s in wanted))
     texts = [a.text if isinstance(a, Completion) else a for a in alone]
     assert [m.text if isinstance(m, Completion) else m for m in mixed[7:]] == texts
-    assert len(set(texts)) == 4
+    assert len(set(texts)) == 4 and "local_failure" not in texts
 
 
 async def test_without_a_seed_samples_differ(model: LocalChatModel) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.training.conftest import Ticker
 from transformers import AutoModelForCausalLM
 
 from cowest.config import AlignConfig, SftConfig
@@ -16,7 +17,6 @@ from cowest.training.common import encode
 from cowest.training.preference import kept_steps, train_preference
 from cowest.training.sft import SftRow, train_sft
 from cowest.types import ModelRef, PreferencePair
-from tests.training.conftest import Ticker
 
 pytestmark = pytest.mark.slow
 FULL = AlignConfig(

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.training.conftest import Ticker
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig as TrlSftConfig
-from trl import SFTTrainer
+from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
+from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.config import SftConfig
 from cowest.errors import StageError
@@ -17,7 +18,6 @@ from cowest.training.common import COMPLETE, TrainingSummary
 from cowest.training.merge import merge
 from cowest.training.sft import LeanSftTrainer, LengthGroupedSampler, SftRow, tokenize, train_sft
 from cowest.types import Message, ModelRef
-from tests.training.conftest import Ticker
 
 pytestmark = pytest.mark.slow
 FULL = SftConfig(
@@ -126,6 +126,7 @@ def test_the_lean_loss_is_trls(tiny: ModelRef, rows: list[SftRow], tmp_path: Pat
     batch = trainer.data_collator(data)
     assert trainer._lean()
     for items in (None, torch.tensor(50)):
+        assert trainer.model is not None
         ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=items)
         theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=items)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -61,9 +61,7 @@ def build_pairs(
     return Pairing(tuple(pairs), dict(counts))
 
 
-def _candidates(
-    drafts: Sequence[Draft], scored: Mapping[str, Feedback], counts: Counter[str]
-) -> list[_Candidate]:
+def _candidates(drafts: Sequence[Draft], scored: Mapping[str, Feedback], counts: Counter[str]) -> list[_Candidate]:
     unique: dict[str, _Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
         gain = scored[draft.id].gain if draft.id in scored else None
@@ -90,9 +88,7 @@ def _of_query(candidates: Sequence[_Candidate], rule: Rule, min_margin: float) -
     return sorted(found, key=lambda pair: pair[1].gain - pair[0].gain)
 
 
-def _pair(
-    example: Example, prompt: tuple[Message, ...], better: _Candidate, worse: _Candidate
-) -> PreferencePair:
+def _pair(example: Example, prompt: tuple[Message, ...], better: _Candidate, worse: _Candidate) -> PreferencePair:
     return PreferencePair(
         example_id=example.id,
         prompt=prompt,

@@ -1,7 +1,7 @@
 """``cowest lab pretrain``: make the lab's strong model and weak base from nothing.
 
 Ordinary Llama configurations, next-token loss on the whole conversation (the prompt at half weight: it makes copying emerge
-sooner), Muon for the matrices and AdamW for the rest, a constant learning rate with a linear decay over the last third.
+sooner), Muon for the matrices and AdamW for the rest, a constant learning rate with a linear decay over the last quarter.
 Resumable: a checkpoint holds model, optimizers and step, and the data stream is a function of the step.
 """
 
@@ -44,14 +44,14 @@ class Plan:
     batch: int = 64
     learning_rate: float = 3e-3
     warmup: int = 100
-    decay_share: float = 0.33
+    decay_share: float = 0.25
     prompt_weight: float = 0.5
     seed: int = 0
     evaluate_every: int = 400
 
 
 PLANS = {
-    "strong": Plan("strong", hidden=128, layers=4, intermediate=384, steps=3600),
+    "strong": Plan("strong", hidden=128, layers=4, intermediate=384, steps=3200),
     "weak": Plan("weak", hidden=96, layers=3, intermediate=256, steps=480, learning_rate=2e-3),
 }
 
@@ -151,11 +151,13 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, role: 
     for start in range(0, count, 100):
         part = held_out[start : start + 100]
         prompts = [
-            tokenizer.apply_chat_template([m.model_dump() for m in s.messages], tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(
+                [m.model_dump() for m in s.messages], tokenize=False, add_generation_prompt=True
+            )
             for s in part
         ]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        out = model.generate(
+        out = model.generate(  # type: ignore[misc]
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=96, do_sample=False
         )
         texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -222,7 +224,7 @@ def _restore(file: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.O
 def _checkpoint(
     file: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int, tokens: int, seconds: float
 ) -> None:
-    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+    state: dict[str, object] = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
     state |= {"step": step, "tokens": tokens, "seconds": seconds}
     partial = file.with_suffix(".part")
     torch.save(state, partial)

@@ -42,7 +42,7 @@ class Decoded:
     generated: int
 
 
-class Interrupted(Exception):  # noqa: N818 - a signal, not an error
+class Interrupted(Exception):
     """Decoding was told to stop."""
 
 
@@ -219,7 +219,7 @@ class _Sampler:
 
 def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """Zero all but the fewest most likely tokens that together have at least ``top_p``; not renormalised."""
-    ordered, order = probabilities.sort(-1, descending=True, stable=True)
+    ordered, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     # At top_p 1 everything stays, whatever the cumulative sum has been rounded to.
     keep = (before < top_p) | (top_p >= 1)

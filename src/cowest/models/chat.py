@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}"
-    "### {{ message['role'] }}:\n"
+    "### {{ message['role'] }}:{{ '\n' }}"
     "{%- if message['role'] == 'assistant' -%}"
     "{% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
     "{%- else -%}{{ message['content'] }}{%- endif -%}"
     "{{ '\n' }}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}### assistant:\n{% endif -%}"
+    "{%- if add_generation_prompt -%}### assistant:{{ '\n' }}{%- endif -%}"
 )
 """``### user:``, a newline, the text, a newline, and the same for each turn; an assistant's text ends with eos."""
 

@@ -71,14 +71,17 @@ def load_model(
     _check_path(ref.base)
     try:
         with _no_bars():
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 ref.base, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError) as error:
         raise _not_found(ref.base, "model", error) from None
+    model = cast(PreTrainedModel, loaded)
     if ref.adapter is not None:
         model = _with_adapter(model, ref.adapter, trainable)
-    return cast(PreTrainedModel, model.to(device).eval())
+    torch.nn.Module.to(model, device)  # in place; transformers' own signature of it is not typed
+    model.eval()
+    return model
 
 
 @contextlib.contextmanager
@@ -177,8 +180,10 @@ class LocalChatModel:
         return self._name
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """Answer a conversation. Raises ModelCallError: ``too_long``, ``empty``, ``chat_template``, ``closed``,
-        ``out_of_memory`` or ``local_failure``.
+        """Answer a conversation.
+
+        Raises ModelCallError of kind ``too_long``, ``empty``, ``chat_template``, ``closed``, ``out_of_memory`` or
+        ``local_failure``.
         """
         if self._stop.is_set():
             raise ModelCallError("closed", f"{self._name}: the model has been closed")

@@ -35,6 +35,7 @@ class Context:
     reporter: Reporter
     open_weak: Callable[[ModelRef], ChatModel]
     open_strong: Callable[[], ChatModel]
+    close_strong: Callable[[], Awaitable[None]]
 
     def path(self, name: str) -> Path:
         """A file or folder of the run."""

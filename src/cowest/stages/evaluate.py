@@ -25,14 +25,15 @@ def test_queries(context: Context) -> Sequence[Example]:
 
 def _depends(context: Context) -> JsonValue:
     test = test_queries(context)
-    frames = [m.content for m in (*context.frames.refine(test[0], "DRAFT"), *context.frames.solo(test[0]))]
+    frames: list[JsonValue] = [m.content for m in (*context.frames.refine(test[0], "DRAFT"), *context.frames.solo(test[0]))]
     settings = context.config.evaluate.model_dump(mode="json")
     return [settings, split_fingerprint(test), frames, strong_identity(context), list(context.task.metrics)]
 
 
 def _systems(context: Context) -> list[tuple[System, ChatModel | None]]:
     """The systems asked for, each with the weak model that it alone holds open."""
-    settings, systems = context.config.evaluate, []
+    settings = context.config.evaluate
+    systems: list[tuple[System, ChatModel | None]] = []
     for name in settings.systems:
         if name == "strong":
             systems.append((StrongAlone(context.open_strong(), context.frames, settings.answer), None))
@@ -75,9 +76,7 @@ def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence
     ]
 
 
-def _results(
-    context: Context, queries: Sequence[Example], predictions: Mapping[str, Sequence[Prediction]]
-) -> Results:
+def _results(context: Context, queries: Sequence[Example], predictions: Mapping[str, Sequence[Prediction]]) -> Results:
     task, seed = context.task, context.config.seed
     found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
     systems = {
@@ -96,9 +95,7 @@ def _results(
         for name, entry in context.run.manifest().stages.items()
         if entry.status == "done"
     }
-    return Results(
-        name=context.config.name, task=task.name, systems=systems, comparisons=comparisons, stages=stages
-    )
+    return Results(name=context.config.name, task=task.name, systems=systems, comparisons=comparisons, stages=stages)
 
 
 EVALUATE = Stage("evaluate", 1, ("sft", "align"), ("predictions", "results.json"), _depends, _evaluate)

@@ -55,7 +55,7 @@ def strong_identity(context: Context) -> JsonValue:
 
 def _feedback_depends(context: Context) -> JsonValue:
     first = training_queries(context)[0]
-    frames = [m.content for m in (*context.frames.refine(first, "DRAFT"), *context.frames.solo(first))]
+    frames: list[JsonValue] = [m.content for m in (*context.frames.refine(first, "DRAFT"), *context.frames.solo(first))]
     settings = context.config.feedback.model_dump(mode="json")
     return [settings, frames, strong_identity(context), main_metric(context), context.config.seed]
 
@@ -122,9 +122,7 @@ async def _refinements(context: Context, queries: Mapping[str, Example], drafts:
         return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
 
     try:
-        return await fill(
-            "refine drafts", context, file, drafts, lambda d: d.id, lambda r: r.draft_id or "", make
-        )
+        return await fill("refine drafts", context, file, drafts, lambda d: d.id, lambda r: r.draft_id or "", make)
     finally:
         for call in calls.values():
             call.cancel()

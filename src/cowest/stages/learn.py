@@ -55,9 +55,9 @@ def main_metric(context: Context) -> str:
 
 def _sft_depends(context: Context) -> JsonValue:
     c = context.config
-    weak = [fingerprint_model(c.weak.model), c.weak.adapter]
+    weak: list[JsonValue] = [fingerprint_model(c.weak.model), c.weak.adapter]
     data = split_fingerprint(context.task.examples("train"))
-    frames = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
+    frames: list[JsonValue] = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
     return [c.sft.model_dump(mode="json"), weak, data, c.draft.format, frames, c.seed]
 
 
@@ -72,7 +72,9 @@ async def _sft(context: Context) -> Mapping[str, int]:
             continue
         rows.append(SftRow(prompt=context.frames.draft(example), completion=text))
     if not rows:
-        raise StageError("sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it")
+        raise StageError(
+            "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"
+        )
     base = ModelRef(base=config.weak.model, adapter=config.weak.adapter)
     out = context.path("sft")
     seed = derive_seed(config.seed, "sft")
@@ -94,7 +96,7 @@ def selection(context: Context) -> Selection:
 def _align_depends(context: Context) -> JsonValue:
     c = context.config
     validation = split_fingerprint(context.task.examples("validation"))
-    sampling = [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json")]
+    sampling: list[JsonValue] = [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json")]
     return [c.align.model_dump(mode="json"), validation, sampling, main_metric(context), c.seed]
 
 

@@ -81,7 +81,8 @@ def _counts(results: Results) -> list[PipelineCounts]:
         if pairs.get(key)
     ]
     shown += [
-        PipelineCounts(label=f"gain {sign}", value=pairs.get(f"gain_{sign}", 0)) for sign in ("positive", "zero", "negative")
+        PipelineCounts(label=f"gain {sign}", value=pairs.get(f"gain_{sign}", 0))
+        for sign in ("positive", "zero", "negative")
     ]
     return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
 

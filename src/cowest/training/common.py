@@ -22,9 +22,10 @@ import logging
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -245,7 +246,8 @@ def arguments(
         "seed": seed % 2**32,
         "data_seed": seed % 2**32,
     }
-    made = kind(**common, **special)
+    values: dict[str, Any] = {**common, **special}
+    made = kind(**values)
     if made.device.type == "cuda":
         made._n_gpu = 1  # one process, one GPU: TRL refuses DataParallel
     return made
@@ -312,7 +314,9 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     os.environ["TQDM_DISABLE"] = "1"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         transformers.logging.set_verbosity(before[0])
         logger.setLevel(before[1])

@@ -2,12 +2,12 @@
 
     L = -log sigmoid(beta [log pi(y+|x)/pi_ref(y+|x) - log pi(y-|x)/pi_ref(y-|x)])  +  nll_weight * NLL(y+)
 
-through TRL's DPOTrainer. The reference is the policy as it was before the first step: its log-probabilities are computed
-once, before training, so the first loss is ln 2 and no second model is held. (Left to itself, TRL reloads the reference
-from the base's name, or takes the base without the SFT adapter.)
+through TRL's DPOTrainer. The reference is the policy as it was before the first step: its log-probabilities are
+computed once, before training, so the first loss is ln 2 and no second model is held. (Left to itself, TRL reloads the
+reference of a fully trained model from the name it was loaded by, which can be the weights from before SFT.)
 
-The NLL term is TRL's loss type ``sft``: the mean over all chosen completion tokens of the micro-batch (per token, not per
-sequence as in RPO, arXiv 2404.19733), so its size does not depend on the drafts' length.
+The NLL term is TRL's loss type ``sft``: the mean over all chosen completion tokens of the micro-batch (long drafts
+weigh more; RPO, arXiv 2404.19733, divides each draft by its own length), so its size does not grow with the drafts.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset
+from peft import PeftModel
 from pydantic import JsonValue
 from transformers import (
     PreTrainedModel,
@@ -28,7 +30,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.config import AlignConfig
 from cowest.errors import StageError
@@ -60,11 +62,12 @@ class Checkpoint(Record):
 def train_preference(
     policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
 ) -> list[Checkpoint]:
-    """Align ``policy`` on ``pairs`` into ``out``; returns ``settings.checkpoints`` evenly spaced models, the last included.
+    """Align ``policy`` on ``pairs``; returns ``settings.checkpoints`` evenly spaced models, the last one included.
 
-    Each is ``out/step-N/model`` (method full) or one ordinary adapter of the policy's base, ``out/step-N/adapter`` (method
-    lora), in which an SFT adapter of the policy has been trained further. Each step's loss, rewards and log-probabilities
-    are in ``out/log.jsonl``. Resumes the same training from its last complete checkpoint, to the same weights.
+    Each is ``out/step-N/model`` (method full) or one ordinary adapter of the policy's base, ``out/step-N/adapter``
+    (method lora), in which an SFT adapter of the policy has been trained further. Each step's loss, rewards and
+    log-probabilities are in ``out/log.jsonl``. Resumes the same training from its last complete checkpoint, to the
+    same weights.
 
     Raises StageError where no pair is left to train on or the loss diverges, and ModelNotFoundError.
     """
@@ -126,10 +129,11 @@ def _trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
-    if "ref" in getattr(trainer.model, "peft_config", {}):
+    adapted = cast(PeftModel, trainer.model)
+    if "ref" in getattr(adapted, "peft_config", {}):
         # TRL copied the SFT adapter as the reference; its log-probabilities are known now, and without the copy
         # checkpoints hold one adapter, as they would have to be resumed.
-        trainer.model.delete_adapter("ref")
+        adapted.delete_adapter("ref")
     return trainer
 
 
@@ -145,10 +149,11 @@ class _KeepCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None = None,
         **_: object,
     ) -> None:
-        if state.global_step in kept_steps(state.max_steps, self._count):
+        """Save the model where this step is one to keep."""
+        if model is not None and state.global_step in kept_steps(state.max_steps, self._count):
             target = self._out / f"step-{state.global_step}" / ("adapter" if self._adapter else "model")
             export(model, self._tokenizer, self._adapter, target)
 

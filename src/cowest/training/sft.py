@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTConfig as TrlSftConfig
-from trl import SFTTrainer
+from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
+from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.config import SftConfig
 from cowest.errors import StageError
@@ -95,7 +97,12 @@ def train_sft(
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
             reporter.finish()
-        export(trainer.model, tokenizer, settings.method == "lora", Path(trained.adapter or trained.base))
+        export(
+            cast(PreTrainedModel, trainer.model),
+            tokenizer,
+            settings.method == "lora",
+            Path(trained.adapter or trained.base),
+        )
     del trainer
     release()
     folder.finish(
@@ -112,7 +119,7 @@ def train_sft(
 
 
 def _logging_steps(checkpoint_every: int) -> int:
-    """A divisor of ``checkpoint_every``: a row averages the steps since the last one, and no resume may fall between."""
+    """A divisor of ``checkpoint_every``: a row averages the steps since the last, and no resume may fall between."""
     return max(n for n in range(1, LOGGING_STEPS + 1) if checkpoint_every % n == 0)
 
 
@@ -163,7 +170,7 @@ class LeanSftTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
     """SFTTrainer with the two departures of the module's docstring."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows = cast(Dataset, train_dataset if train_dataset is not None else self.train_dataset)
         lengths = [len(ids) for ids in rows["input_ids"]]
         return LengthGroupedSampler(
             lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed
@@ -171,16 +178,16 @@ class LeanSftTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
 
     def compute_loss(
         self,
-        model: PreTrainedModel,
+        model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Mean next-token loss in nats over the batch's completion tokens."""
         if return_outputs or not self._lean():
-            loss: torch.Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return loss
-        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+            stock = cast(Callable[..., torch.Tensor], super().compute_loss)
+            return stock(model, inputs, return_outputs, num_items_in_batch)
+        causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         hidden = causal.base_model(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
         ).last_hidden_state[:, :-1]
@@ -193,7 +200,7 @@ class LeanSftTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
 
     def _lean(self) -> bool:
         """On one CPU in float32, for a model whose logits are its head's output. Elsewhere TRL's kernel is better."""
-        config = self.model.config.get_text_config()
+        config = cast(PreTrainedModel, self.model).config.get_text_config()
         plain = all(getattr(config, key, None) in (None, 1, 1.0) for key in HEAD_TWISTS)
         mixture = getattr(config, "output_router_logits", False)
         return self.args.device.type == "cpu" and not self.args.bf16 and plain and not mixture

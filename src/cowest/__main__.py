@@ -1,0 +1,5 @@
+"""``python -m cowest``."""
+
+from cowest.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""The command line: parse, load the recipe, call the pipeline. Results on stdout, progress and errors on stderr.
+
+Exit codes: 0 success, 2 bad input (recipe, data, arguments), 1 a failure while running, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+import cowest
+from cowest.errors import CowestError
+
+app = typer.Typer(
+    name="cowest",
+    help="Pair a small model you can train with a strong model you cannot: the weak one drafts, the strong one refines.",
+    epilog="Example: cowest run recipes/lab.yaml --out runs/lab",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+lab = typer.Typer(
+    help="The offline lab: synthetic domains and tiny models. Example: cowest lab study --seeds 11,12,13 --out runs/study",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(lab, name="lab")
+
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this annotation
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(cowest.__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command(epilog="Example: cowest run recipes/lab.yaml --set seed=12 --set tasks.medicine.test=500")
+def run(
+    recipe: Recipe,
+    out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe, or continue it where it was stopped."""
+    from cowest.config import load_config
+    from cowest.output import print_results, results_json
+    from cowest.pipeline import run as run_pipeline
+    from cowest.progress import default_reporter
+
+    config = load_config(recipe, set_ or [])
+    done = asyncio.run(run_pipeline(config, out or Path("runs") / config.name, default_reporter()))
+    if as_json:
+        print(json.dumps(results_json(done), indent=2))
+    else:
+        print_results(done)
+
+
+@app.command(epilog="Example: cowest validate recipes/lab.yaml --json")
+def validate(
+    recipe: Recipe,
+    set_: Set = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of recipes, with every setting.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything that can be checked without loading a model or paying for a call."""
+    from cowest.config import RunConfig, load_config
+    from cowest.pipeline import prepare
+    from cowest.progress import QuietReporter
+
+    if schema:
+        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    config = load_config(recipe, set_ or [])
+    contexts = prepare(config, Path("runs") / config.name, QuietReporter())
+    tasks = {
+        c.task.name: {split: len(c.task.examples(split)) for split in ("train", "validation", "test")} for c in contexts
+    }
+    if as_json:
+        print(json.dumps({"valid": True, "name": config.name, "tasks": tasks}, indent=2))
+        return
+    print(f"{recipe}: valid")
+    for name, sizes in tasks.items():
+        print(f"  {name}: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
+
+
+@app.command(epilog="Example: cowest report runs/lab")
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: Json = False
+) -> None:
+    """Write a finished run's report.html again and print its results."""
+    from cowest.output import print_results, results_json
+    from cowest.pipeline import report_again
+
+    done = asyncio.run(report_again(directory))
+    if as_json:
+        print(json.dumps(results_json(done), indent=2))
+    else:
+        print_results(done)
+
+
+@app.command(epilog="Example: cowest init my-domain && cowest run my-domain/recipe.yaml")
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+) -> None:
+    """Write a recipe and a small sample dataset that run as they are, to put your own data and models into."""
+    from cowest.starter import write_starter
+
+    for path in write_starter(directory):
+        print(path)
+
+
+@app.command(epilog="Example: cowest merge runs/mine --out mine-merged")
+def merge(
+    directory: Annotated[Path, typer.Argument(help="A single-task run directory.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where the merged checkpoint goes.", show_default=False)],
+    which: Annotated[str, typer.Option(help="aligned or sft.")] = "aligned",
+) -> None:
+    """Export a run's weak model as one ordinary checkpoint (adapter merged into its base)."""
+    from cowest.pipeline import export_weak
+
+    print(export_weak(directory, which, out).base)
+
+
+@lab.command(epilog="Example: cowest lab study --seeds 11,12,13 --out runs/study --jobs 2")
+def study(
+    seeds: Annotated[str, typer.Option(help="World seeds, comma-separated.")] = "11,12,13",
+    out: Annotated[Path, typer.Option(help="Where the runs, study.json and study.md go.")] = Path("runs/study"),
+    domains: Annotated[str, typer.Option(help="Domains, comma-separated.")] = "counterfactuals,medicine,ethics",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run every domain on several world seeds and test, pooled over the seeds, what the lab is to show."""
+    from cowest.progress import default_reporter
+    from cowest.study import parse_seeds, run_study, study_markdown
+
+    found = run_study(parse_seeds(seeds), domains.split(","), out, jobs, set_ or [], default_reporter())
+    print(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else study_markdown(found))
+
+
+@lab.command(epilog="Example: cowest lab pretrain strong --out lab-weights")
+def pretrain(
+    which: Annotated[str, typer.Argument(help="strong or weak.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, log and model go.")] = Path("lab-weights"),
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Fewer or more steps than the plan's.")] = None,  # noqa: UP045
+) -> None:
+    """Make a lab model from nothing (strong: about an hour on two cores)."""
+    from dataclasses import replace
+
+    from cowest.errors import ConfigError
+    from cowest.lab.pretrain import PLANS
+    from cowest.lab.pretrain import pretrain as run_pretraining
+    from cowest.progress import default_reporter
+
+    if which not in PLANS:
+        raise ConfigError(f"cowest lab pretrain {which}: there are {', '.join(PLANS)}")
+    plan = PLANS[which] if steps is None else replace(PLANS[which], steps=steps)
+    print(run_pretraining(plan, out, default_reporter()))
+
+
+@lab.command("serve-strong", epilog="Example: cowest lab serve-strong --port 8091")
+def serve_strong(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8091,
+    model: Annotated[str, typer.Option(help="Which model to serve.")] = "lab:strong",
+) -> None:
+    """Serve the lab's strong model as an OpenAI-compatible endpoint, a true black box. Prints the base_url."""
+    from cowest.build import build_model
+    from cowest.config import LocalModelConfig
+    from cowest.models.endpoint import make_app, run_endpoint
+
+    served = build_model(LocalModelConfig(kind="local", model=model))
+    asyncio.run(
+        run_endpoint(
+            make_app(served, model_name="lab-strong"), lambda url: print(url, flush=True), host=host, port=port
+        )
+    )
+
+
+def main() -> None:
+    """The entry point of the ``cowest`` command."""
+    try:
+        app(standalone_mode=True)
+    except CowestError as error:
+        print(f"cowest: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("cowest: stopped; the same command continues where it was", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,237 @@
+"""READ FIRST: the stages in order, and the loop that runs them.
+
+    sft -> sample -> feedback -> pairs -> align -> evaluate -> report
+
+A stage runs when its outputs are missing, unfinished or stale; otherwise it is reused, and the reason is said either way. An
+unfinished stage continues record by record. Several domains are run one after the other, each in its own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from pydantic import JsonValue
+
+from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
+from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.errors import ConfigError, DataError, WiringError
+from cowest.progress import QuietReporter
+from cowest.protocols import ChatModel, Reporter
+from cowest.stages.base import Context, Stage
+from cowest.stages.evaluate import EVALUATE
+from cowest.stages.feedback import FEEDBACK, PAIRS, SAMPLE
+from cowest.stages.learn import ALIGN, SFT, Selection
+from cowest.stages.reporting import read_results, write_report
+from cowest.store import RunDir, StageEntry, fingerprint, write_atomic
+from cowest.types import ModelRef, Results
+
+STAGES: tuple[Stage, ...] = (SFT, SAMPLE, FEEDBACK, PAIRS, ALIGN, EVALUATE)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Where a run's outputs are, and its results by task ('' is the only task of a recipe)."""
+
+    out: Path
+    report: Path
+    results: Mapping[str, Results]
+
+
+def check_wiring(stages: Sequence[Stage] = STAGES) -> None:
+    """Raise WiringError when a stage would read what no earlier stage writes."""
+    written: dict[str, str] = {}
+    for stage in stages:
+        for name in stage.reads:
+            if name not in written:
+                raise WiringError(
+                    f"stage {stage.name!r} reads {name!r}, which no earlier stage writes ({', '.join(written)})"
+                )
+        for name in stage.writes:
+            if name in written:
+                raise WiringError(f"stages {written[name]!r} and {stage.name!r} both write {name!r}")
+            written[name] = stage.name
+
+
+def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = False) -> list[Context]:
+    """One context per task, with everything checked that can be checked before a model is loaded or a call is paid.
+
+    ``offline`` is for reading a finished run: neither models nor keys need to be there any more.
+    """
+    check_wiring()
+    if not offline:
+        config = _with_models(config)
+    if config.draft.samples < 2:
+        raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
+
+    opened: list[ChatModel] = []
+
+    def open_strong() -> ChatModel:
+        if not opened:
+            opened.append(build_model(config.strong))
+        return opened[0]
+
+    async def close_strong() -> None:
+        while opened:
+            await opened.pop().aclose()
+
+    contexts = []
+    for name, single in config.by_task().items():
+        task = build_task(single, name)
+        _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
+        contexts.append(
+            Context(
+                label=f"{name}: " if name else "",
+                config=single,
+                task=task,
+                frames=build_frames(single, task),
+                run=RunDir(out / name if name else out),
+                reporter=reporter,
+                open_weak=partial(build_weak, single),
+                open_strong=open_strong,
+                close_strong=close_strong,
+            )
+        )
+    return contexts
+
+
+def _with_models(config: RunConfig) -> RunConfig:
+    """The recipe with model names resolved to what is there, and the key looked for."""
+    weak = config.weak.model_copy(update={"model": model_path(config.weak.model)})
+    strong = config.strong
+    if isinstance(strong, LocalModelConfig):
+        strong = strong.model_copy(update={"model": model_path(strong.model)})
+    if isinstance(strong, OpenAIModelConfig):
+        api_key(strong)
+    return config.model_copy(update={"weak": weak, "strong": strong})
+
+
+def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
+    empty = [split for split, size in sizes.items() if not size]
+    if empty:
+        raise DataError(
+            f"task {task}: the {empty[0]} split is empty; the run needs train, validation and test questions"
+        )
+
+
+async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
+    """Run or continue a recipe in ``out``.
+
+    Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
+    """
+    contexts = prepare(config, out, reporter)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    try:
+        for context in contexts:
+            await run_stages(context)
+    finally:
+        await contexts[0].close_strong()
+    return await finish(config, contexts, out)
+
+
+async def run_stages(context: Context, stages: Sequence[Stage] = STAGES) -> None:
+    """Run one task's stages in order, reusing what is fresh."""
+    fingerprints: dict[str, str] = {}
+    for stage in stages:
+        inputs = {name: fingerprints[name] for name in stage.reads}
+        depends = fingerprint(stage.depends(context))
+        mine = fingerprint(stage.name, stage.version, depends, dict(inputs))
+        fingerprints |= dict.fromkeys(stage.writes, mine)
+        before = context.run.manifest().stages.get(stage.name)
+        verdict = _verdict(context, stage, before, mine, inputs)
+        context.reporter.info(f"{context.label}{stage.name}: {verdict}")
+        if before is not None and verdict.startswith("reused"):
+            continue
+        continuing = before is not None and before.fingerprint == mine
+        if not continuing:
+            context.run.remove(stage.writes)
+        earlier = before.seconds if before is not None and continuing else 0.0
+        context.run.record(stage.name, StageEntry(fingerprint=mine, status="running", inputs=inputs, seconds=earlier))
+        began = time.monotonic()
+        try:
+            counts = await stage.execute(context)
+        except BaseException:
+            spent = earlier + time.monotonic() - began
+            context.run.record(stage.name, StageEntry(fingerprint=mine, status="running", inputs=inputs, seconds=spent))
+            raise
+        seconds = round(earlier + time.monotonic() - began, 2)
+        entry = StageEntry(fingerprint=mine, status="done", inputs=inputs, counts=dict(counts), seconds=seconds)
+        context.run.record(stage.name, entry)
+
+
+def _verdict(context: Context, stage: Stage, before: StageEntry | None, mine: str, inputs: Mapping[str, str]) -> str:
+    """Why a stage is run, or that it is reused."""
+    if before is None:
+        return "run"
+    if before.fingerprint != mine:
+        changed = [name for name, value in inputs.items() if before.inputs.get(name) != value]
+        because = f"{', '.join(changed)} changed" if changed else "its settings, data or model changed"
+        return f"run again, because {because}"
+    if before.status == "running":
+        return "continued where it stopped"
+    missing = [name for name in stage.writes if not context.path(name).exists()]
+    if missing:
+        return f"run again, because {', '.join(missing)} is missing"
+    failed = sum(n for key, n in before.counts.items() if key.endswith("failed"))
+    if failed:
+        return f"continued, to retry {failed} failed calls"
+    return f"reused ({before.seconds:.0f} s saved)"
+
+
+async def finish(config: RunConfig, contexts: Sequence[Context], out: Path) -> RunSummary:
+    """Write ``summary.json`` (several tasks) and the report."""
+    results = {c.run.path.name if config.tasks else "": read_results(c.path("results.json")) for c in contexts}
+    if config.tasks:
+        write_atomic(out / "summary.json", json.dumps(summary_json(config.name, results), indent=2) + "\n")
+    notes = ["These are tiny models on synthetic domains: they show the mechanism, not the paper's benchmarks."]
+    report = await write_report(contexts, out, notes if any(c.task.name in _LAB for c in contexts) else [])
+    return RunSummary(out=out, report=report, results=results)
+
+
+_LAB = ("counterfactuals", "medicine", "ethics")
+
+
+def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonValue]:
+    """``summary.json``: each task's metrics by system; the whole of it is in TASK/results.json."""
+    tasks: dict[str, JsonValue] = {
+        task: {
+            "results": f"{task}/results.json",
+            "systems": {s: {m: v.mean for m, v in r.metrics.items()} for s, r in found.systems.items()},
+        }
+        for task, found in results.items()
+    }
+    return {"schema": 1, "name": name, "tasks": tasks}
+
+
+async def report_again(out: Path) -> RunSummary:
+    """Rebuild the report of a finished run from its files alone. Raises ConfigError where ``out`` is no run."""
+    config = run_dir_config(out)
+    return await finish(config, prepare(config, out, QuietReporter(), offline=True), out)
+
+
+def export_weak(out: Path, which: str, target: Path) -> ModelRef:
+    """Merge the SFT (``sft``) or chosen aligned (``aligned``) weak model of a task's run into one checkpoint."""
+    from cowest.training.merge import merge
+
+    file = {"sft": "sft/model_ref.json", "aligned": "align/selection.json"}.get(which)
+    if file is None:
+        raise ConfigError(f"--which {which!r}: say 'aligned' or 'sft'")
+    if not (out / file).exists():
+        raise ConfigError(f"{out / file} is not there: give the folder of one task's finished run")
+    text = (out / file).read_bytes()
+    ref = ModelRef.model_validate_json(text) if which == "sft" else Selection.model_validate_json(text).model
+    return merge(ref, target)
+
+
+def run_dir_config(out: Path) -> RunConfig:
+    """The recipe that a run directory was made with. Raises ConfigError where there is none."""
+    recipe = out / "recipe.yaml"
+    if not recipe.exists():
+        raise ConfigError(f"{out} is no run directory: it has no recipe.yaml. `cowest run RECIPE --out {out}` makes one.")
+    return load_config(recipe)
