@@ -1,0 +1,1 @@
+"""Performance claims, one command each; run them all with ``python -m benchmarks``."""
