@@ -30,7 +30,9 @@ def measure(domain: str, seed: int) -> dict[str, float]:
         file, out = Path(folder) / "bench.yaml", Path(folder) / "run"
         file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "cowest", "run", str(file), "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "cowest", "run", str(file), "--out", str(out)], check=True, stdout=subprocess.DEVNULL
+        )
         wall = time.monotonic() - began
         stages = RunDir(out).manifest().stages
         sft = json.loads((out / "sft" / "summary.json").read_text(encoding="utf-8"))

@@ -115,10 +115,8 @@ def main() -> None:
         runs: dict[str, list[Rate]] = {"ours": [], **{str(b): [] for b in sizes}}
         for _ in range(args.runs):
             for key in runs:
-                if key == "ours":
-                    rate = asyncio.run(ours(model, prompts, args.samples, args.max_tokens))
-                else:
-                    rate = plain.run(int(key))
+                mine = key == "ours"
+                rate = asyncio.run(ours(model, prompts, args.samples, args.max_tokens)) if mine else plain.run(int(key))
                 runs[key].append(rate)
                 print(f"{key}: {rate[0] / rate[1]:.0f} tokens/s, {rate[1]:.2f} s", file=sys.stderr)
     report(runs, args.prompts * args.samples, args.json)

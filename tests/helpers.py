@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,7 +63,13 @@ def save_tiny_model(folder: Path) -> str:
 def tiny_recipe(weak: str, base_url: str, **changes: JsonValue) -> dict[str, JsonValue]:
     """A recipe that runs in seconds; ``changes`` replace whole sections."""
     short: dict[str, JsonValue] = {"temperature": 0.0, "max_tokens": 12}
-    training: dict[str, JsonValue] = {"method": "full", "max_steps": 4, "batch_size": 4, "max_length": 128, "device": "cpu"}
+    training: dict[str, JsonValue] = {
+        "method": "full",
+        "max_steps": 4,
+        "batch_size": 4,
+        "max_length": 128,
+        "device": "cpu",
+    }
     recipe: dict[str, JsonValue] = {
         "name": "tiny",
         "seed": 3,
@@ -78,8 +84,12 @@ def tiny_recipe(weak: str, base_url: str, **changes: JsonValue) -> dict[str, Jso
             "timeout_s": 20,
             "max_attempts": 1,
         },
-        "sft": training | {"learning_rate": 5e-3, "max_steps": 40},
-        "draft": {"samples": SAMPLES, "queries": QUERIES, "sampling": {"temperature": 1.0, "max_tokens": 12}},
+        "sft": training | {"learning_rate": 1e-2, "max_steps": 60},
+        "draft": {
+            "samples": SAMPLES,
+            "queries": QUERIES,
+            "sampling": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 12},
+        },
         "align": training | {"learning_rate": 1e-3, "checkpoints": 2, "selection_queries": 8},
         "evaluate": {"draft": short, "answer": short},
     }
@@ -172,8 +182,3 @@ def unused_url() -> Iterator[str]:
     with socket.socket() as taken:  # bound and not listening: a connection is refused, and no one else gets the port
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-
-
-def merged(base: Mapping[str, JsonValue], **changes: JsonValue) -> dict[str, JsonValue]:
-    """A section with some of its values replaced."""
-    return dict(base) | changes

@@ -86,7 +86,9 @@ def test_a_wrong_key_or_value_is_named_with_its_line(
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    assert len(fails(tmp_path, GOOD.replace("seed: 7", "sede: 7").replace("method: full", "metod: x")).splitlines()) == 2
+    assert (
+        len(fails(tmp_path, GOOD.replace("seed: 7", "sede: 7").replace("method: full", "metod: x")).splitlines()) == 2
+    )
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
@@ -96,7 +98,9 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_a_key_in_one_of_several_tasks_is_found(tmp_path: Path) -> None:
-    text = GOOD.replace("task:\n  kind: lab\n  domain: medicine", "tasks:\n  a: {kind: lab, domain: medicine, trian: 3}")
+    text = GOOD.replace(
+        "task:\n  kind: lab\n  domain: medicine", "tasks:\n  a: {kind: lab, domain: medicine, trian: 3}"
+    )
     assert ":4: tasks.a.trian: unknown key; did you mean 'train'?" in fails(tmp_path, text)
 
 
@@ -219,7 +223,7 @@ OPENAI: dict[str, JsonValue] = {"kind": "openai", "model": "m", "api_key_env": "
         ({"weak": {"kind": "local", "model": "lab:nothing"}}, ModelNotFoundError, "no such lab model"),
         ({"strong": {"kind": "local", "model": "/no/such/model"}}, ModelNotFoundError, "no such folder"),
         ({"draft": {"samples": 1}}, ConfigError, "draft.samples"),
-        ({"task": WORLD | {"train": 100_000}}, ConfigError, "raise 'entities'"),
+        ({"task": WORLD | {"entities": 8, "train": 6000}}, ConfigError, "raise 'entities'"),
         ({"feedback": {"metric": "macro_f1"}}, ConfigError, "macro_f1"),
         ({"feedback": {"metric": "vibes"}}, ConfigError, "vibes"),
         ({"evaluate": {"systems": []}}, ConfigError, "evaluate.systems"),

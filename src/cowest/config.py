@@ -150,6 +150,11 @@ class DraftConfig(Section):
     )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
     queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
+    held_out: bool = Field(
+        default=False,
+        description="Keep the drafted queries (the last 'queries' of training) out of SFT. A weak model that has learned their "
+        "answers by heart drafts better on them than on any new query, and feedback on such drafts misleads.",
+    )
     sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=256)
 
 
@@ -191,7 +196,7 @@ class AlignConfig(TrainingSettings):
 class EvaluateConfig(Section):
     """Stage evaluate: the systems on held-out test queries."""
 
-    systems: tuple[SystemName, ...] = ("weak", "strong", "collab", "collab_aligned")
+    systems: tuple[SystemName, ...] = Field(default=("weak", "strong", "collab", "collab_aligned"), min_length=1)
     queries: int | None = Field(default=None, ge=1, description="Test queries used; unset: all.")
     draft: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=256), description="How a draft is decoded.")
     answer: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=512), description="How the strong model is.")
@@ -304,6 +309,8 @@ def _validated(data: dict[str, JsonValue], path: Path, node: yaml.Node | None) -
 
 
 def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
+    folder = folder.absolute()  # the recipe's copy in the run directory must lead to the same files
+
     def resolve(task: TaskConfig) -> TaskConfig:
         if not isinstance(task, JsonlTaskConfig):
             return task

@@ -23,6 +23,7 @@ from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_c
 from cowest.errors import ConfigError, DataError, WiringError
 from cowest.progress import QuietReporter
 from cowest.protocols import ChatModel, Reporter
+from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage
 from cowest.stages.evaluate import EVALUATE
 from cowest.stages.feedback import FEEDBACK, PAIRS, SAMPLE
@@ -83,7 +84,9 @@ def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = Fa
     contexts = []
     for name, single in config.by_task().items():
         task = build_task(single, name)
+        _check_held_out(single, len(task.examples("train")))
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
+        MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
         contexts.append(
             Context(
                 label=f"{name}: " if name else "",
@@ -109,6 +112,13 @@ def _with_models(config: RunConfig) -> RunConfig:
     if isinstance(strong, OpenAIModelConfig):
         api_key(strong)
     return config.model_copy(update={"weak": weak, "strong": strong})
+
+
+def _check_held_out(config: RunConfig, train: int) -> None:
+    if config.draft.held_out and (config.draft.queries is None or config.draft.queries >= train):
+        raise ConfigError(
+            f"draft.held_out: set draft.queries to how many of the {train} training questions SFT shall not see (fewer than all)"
+        )
 
 
 def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
@@ -142,11 +152,11 @@ async def run_stages(context: Context, stages: Sequence[Stage] = STAGES) -> None
         inputs = {name: fingerprints[name] for name in stage.reads}
         depends = fingerprint(stage.depends(context))
         mine = fingerprint(stage.name, stage.version, depends, dict(inputs))
-        fingerprints |= dict.fromkeys(stage.writes, mine)
         before = context.run.manifest().stages.get(stage.name)
         verdict = _verdict(context, stage, before, mine, inputs)
         context.reporter.info(f"{context.label}{stage.name}: {verdict}")
         if before is not None and verdict.startswith("reused"):
+            fingerprints |= dict.fromkeys(stage.writes, mine)
             continue
         continuing = before is not None and before.fingerprint == mine
         if not continuing:
@@ -163,6 +173,13 @@ async def run_stages(context: Context, stages: Sequence[Stage] = STAGES) -> None
         seconds = round(earlier + time.monotonic() - began, 2)
         entry = StageEntry(fingerprint=mine, status="done", inputs=inputs, counts=dict(counts), seconds=seconds)
         context.run.record(stage.name, entry)
+        # A retry can only mend failed records: outputs with another number of them are other outputs to the stages after.
+        failed = _failed_calls(entry)
+        fingerprints |= dict.fromkeys(stage.writes, fingerprint(mine, failed) if failed else mine)
+
+
+def _failed_calls(entry: StageEntry) -> int:
+    return sum(n for key, n in entry.counts.items() if key.endswith("failed"))
 
 
 def _verdict(context: Context, stage: Stage, before: StageEntry | None, mine: str, inputs: Mapping[str, str]) -> str:
@@ -178,7 +195,7 @@ def _verdict(context: Context, stage: Stage, before: StageEntry | None, mine: st
     missing = [name for name in stage.writes if not context.path(name).exists()]
     if missing:
         return f"run again, because {', '.join(missing)} is missing"
-    failed = sum(n for key, n in before.counts.items() if key.endswith("failed"))
+    failed = _failed_calls(before)
     if failed:
         return f"continued, to retry {failed} failed calls"
     return f"reused ({before.seconds:.0f} s saved)"
@@ -233,5 +250,7 @@ def run_dir_config(out: Path) -> RunConfig:
     """The recipe that a run directory was made with. Raises ConfigError where there is none."""
     recipe = out / "recipe.yaml"
     if not recipe.exists():
-        raise ConfigError(f"{out} is no run directory: it has no recipe.yaml. `cowest run RECIPE --out {out}` makes one.")
+        raise ConfigError(
+            f"{out} is no run directory: it has no recipe.yaml. `cowest run RECIPE --out {out}` makes one."
+        )
     return load_config(recipe)

@@ -149,7 +149,9 @@ def _run_all(units: Sequence[Unit], jobs: int, overrides: Sequence[str], reporte
                 del running[unit]
                 reporter.advance()
                 if process.returncode:
-                    raise StageError(f"study: the run of {unit.domain}, seed {unit.seed} failed; see {unit.out / 'run.log'}")
+                    raise StageError(
+                        f"study: the run of {unit.domain}, seed {unit.seed} failed; see {unit.out / 'run.log'}"
+                    )
     finally:
         for process in running.values():
             process.terminate()

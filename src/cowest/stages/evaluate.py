@@ -25,7 +25,9 @@ def test_queries(context: Context) -> Sequence[Example]:
 
 def _depends(context: Context) -> JsonValue:
     test = test_queries(context)
-    frames: list[JsonValue] = [m.content for m in (*context.frames.refine(test[0], "DRAFT"), *context.frames.solo(test[0]))]
+    frames: list[JsonValue] = [
+        m.content for m in (*context.frames.refine(test[0], "DRAFT"), *context.frames.solo(test[0]))
+    ]
     settings = context.config.evaluate.model_dump(mode="json")
     return [settings, split_fingerprint(test), frames, strong_identity(context), list(context.task.metrics)]
 

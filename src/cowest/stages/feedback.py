@@ -14,18 +14,17 @@ from cowest.collaboration.refine import refine, solo
 from cowest.config import LocalModelConfig
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage, failures, fill
-from cowest.stages.learn import main_metric, sft_model
+from cowest.stages.learn import main_metric, sft_model, split_fingerprint, training_queries
 from cowest.store import derive_seed, fingerprint, fingerprint_model
 from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Usage
 
 
-def training_queries(context: Context) -> Sequence[Example]:
-    """The training queries that are drafted, refined and paired: the first ``draft.queries``."""
-    return context.task.examples("train")[: context.config.draft.queries]
-
-
 def _sample_depends(context: Context) -> JsonValue:
-    return [context.config.draft.model_dump(mode="json"), context.config.seed]
+    return [
+        context.config.draft.model_dump(mode="json"),
+        split_fingerprint(training_queries(context)),
+        context.config.seed,
+    ]
 
 
 async def _sample(context: Context) -> Mapping[str, int]:

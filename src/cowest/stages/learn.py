@@ -53,10 +53,24 @@ def main_metric(context: Context) -> str:
     return context.config.feedback.metric or context.task.metrics[0]
 
 
+def training_queries(context: Context) -> Sequence[Example]:
+    """The training queries that are drafted, refined and paired."""
+    settings, train = context.config.draft, context.task.examples("train")
+    if settings.queries is None:
+        return train
+    return train[-settings.queries :] if settings.held_out else train[: settings.queries]
+
+
+def sft_examples(context: Context) -> Sequence[Example]:
+    """The training examples of SFT: all, or those that ``draft.held_out`` leaves."""
+    settings, train = context.config.draft, context.task.examples("train")
+    return train[: -settings.queries] if settings.held_out and settings.queries else train
+
+
 def _sft_depends(context: Context) -> JsonValue:
     c = context.config
     weak: list[JsonValue] = [fingerprint_model(c.weak.model), c.weak.adapter]
-    data = split_fingerprint(context.task.examples("train"))
+    data = split_fingerprint(sft_examples(context))
     frames: list[JsonValue] = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
     return [c.sft.model_dump(mode="json"), weak, data, c.draft.format, frames, c.seed]
 
@@ -65,7 +79,7 @@ async def _sft(context: Context) -> Mapping[str, int]:
     from cowest.training.sft import SftRow, train_sft
 
     config, rows, skipped = context.config, [], 0
-    for example in context.task.examples("train"):
+    for example in sft_examples(context):
         text = completion(config.draft.format, context.task.target(example), example)
         if text is None:
             skipped += 1

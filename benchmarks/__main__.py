@@ -1,0 +1,18 @@
+"""Run every benchmark: ``python -m benchmarks``; each prints its own table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from cowest.build import model_path
+
+COMMANDS = (
+    ["benchmarks.demo"],
+    ["benchmarks.drafting", "--model", model_path("lab:weak"), "--prompts", "128"],
+)
+
+if __name__ == "__main__":
+    for command in COMMANDS:
+        print(f"\n== python -m {' '.join(command[:1])}", flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)
