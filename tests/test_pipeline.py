@@ -223,7 +223,7 @@ def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finish
         *[None] * 13,
         ModelCallError("overloaded", "later"),
     ]
-    first = run_tiny(finished.weak, out, Oracle(fail=outage), feedback={})
+    first = run_tiny(finished.weak, out, Oracle(fail=outage))
     made = counts(out, "feedback")
     assert (made["solo_failed"], made["refined_failed"]) == (1, 1)
     assert made["unscored"] >= SAMPLES  # all drafts of the query without a solo answer
@@ -240,7 +240,7 @@ def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finish
     assert first.results[""].stages["feedback"].counts["refined_failed"] == 1
 
     log, oracle = Log(), Oracle()
-    run_tiny(finished.weak, out, oracle, log, feedback={})
+    run_tiny(finished.weak, out, oracle, log)
     assert log.verdicts["feedback"] == "continued, to retry 2 failed calls"
     assert len([r for r in oracle.requests if r.sampling.seed is not None]) == 2
     # What follows from the mended records is made again from them.
@@ -256,7 +256,6 @@ def test_failures_in_the_evaluation_are_counted_not_scored(finished: Finished, c
     outage = [ModelCallError("overloaded", "try later")] * 3
     small: dict[str, JsonValue] = {"temperature": 0.0, "max_tokens": 13}
     evaluate: dict[str, JsonValue] = {"systems": ["strong"], "answer": small, "draft": small}
-    (copy / "align" / "validation").rename(copy / "kept")
     done = run_tiny(finished.weak, copy, Oracle(fail=[*[None] * 24, *outage]), log, evaluate=evaluate)
     value = done.results[""].systems["strong"].metrics["accuracy"]
     assert (value.n, value.n_failed) == (9, 3)

@@ -206,6 +206,7 @@ def main() -> None:
     except CowestError as error:
         print(f"cowest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("cowest: stopped; the same command continues where it was", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to Ctrl-C
+            print("cowest: stopped; the same command continues where it was", file=sys.stderr)
+        raise

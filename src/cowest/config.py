@@ -315,10 +315,10 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         if not isinstance(task, JsonlTaskConfig):
             return task
         paths = {key: getattr(task, key) for key in ("train", "validation", "test")}
-        return task.model_copy(update={k: folder / p for k, p in paths.items() if p is not None})
+        return task.model_copy(update={k: (folder / p).resolve() for k, p in paths.items() if p is not None})
 
     def beside_recipe(name: str) -> str:
-        return str(folder / name) if (folder / name).is_dir() else name
+        return str((folder / name).resolve()) if (folder / name).is_dir() else name
 
     update: dict[str, object] = {
         "weak": config.weak.model_copy(update={"model": beside_recipe(config.weak.model)}),

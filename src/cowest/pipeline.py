@@ -207,7 +207,7 @@ async def finish(config: RunConfig, contexts: Sequence[Context], out: Path) -> R
     if config.tasks:
         write_atomic(out / "summary.json", json.dumps(summary_json(config.name, results), indent=2) + "\n")
     notes = ["These are tiny models on synthetic domains: they show the mechanism, not the paper's benchmarks."]
-    report = await write_report(contexts, out, notes if any(c.task.name in _LAB for c in contexts) else [])
+    report = await write_report(config, contexts, out, notes if any(c.task.name in _LAB for c in contexts) else [])
     return RunSummary(out=out, report=report, results=results)
 
 

@@ -7,6 +7,7 @@ text: it is fenced, and a fence inside it is broken up, so that it cannot pose a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,7 @@ _FENCE = "draft"
 
 def fenced(text: str) -> str:
     """``text`` between <draft> tags, with any such tag inside it made harmless."""
-    safe = text.replace(f"<{_FENCE}>", f"({_FENCE})").replace(f"</{_FENCE}>", f"(/{_FENCE})")
+    safe = re.sub(rf"<(?=\s*/?\s*{_FENCE})", "(", text, flags=re.IGNORECASE)  # models read </DRAFT > as a tag, too
     return f"<{_FENCE}>\n{safe}\n</{_FENCE}>"
 
 

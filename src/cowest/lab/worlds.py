@@ -19,7 +19,7 @@ from cowest.types import Example
 STYLES = ("complete", "partial", "answer_only")
 ANNOTATORS: Mapping[str, tuple[float, float, float]] = {
     "careful": (0.75, 0.15, 0.10),
-    "average": (0.30, 0.40, 0.30),
+    "average": (0.42, 0.30, 0.28),
     "hurried": (0.20, 0.25, 0.55),
 }
 

@@ -18,6 +18,7 @@ from cowest.types import ModelRef
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 IN_FLIGHT = 4096  # most items handed to a model at once: enough to fill any batch, and memory stays bounded
 GIVE_UP_AFTER = 20  # failures without a single success before a stage stops
@@ -61,6 +62,28 @@ class Stage:
 def failures(records: Sequence[BaseModel]) -> int:
     """How many records hold an error instead of a text."""
     return sum(getattr(r, "error", None) is not None for r in records)
+
+
+class _Stoppable:
+    """A reporter through which a thread, which cannot be cancelled, hears at its next step that the run was stopped."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner, self.stopped = inner, False
+        self.start, self.finish, self.info = inner.start, inner.finish, inner.info
+
+    def advance(self, n: int = 1) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self._inner.advance(n)
+
+
+async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
+    """Train in a thread; when the run is stopped, the thread ends with its next optimizer step."""
+    stoppable = _Stoppable(reporter)
+    try:
+        return await asyncio.to_thread(work, stoppable)
+    finally:
+        stoppable.stopped = True
 
 
 async def fill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from pydantic import JsonValue
 from cowest.collaboration.prompts import completion
 from cowest.errors import StageError
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Context, Stage, fill
+from cowest.stages.base import Context, Stage, fill, in_thread
 from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
 from cowest.systems.collaboration import Collaboration
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
@@ -92,7 +91,7 @@ async def _sft(context: Context) -> Mapping[str, int]:
     base = ModelRef(base=config.weak.model, adapter=config.weak.adapter)
     out = context.path("sft")
     seed = derive_seed(config.seed, "sft")
-    model = await asyncio.to_thread(train_sft, base, rows, config.sft, out, seed, context.reporter)
+    model = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
     write_atomic(out / "model_ref.json", model.model_dump_json(indent=2) + "\n")
     return {"rows": len(rows), "skipped_without_rationale": skipped}
 
@@ -125,8 +124,9 @@ async def _align(context: Context) -> Mapping[str, int]:
         )
     sft, out = sft_model(context), context.path("align")
     seed = derive_seed(context.config.seed, "align")
-    trained: list[Checkpoint] = await asyncio.to_thread(
-        train_preference, sft, pairs, context.config.align, out, seed, context.reporter
+    settings = context.config.align
+    trained: list[Checkpoint] = await in_thread(
+        lambda reporter: train_preference(sft, pairs, settings, out, seed, reporter), context.reporter
     )
     candidates = [(0, sft), *((c.step, c.model) for c in trained)]
     scores = [await _score(context, step, model) for step, model in candidates]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cowest.config import RunConfig
 from cowest.errors import MissingExtraError, StageError
 from cowest.report.data import (
     AnswerView,
@@ -113,13 +114,12 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
     return views
 
 
-async def write_report(contexts: Sequence[Context], out: Path, notes: Sequence[str]) -> Path:
+async def write_report(config: RunConfig, contexts: Sequence[Context], out: Path, notes: Sequence[str]) -> Path:
     """Write ``out/report.html`` over all tasks of a run. Raises MissingExtraError without matplotlib."""
     try:
         from cowest.report.html import render
     except ImportError as error:
         raise MissingExtraError(f"the report needs {error.name}: pip install 'cowest[plots]'") from None
-    config = contexts[0].config
     page = RunReport(
         title=f"cowest: {config.name}",
         subtitle=f"weak {config.weak.model}, strong {getattr(config.strong, 'model', config.strong.kind)}, seed {config.seed}",

@@ -1,0 +1,115 @@
+"""``fill``: one record an item, on disk before it counts, resumable, ordered, giving up early."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cowest.config import config_from_dict
+from cowest.errors import StageError
+from cowest.lab.frames import LabFrames
+from cowest.stages.base import GIVE_UP_AFTER, Context, failures, fill
+from cowest.store import JsonlFile, RunDir
+from cowest.types import Refinement
+from tests.helpers import Log, tiny_recipe, world
+
+
+class Desk:
+    """Makes a record of an item; fails for those in ``bad``; counts."""
+
+    def __init__(self, folder: Path, bad: Sequence[str] = ()) -> None:
+        async def close() -> None: ...
+
+        def no_model(*_: object) -> None:
+            raise AssertionError("fill opens no model")
+
+        self.log, self.bad, self.made = Log(), set(bad), list[str]()
+        self.file = JsonlFile(folder / "solo.jsonl", Refinement)
+        config = config_from_dict(tiny_recipe("org/model", "http://localhost/v1"))
+        task, run = world(), RunDir(folder)
+        self._context = Context("", config, task, LabFrames(), run, self.log, no_model, no_model, close)  # type: ignore[arg-type]
+
+    async def make(self, item: str) -> Refinement:
+        self.made.append(item)
+        await asyncio.sleep(0.002 * (len(item) % 3))
+        if item in self.bad:
+            return Refinement(example_id=item, draft_id=None, text=None, error="timeout: slow")
+        return Refinement(example_id=item, draft_id=None, text=f"answer to {item}")
+
+    async def fill(self, items: Sequence[str]) -> list[Refinement]:
+        return await fill("work", self._context, self.file, items, str, lambda r: r.example_id, self.make)
+
+
+ITEMS = ["ccc", "a", "bb", "dddd", "eeeee"]
+
+
+async def test_records_come_back_in_the_items_order_and_lie_so_on_disk(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = await desk.fill(ITEMS)
+    assert [r.example_id for r in made] == ITEMS
+    assert desk.file.load() == made
+    assert sorted(desk.made) == sorted(ITEMS)
+    assert desk.log.starts == [("work", 5, 0)]
+
+
+async def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    await desk.fill(ITEMS[1:3])
+    desk.made.clear()
+    made = await desk.fill(ITEMS)
+    assert sorted(desk.made) == ["ccc", "dddd", "eeeee"]
+    assert [r.example_id for r in made] == ITEMS
+    assert desk.log.starts[-1] == ("work", 5, 2)
+
+
+async def test_failed_records_are_kept_with_their_reason_and_made_again_next_time(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, bad=["bb"])
+    made = await desk.fill(ITEMS)
+    assert failures(made) == 1 and made[2].text is None
+    desk.bad, desk.made = set(), []
+    made = await desk.fill(ITEMS)
+    assert desk.made == ["bb"] and failures(made) == 0
+    assert len(desk.file.load()) == 5
+
+
+async def test_it_gives_up_when_everything_fails(tmp_path: Path) -> None:
+    items = [f"i{n}" for n in range(3 * GIVE_UP_AFTER)]
+    desk = Desk(tmp_path, bad=items)
+    with pytest.raises(StageError, match=f"work: the first {GIVE_UP_AFTER} calls all failed; the last one: timeout: slow"):
+        await desk.fill(items)
+    assert all(r.text is None for r in desk.file.load())
+    few = Desk(tmp_path / "few", bad=["x", "y"])
+    with pytest.raises(StageError, match="the first 2 calls all failed"):
+        await few.fill(["x", "y"])
+
+
+async def test_some_failures_do_not_stop_it(tmp_path: Path) -> None:
+    bad = [f"bad{n}" for n in range(2 * GIVE_UP_AFTER)]
+    made = await Desk(tmp_path, bad=bad).fill(["fine", *bad])
+    assert failures(made) == len(bad)
+
+
+async def test_a_stop_in_the_middle_keeps_what_was_made_and_leaves_no_task(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def interrupted(item: str) -> Refinement:
+        if item == "dddd":
+            await asyncio.sleep(0.03)
+            raise KeyError("a bug")
+        if item == "eeeee":
+            await asyncio.sleep(60)
+        return await Desk.make(desk, item)
+
+    desk.make = interrupted  # type: ignore[method-assign]
+    before = len(asyncio.all_tasks())
+    with pytest.raises(KeyError):
+        await desk.fill(ITEMS)
+    assert len(asyncio.all_tasks()) == before
+    assert sorted(r.example_id for r in desk.file.load()) == ["a", "bb", "ccc"]
+
+
+async def test_nothing_to_do(tmp_path: Path) -> None:
+    assert await Desk(tmp_path).fill([]) == []
