@@ -88,7 +88,7 @@ def tiny_recipe(weak: str, base_url: str, **changes: JsonValue) -> dict[str, Jso
         "draft": {
             "samples": SAMPLES,
             "queries": QUERIES,
-            "sampling": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 12},
+            "sampling": {"temperature": 1.0, "top_p": 0.8, "max_tokens": 12},
         },
         "align": training | {"learning_rate": 1e-3, "checkpoints": 2, "selection_queries": 8},
         "evaluate": {"draft": short, "answer": short},
@@ -160,8 +160,9 @@ class Log:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """What was said of each stage."""
-        return dict(line.split(": ", 1) for line in self.lines if ": " in line)
+        """Why each stage was run or reused."""
+        said = [line.split(": ", 1) for line in self.lines if ": " in line]
+        return {stage: why for stage, why in said if not why.startswith("done in ")}
 
 
 def run_tiny(weak: str, out: Path, oracle: Oracle, log: Log | None = None, **changes: JsonValue) -> RunSummary:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from tests.helpers import SIZES, WORLD, Oracle, save_tiny_model, tiny_recipe, unused_url
 
 import cowest
 from cowest.cli import app, main
 from cowest.models.endpoint import make_app, serve
-from tests.helpers import SIZES, WORLD, Oracle, save_tiny_model, tiny_recipe, unused_url
 
 RECIPE = {
     "name": "mine",
@@ -64,7 +64,18 @@ def commands() -> list[list[str]]:
 
 
 def test_the_commands_are_known() -> None:
-    expected = {"", "run", "validate", "report", "init", "merge", "lab", "lab study", "lab pretrain", "lab serve-strong"}
+    expected = {
+        "",
+        "run",
+        "validate",
+        "report",
+        "init",
+        "merge",
+        "lab",
+        "lab study",
+        "lab pretrain",
+        "lab serve-strong",
+    }
     assert {" ".join(c) for c in commands()} == expected
 
 
@@ -121,7 +132,17 @@ def test_wrong_input_is_exit_code_2_and_one_line_on_stderr(
     assert sorted(tmp_path.rglob("*")) == before  # nothing was begun
 
 
-@pytest.mark.parametrize("arguments", [["runn"], ["run"], ["run", "x.yaml", "--nonsense"], ["lab", "study", "--jobs", "0"]])
+def test_a_file_where_a_folder_should_be(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cowest_main(monkeypatch, "run", str(recipe), "--out", str(recipe)) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("cowest: ") and str(recipe) in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["runn"], ["run"], ["run", "x.yaml", "--nonsense"], ["lab", "study", "--jobs", "0"]]
+)
 def test_wrong_usage_is_exit_code_2(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import JsonValue
+from tests.helpers import SIZES, WORLD
 
 from cowest.build import build_frames, build_model, build_task, model_path
 from cowest.config import (
@@ -21,7 +22,6 @@ from cowest.errors import ConfigError, CowestError, DataError, ModelNotFoundErro
 from cowest.pipeline import prepare
 from cowest.progress import QuietReporter
 from cowest.starter import write_starter
-from tests.helpers import SIZES, WORLD
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 GOOD = """\

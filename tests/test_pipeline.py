@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import JsonValue
+from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_model, tiny_recipe, unused_url, world
 
 from cowest.config import config_from_dict
 from cowest.errors import ConfigError, DataError, ModelCallError, StageError, WiringError
 from cowest.models.endpoint import make_app, serve
 from cowest.pipeline import STAGES, check_wiring, export_weak, report_again, run, run_dir_config
-from cowest.types import Draft, Feedback, Prediction, PreferencePair, Refinement, Results
-from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_model, tiny_recipe, unused_url, world
+from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
 
-RECORDS = {
+RECORDS: dict[str, type[Record]] = {
     "drafts": Draft,
     "solo": Refinement,
     "refinements": Refinement,
@@ -138,15 +138,16 @@ def test_the_checkpoint_with_the_best_validation_score_was_chosen(finished: Fini
     assert chosen["chosen"] == min(c["step"] for c in chosen["checkpoints"] if c["score"] == best)
 
 
-def test_the_strong_model_saw_every_draft_once(finished: Finished) -> None:
+def test_the_strong_model_was_asked_once_about_equal_drafts(finished: Finished) -> None:
     asked = [r for r in finished.oracle.requests if r.sampling.seed is not None]  # those of stage feedback
-    assert (
-        len(set(asked))
-        == len(asked)
-        == QUERIES
-        + counts(finished.out, "feedback")["refined"]
-        - counts(finished.out, "feedback")["refined_by_shared_draft"]
-    )
+    made = counts(finished.out, "feedback")
+    drafts = {(d["example_id"], d["text"]) for d in records(finished.out, "drafts") if d["text"] is not None}
+    assert made["refined_by_shared_draft"] > 0
+    assert len(set(asked)) == len(asked) == QUERIES + len(drafts)
+    assert len(drafts) == made["refined"] - made["refined_by_shared_draft"]
+
+
+def test_there_is_a_report(finished: Finished) -> None:
     assert (finished.out / "report.html").stat().st_size > 10_000
 
 
@@ -225,7 +226,7 @@ def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finish
     ]
     first = run_tiny(finished.weak, out, Oracle(fail=outage))
     made = counts(out, "feedback")
-    assert (made["solo_failed"], made["refined_failed"]) == (1, 1)
+    assert made["solo_failed"] == 1 and 1 <= made["refined_failed"] <= SAMPLES  # equal drafts share a call
     assert made["unscored"] >= SAMPLES  # all drafts of the query without a solo answer
     unscored = {f["draft_id"] for f in records(out, "feedback") if None in (f["refined"]["value"], f["solo"]["value"])}  # type: ignore[index,call-overload]
     assert len(unscored) == made["unscored"]
@@ -237,11 +238,11 @@ def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finish
     texts = {d["id"]: (d["example_id"], d["text"]) for d in records(out, "drafts")}
     rest = {text for identity, text in texts.items() if identity not in unscored}
     assert labelled <= rest
-    assert first.results[""].stages["feedback"].counts["refined_failed"] == 1
+    assert first.results[""].stages["feedback"].counts["refined_failed"] == made["refined_failed"]
 
     log, oracle = Log(), Oracle()
     run_tiny(finished.weak, out, oracle, log)
-    assert log.verdicts["feedback"] == "continued, to retry 2 failed calls"
+    assert log.verdicts["feedback"] == f"continued, to retry {1 + made['refined_failed']} failed calls"
     assert len([r for r in oracle.requests if r.sampling.seed is not None]) == 2
     # What follows from the mended records is made again from them.
     assert log.verdicts["pairs"] == "run again, because feedback.jsonl changed"
@@ -367,6 +368,12 @@ def test_a_damaged_manifest_is_told(finished: Finished, copy: Path) -> None:
     (copy / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest\.json: damaged"):
         run_tiny(finished.weak, copy, Oracle())
+
+
+def test_damaged_results_are_told(copy: Path) -> None:
+    (copy / "results.json").write_text('{"schema": 1}')
+    with pytest.raises(DataError, match=r"results\.json: not results"):
+        asyncio.run(report_again(copy))
 
 
 def test_the_weak_model_can_be_exported(finished: Finished, tmp_path: Path) -> None:

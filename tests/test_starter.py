@@ -23,7 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_written(folder: Path) -> None:
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert names == {"recipe.yaml", "real-pair.yaml", "data/train.jsonl", "data/validation.jsonl", "data/test.jsonl"}
-    assert {len((folder / "data" / f"{s}.jsonl").read_text().splitlines()) for s in ("train", "validation", "test")} == {
+    assert {
+        len((folder / "data" / f"{s}.jsonl").read_text().splitlines()) for s in ("train", "validation", "test")
+    } == {
         800,
         100,
         200,

@@ -206,6 +206,9 @@ def main() -> None:
     except CowestError as error:
         print(f"cowest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # no permission, a full disk, a file where a folder should be
+        print(f"cowest: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # typer's answer to Ctrl-C
             print("cowest: stopped; the same command continues where it was", file=sys.stderr)

@@ -173,6 +173,8 @@ async def run_stages(context: Context, stages: Sequence[Stage] = STAGES) -> None
         seconds = round(earlier + time.monotonic() - began, 2)
         entry = StageEntry(fingerprint=mine, status="done", inputs=inputs, counts=dict(counts), seconds=seconds)
         context.run.record(stage.name, entry)
+        told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(counts.items()) if n)
+        context.reporter.info(f"{context.label}{stage.name}: done in {seconds:.0f} s ({told})")
         # A retry can only mend failed records: outputs with another number of them are other outputs to the stages after.
         failed = _failed_calls(entry)
         fingerprints |= dict.fromkeys(stage.writes, fingerprint(mine, failed) if failed else mine)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers import question
 
 from cowest.collaboration.preference import Pairing, build_pairs
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.store import JsonlFile
 from cowest.types import Draft, Feedback, PreferencePair, Score
-from tests.helpers import question
 
 FRAMES = DefaultFrames("Answer yes or no.")
 # (text, refined, solo); None is no text, or no score
@@ -82,7 +82,13 @@ def test_the_widest_margins_come_first_and_the_rest_is_counted() -> None:
 
 
 def test_what_has_no_score_never_becomes_a_label_and_is_counted() -> None:
-    rows: list[Row] = [(None, None, None), ("no refinement", None, 0), ("no solo", 1, None), ("good", 1, 0), ("bad", 0, 0)]
+    rows: list[Row] = [
+        (None, None, None),
+        ("no refinement", None, 0),
+        ("no solo", 1, None),
+        ("good", 1, 0),
+        ("bad", 0, 0),
+    ]
     made = pairing(rows)
     assert texts(made) == [("good", "bad")]
     expected = {"drafts": 5, "dropped_failed_draft": 1, "dropped_unscored": 2, "scored": 2, "pairs": 1}
@@ -118,7 +124,9 @@ def test_queries_without_drafts_are_counted() -> None:
 
 
 scores = st.one_of(st.none(), st.sampled_from([0.0, 0.3, 0.33, 0.5, 1.0]))
-some_rows = st.lists(st.tuples(st.one_of(st.none(), st.sampled_from(["a", " a", "b", "c", "d"])), scores, scores), max_size=7)
+some_rows = st.lists(
+    st.tuples(st.one_of(st.none(), st.sampled_from(["a", " a", "b", "c", "d"])), scores, scores), max_size=7
+)
 
 
 @given(some_rows, st.sampled_from(["paper", "ordered"]), st.sampled_from([0.01, 0.05, 0.5]), st.integers(1, 5))

@@ -5,13 +5,15 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers import question
 
 from cowest.collaboration.prompts import FORMAT_INSTRUCTIONS, DefaultFrames, TemplateFrames, completion, fenced
 from cowest.types import Example, Message
-from tests.helpers import question
 
 TAG = re.compile(r"<\s*/?\s*draft", re.IGNORECASE)
-EXAMPLE = Example(id="q", input="How much?", context="A leaflet.", references=("7",), choices=("7", "8"), rationale="3+4.")
+EXAMPLE = Example(
+    id="q", input="How much?", context="A leaflet.", references=("7",), choices=("7", "8"), rationale="3+4."
+)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,13 @@ def test_text_without_tags_is_kept() -> None:
 def test_the_weak_model_is_asked_for_the_format(draft_format) -> None:  # type: ignore[no-untyped-def]
     (message,) = DefaultFrames("Be right.", draft_format).draft(EXAMPLE)
     assert message.role == "user"
-    parts = ["Be right.", "Context:\nA leaflet.", "Question:\nHow much?", "Choices: 7; 8", FORMAT_INSTRUCTIONS[draft_format]]
+    parts = [
+        "Be right.",
+        "Context:\nA leaflet.",
+        "Question:\nHow much?",
+        "Choices: 7; 8",
+        FORMAT_INSTRUCTIONS[draft_format],
+    ]
     assert message.content == "\n\n".join(parts)
 
 

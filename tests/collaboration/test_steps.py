@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.helpers import question
 
 from cowest.collaboration.draft import draft
 from cowest.collaboration.feedback import feedback
@@ -13,7 +14,6 @@ from cowest.models.scripted import ScriptedChatModel, ScriptRule
 from cowest.scoring.scorer import MetricScorer
 from cowest.tasks.base import SimpleTask
 from cowest.types import Draft, Feedback, Refinement, Sampling, Score
-from tests.helpers import question
 
 FRAMES = DefaultFrames("Answer yes or no.")
 DOWN = ModelCallError("timeout", "no answer within 3 s")
@@ -44,7 +44,7 @@ async def test_a_refinement_and_the_strong_model_alone() -> None:
 
 async def test_a_failed_call_is_no_text_and_a_reason() -> None:
     first = Draft(id="q1#0", example_id="q1", index=0, text="maybe")
-    made = [
+    made: list[Draft | Refinement] = [
         await draft(saying("x", DOWN), FRAMES, question(), 0, SAMPLING),
         await refine(saying("x", DOWN), FRAMES, question(), first, SAMPLING),
         await solo(saying("x", DOWN), FRAMES, question(), SAMPLING),
@@ -87,7 +87,9 @@ TASK = SimpleTask("t", ("accuracy",), ("yes", "no"), "Answer yes or no.", {})
         (None, None, "Answer: yes", None),
     ],
 )
-async def test_gain_is_refined_minus_solo(refined: str | None, alone: str | None, weak: str, gain: float | None) -> None:
+async def test_gain_is_refined_minus_solo(
+    refined: str | None, alone: str | None, weak: str, gain: float | None
+) -> None:
     made = await feedback(
         MetricScorer(TASK, "accuracy"),
         question(),
@@ -108,7 +110,9 @@ def test_no_score_is_not_zero() -> None:
 
 
 async def test_rules_follow_the_last_user_message() -> None:
-    strong = ScriptedChatModel([ScriptRule(contains="<draft>", reply="with"), ScriptRule(contains="safe", reply="alone")])
+    strong = ScriptedChatModel(
+        [ScriptRule(contains="<draft>", reply="with"), ScriptRule(contains="safe", reply="alone")]
+    )
     first = Draft(id="q1#0", example_id="q1", index=0, text="maybe")
     assert (await refine(strong, FRAMES, question(), first, SAMPLING)).text == "with"
     assert (await solo(strong, FRAMES, question(), SAMPLING)).text == "alone"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ def test_the_template_marks_what_is_generated(tokenizer: PreTrainedTokenizerFast
     prompt = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
     assert prompt == "<user>Is it safe?<assistant>" and text.startswith(prompt)
     marked = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    assert isinstance(marked, Mapping)
     generated = [i for i, m in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(generated) == "Answer: yes<end>"
 

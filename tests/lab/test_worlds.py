@@ -215,7 +215,6 @@ def test_knob_entities() -> None:
     ("domain", "train"),
     [
         ("medicine", 5000),
-        pytest.param("ethics", 2500, marks=pytest.mark.slow),
         pytest.param("counterfactuals", 20_000, marks=pytest.mark.slow),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.helpers import Log, tiny_recipe, world
 
 from cowest.config import config_from_dict
 from cowest.errors import StageError
@@ -14,7 +15,6 @@ from cowest.lab.frames import LabFrames
 from cowest.stages.base import GIVE_UP_AFTER, Context, failures, fill
 from cowest.store import JsonlFile, RunDir
 from cowest.types import Refinement
-from tests.helpers import Log, tiny_recipe, world
 
 
 class Desk:
@@ -78,7 +78,9 @@ async def test_failed_records_are_kept_with_their_reason_and_made_again_next_tim
 async def test_it_gives_up_when_everything_fails(tmp_path: Path) -> None:
     items = [f"i{n}" for n in range(3 * GIVE_UP_AFTER)]
     desk = Desk(tmp_path, bad=items)
-    with pytest.raises(StageError, match=f"work: the first {GIVE_UP_AFTER} calls all failed; the last one: timeout: slow"):
+    with pytest.raises(
+        StageError, match=f"work: the first {GIVE_UP_AFTER} calls all failed; the last one: timeout: slow"
+    ):
         await desk.fill(items)
     assert all(r.text is None for r in desk.file.load())
     few = Desk(tmp_path / "few", bad=["x", "y"])

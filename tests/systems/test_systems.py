@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.helpers import question
 
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.errors import ModelCallError
@@ -9,7 +10,6 @@ from cowest.protocols import System
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import StrongAlone, WeakAlone
 from cowest.types import Sampling
-from tests.helpers import question
 
 FRAMES = DefaultFrames("Answer yes or no.")
 DRAFTING, ANSWERING = Sampling(max_tokens=11), Sampling(max_tokens=99)

@@ -179,10 +179,15 @@ class Medicine:
 
 @dataclass(frozen=True, slots=True)
 class Ethics:
-    """How serious is an act? Weight times people, plus what the circumstances add or take; five severity classes."""
+    """How serious is an act? Weight times people, plus what the circumstances add or take; five severity classes.
+
+    With ``margin`` set, only totals at most that far from the border of two classes are asked about: a rough sum, which a small
+    model learns from a thousand answers, then is not enough.
+    """
 
     name: str = "ethics"
     labels: tuple[str, ...] = ("casual", "mild", "caution", "warning", "intervention")
+    margin: int | None = None
 
     @property
     def kinds(self) -> Mapping[str, float]:
@@ -225,13 +230,21 @@ class Ethics:
         return Question(text, (act, *circumstances), ". ".join(scratch), self.severity(total)), total
 
     def question(self, draw: Draw, rng: random.Random) -> Question:
-        """Classes are balanced by redrawing, at most 40 times, towards a class drawn first."""
+        """Classes are balanced by redrawing, at most 40 times (400 with a margin), towards a class drawn first."""
         wanted = rng.choice(self.labels)
-        for _ in range(40):
+        for _ in range(40 if self.margin is None else 400):
             question, total = self._attempt(draw, rng)
-            if question.answer == wanted and total <= 99:
+            if question.answer == wanted and total <= 99 and self._is_close(total):
                 return question
         return question
 
+    def _is_close(self, total: int) -> bool:
+        borders = range(15, 15 * len(self.labels), 15)
+        return self.margin is None or any(border - self.margin <= total < border + self.margin for border in borders)
+
 
 DOMAINS: Mapping[str, Domain] = {d.name: d for d in (Counterfactuals(), Medicine(), Ethics())}
+"""What the models are pretrained on."""
+
+WORLD_DOMAINS: Mapping[str, Domain] = {**DOMAINS, "ethics": Ethics(margin=3)}
+"""What worlds are made of: the same, but ethics asks about close calls only."""

@@ -52,7 +52,7 @@ class Plan:
 
 PLANS = {
     "strong": Plan("strong", hidden=128, layers=4, intermediate=384, steps=3200),
-    "weak": Plan("weak", hidden=96, layers=3, intermediate=256, steps=480, learning_rate=2e-3, decay_share=0.33),
+    "weak": Plan("weak", hidden=96, layers=3, intermediate=256, steps=1200, learning_rate=3e-3),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cowest.config import WorldConfig
-from cowest.lab.domains import DOMAINS, Domain, Fact, Question
+from cowest.lab.domains import WORLD_DOMAINS, Domain, Fact, Question
 from cowest.lab.names import invent_many
 from cowest.types import Example
 
@@ -104,9 +104,9 @@ def make_world(domain_name: str, settings: WorldConfig) -> World:
 
     Raises ValueError for an unknown domain, or for one too small for the questions asked of it.
     """
-    if domain_name not in DOMAINS:
-        raise ValueError(f"unknown lab domain {domain_name!r}; there are {', '.join(DOMAINS)}")
-    domain = DOMAINS[domain_name]
+    if domain_name not in WORLD_DOMAINS:
+        raise ValueError(f"unknown lab domain {domain_name!r}; there are {', '.join(WORLD_DOMAINS)}")
+    domain = WORLD_DOMAINS[domain_name]
     rng = random.Random(f"cowest-world/{domain_name}/{settings.seed or 0}")
     pools = invent_pools(domain, settings.entities, rng)
     dealer = Dealer(pools, rng)

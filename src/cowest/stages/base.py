@@ -103,7 +103,7 @@ async def fill(
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
     todo = [item for item in items if key_of_item(item) not in done]
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    limit, failed, succeeded = asyncio.Semaphore(IN_FLIGHT), 0, len(done)
+    limit, failed, succeeded = asyncio.Semaphore(IN_FLIGHT), 0, 0
 
     async def one(item: I) -> R:
         async with limit:

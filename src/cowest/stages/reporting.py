@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from cowest.config import RunConfig
-from cowest.errors import MissingExtraError, StageError
+from cowest.errors import DataError, MissingExtraError, StageError
 from cowest.report.data import (
     AnswerView,
     CheckpointView,
@@ -35,10 +37,15 @@ _DROPPED = {
 
 
 def read_results(path: Path) -> Results:
-    """``results.json``. Raises StageError when it is not there yet."""
+    """``results.json``. Raises StageError when it is not there yet, DataError when it is damaged."""
     if not path.exists():
         raise StageError(f"{path}: not there yet; `cowest run` writes it when the evaluation is done")
-    return Results.model_validate_json(path.read_bytes())
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{path}: not results of this version ({error.error_count()} problems); delete it and run again"
+        ) from None
 
 
 async def task_report(context: Context) -> TaskReport:

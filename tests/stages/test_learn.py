@@ -1,0 +1,127 @@
+"""Which data each training stage sees, what its freshness depends on, and how it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+from tests.helpers import Log, tiny_recipe
+
+from cowest.config import config_from_dict
+from cowest.errors import ConfigError
+from cowest.pipeline import STAGES, prepare
+from cowest.protocols import Reporter
+from cowest.stages.base import Context, in_thread
+from cowest.stages.learn import CheckpointScore, Selection, sft_examples, training_queries
+from cowest.store import fingerprint
+from cowest.types import ModelRef
+
+
+def context(**changes: JsonValue) -> Context:
+    url = changes.pop("url", "http://localhost:1/v1")
+    assert isinstance(url, str)
+    return prepare(config_from_dict(tiny_recipe("org/model", url, **changes)), Path("unused"), Log())[0]
+
+
+def test_queries_are_the_first_of_training_and_sft_sees_all() -> None:
+    found = context(draft={"queries": 12})
+    train = found.task.examples("train")
+    assert list(training_queries(found)) == list(train[:12]) and list(sft_examples(found)) == list(train)
+    assert list(training_queries(context(draft={}))) == list(train)
+
+
+def test_held_out_queries_are_not_learned_by_heart() -> None:
+    found = context(draft={"queries": 12, "held_out": True})
+    drafted, learned = training_queries(found), sft_examples(found)
+    assert (len(drafted), len(learned)) == (12, 28)
+    assert not {e.id for e in drafted} & {e.id for e in learned}
+    assert [*learned, *drafted] == list(found.task.examples("train"))
+
+
+@pytest.mark.parametrize(
+    "draft", [{"held_out": True}, {"held_out": True, "queries": 40}, {"held_out": True, "queries": 99}]
+)
+def test_something_must_be_left_to_learn_from(draft: dict[str, JsonValue]) -> None:
+    with pytest.raises(ConfigError, match=r"draft\.held_out"):
+        context(draft=draft)
+
+
+def stale(**changes: JsonValue) -> set[str]:
+    """The stages whose own settings, data or models are no longer those of the unchanged recipe."""
+    one, other = context(), context(**changes)
+    return {s.name for s in STAGES if fingerprint(s.depends(one)) != fingerprint(s.depends(other))}
+
+
+STRONG = tiny_recipe("org/model", "http://localhost:1/v1")["strong"]
+assert isinstance(STRONG, dict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, set()),
+        ({"url": "http://elsewhere:2/v1"}, set()),
+        ({"name": "other"}, set()),
+        ({"strong": STRONG | {"concurrency": 9, "timeout_s": 1, "max_attempts": 3}}, set()),
+        ({"strong": STRONG | {"model": "other"}}, {"feedback", "evaluate"}),
+        ({"sft": {"max_steps": 61}}, {"sft"}),
+        ({"draft": {"samples": 2, "queries": 12}}, {"sample"}),
+        ({"draft": {"samples": 3, "queries": 12, "held_out": True}}, {"sft", "sample"}),
+        ({"pairs": {"rule": "paper"}}, {"pairs"}),
+        ({"align": {"beta": 0.5}}, {"align"}),
+        ({"evaluate": {"queries": 5}}, {"evaluate", "align"}),  # evaluate.draft and .answer differ, too
+        ({"feedback": {"metric": "accuracy"}}, {"feedback"}),
+        ({"prompts": {"refine": "{input} {draft}"}}, {"sft", "feedback", "evaluate"}),  # no longer the lab's frames
+        ({"seed": 4}, {"sft", "sample", "feedback", "align"}),  # the world has a seed of its own
+    ],
+)
+def test_what_each_stage_depends_on(changes: dict[str, JsonValue], expected: set[str]) -> None:
+    found = stale(**changes)
+    # feedback: which query is first decides nothing but the frames that are looked at
+    assert found - ({"feedback"} if "held_out" in str(changes) else set()) == expected
+
+
+def test_the_chosen_checkpoint_is_the_aligned_model() -> None:
+    scores = [
+        CheckpointScore(step=s, model=ModelRef(base=f"step-{s}"), score=None, n=0, n_failed=0) for s in (0, 40, 80)
+    ]
+    assert Selection(metric="em", checkpoints=scores, chosen=40).model.base == "step-40"
+
+
+async def test_a_stopped_run_stops_its_training_thread() -> None:
+    steps, ended = 0, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def train(reporter: Reporter) -> int:
+        nonlocal steps
+        try:
+            reporter.start("sft", 100_000)
+            while True:
+                time.sleep(0.005)
+                steps += 1
+                reporter.advance()
+        finally:
+            loop.call_soon_threadsafe(ended.set)
+
+    log = Log()
+    running = asyncio.create_task(in_thread(train, log))
+    while steps < 3:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.wait_for(ended.wait(), timeout=5)
+    assert log.starts == [("sft", 100_000, 0)]
+
+
+async def test_what_a_thread_returns_or_raises_comes_back() -> None:
+    assert await in_thread(lambda reporter: 7, Log()) == 7
+
+    def broken(reporter: Reporter) -> int:
+        raise ConfigError("sft.device: no such device")
+
+    with pytest.raises(ConfigError, match="no such device"):
+        await in_thread(broken, Log())
