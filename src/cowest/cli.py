@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -201,6 +202,9 @@ def serve_strong(
 
 def main() -> None:
     """The entry point of the ``cowest`` command."""
+    # Before torch is loaded: threads that spin while they wait bring a machine with few cores to a crawl when it is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(standalone_mode=True)
     except CowestError as error:
