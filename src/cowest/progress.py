@@ -12,7 +12,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -30,7 +29,7 @@ class QuietReporter:
 
 
 class RichReporter:
-    """A live bar with elapsed and remaining time for the current stage."""
+    """A live bar with the remaining time for the current stage."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -41,12 +40,11 @@ class RichReporter:
         """Begin a bar; ``done`` of ``total`` were there before."""
         self.finish()
         self._progress = Progress(
-            TextColumn("  {task.description:<34}"),
-            BarColumn(bar_width=28),
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=12),  # the whole line fits into 80 columns
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("time left (taken)"),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
         )
         self._progress.start()
