@@ -22,7 +22,7 @@ install: $(VENV)/.installed ## make the virtual environment with all that the de
 install-dev: $(VENV)/.installed-dev ## the same, with the tools for tests and checks
 
 demo: install ## run the whole loop on the lab's models (recipes/lab.yaml); minutes on two cores
-	$(BIN)/cowest run recipes/lab.yaml $(ARGS)
+	$(BIN)/cowest run recipes/lab.yaml --jobs 2 $(ARGS)
 
 test: install-dev ## run the tests; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest $(ARGS)

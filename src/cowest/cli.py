@@ -61,15 +61,24 @@ def run(
     out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
     set_: Set = None,
     as_json: Json = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Domains run side by side, one thread each.")] = 1,
+    only: Annotated[Optional[str], typer.Option(help="Only this domain's stages; no summary, no report.")] = None,  # noqa: UP045
 ) -> None:
     """Run a recipe, or continue it where it was stopped."""
     from cowest.config import load_config
     from cowest.output import print_results, results_json
     from cowest.pipeline import run as run_pipeline
+    from cowest.pipeline import run_only, run_side_by_side
     from cowest.progress import default_reporter
 
     config = load_config(recipe, set_ or [])
-    done = asyncio.run(run_pipeline(config, out or Path("runs") / config.name, default_reporter()))
+    folder, reporter = out or Path("runs") / config.name, default_reporter()
+    if only is not None:
+        asyncio.run(run_only(config, only, folder, reporter))
+        return
+    if jobs > 1 and len(config.tasks) > 1:
+        run_side_by_side(config, recipe, set_ or [], folder, jobs, reporter)
+    done = asyncio.run(run_pipeline(config, folder, reporter))
     if as_json:
         print(json.dumps(results_json(done), indent=2))
     else:

@@ -21,6 +21,7 @@ from pydantic import JsonValue
 from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
 from cowest.errors import ConfigError, DataError, WiringError
+from cowest.parallel import Job, run_jobs
 from cowest.progress import QuietReporter
 from cowest.protocols import ChatModel, Reporter
 from cowest.scoring.scorer import MetricScorer
@@ -129,6 +130,32 @@ def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
         )
 
 
+def run_side_by_side(
+    config: RunConfig, recipe: Path, overrides: Sequence[str], out: Path, jobs: int, reporter: Reporter
+) -> None:
+    """Run the stages of a recipe's domains in processes of their own, ``jobs`` at a time; :func:`run` then finds them done."""
+    prepare(config, out, reporter)
+    sets = [word for override in overrides for word in ("--set", override)]
+    runs = [
+        Job(name, ("run", str(recipe), "--out", str(out), "--only", name, *sets), out / name / "run.log")
+        for name in config.tasks
+    ]
+    run_jobs(runs, jobs, reporter, echo=True)
+
+
+async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) -> None:
+    """Run the stages of one domain of a recipe, without summary and report."""
+    if name not in config.tasks:
+        raise ConfigError(f"--only {name!r}: the recipe's domains are {', '.join(config.tasks) or 'not named'}")
+    single = config.model_copy(update={"tasks": {name: config.tasks[name]}})
+    context = prepare(single, out, reporter)[0]
+    try:
+        with context.run.locked():
+            await run_stages(context)
+    finally:
+        await context.close_strong()
+
+
 async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
     """Run or continue a recipe in ``out``.
 
@@ -139,7 +166,8 @@ async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
     write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     try:
         for context in contexts:
-            await run_stages(context)
+            with context.run.locked():
+                await run_stages(context)
     finally:
         await contexts[0].close_strong()
     return await finish(config, contexts, out)

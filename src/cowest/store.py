@@ -10,14 +10,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from cowest.errors import DataError
+from cowest.errors import DataError, StageError
 from cowest.types import Record
+
+if sys.platform != "win32":
+    import fcntl
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -152,6 +158,30 @@ class RunDir:
         manifest = self.manifest()
         manifest.stages[stage] = entry
         write_atomic(self._manifest_path, manifest.model_dump_json(indent=2) + "\n")
+
+    @contextmanager
+    def locked(self, wait_s: float = 30.0) -> Iterator[None]:
+        """Hold the directory for this process alone; the lock goes with the process, also when it is killed.
+
+        Waits up to ``wait_s`` seconds (a child of a killed command ends within seconds), then raises StageError.
+        """
+        if sys.platform == "win32":  # there is no such lock
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as handle:
+            until = time.monotonic() + wait_s
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise StageError(
+                            f"{self.path}: another cowest process works in this run directory; wait for it, or use another --out"
+                        ) from None
+                    time.sleep(0.2)
+            yield
 
     def file(self, name: str, record: type[R]) -> JsonlFile[R]:
         """The JSONL file ``name`` in this run."""

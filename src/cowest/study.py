@@ -7,10 +7,6 @@ queries of all seeds: collaboration beats the better model alone, and alignment 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,8 @@ import yaml
 from pydantic import Field
 
 from cowest.config import load_config
-from cowest.errors import ConfigError, StageError
+from cowest.errors import ConfigError
+from cowest.parallel import Job, run_jobs
 from cowest.protocols import Reporter
 from cowest.recipes import packaged_recipe
 from cowest.scoring.statistics import Outcome, compare, pool, summarise
@@ -118,45 +115,16 @@ def run_study(
     Raises ConfigError for bad arguments, StageError with the log's path when a run fails.
     """
     units = _units(seeds, domains, out, overrides)
-    _run_all(units, jobs, overrides, reporter)
+    sets = [word for override in overrides for word in ("--set", override)]
+    runs = [
+        Job(f"{u.domain}, seed {u.seed}", ("run", str(u.recipe), "--out", str(u.out), *sets), u.out / "run.log")
+        for u in units
+    ]
+    run_jobs(runs, jobs, reporter)
     study = Study(seeds=list(seeds), domains=[_domain(d, [u for u in units if u.domain == d]) for d in domains])
     write_atomic(out / "study.json", study.model_dump_json(indent=2) + "\n")
     write_atomic(out / "study.md", study_markdown(study))
     return study
-
-
-def _start(unit: Unit, overrides: Sequence[str]) -> subprocess.Popen[bytes]:
-    unit.out.mkdir(parents=True, exist_ok=True)
-    sets = [word for override in overrides for word in ("--set", override)]
-    command = [sys.executable, "-m", "cowest", "run", str(unit.recipe), "--out", str(unit.out), *sets]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with (unit.out / "run.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, stdin=subprocess.DEVNULL, env=env)
-
-
-def _run_all(units: Sequence[Unit], jobs: int, overrides: Sequence[str], reporter: Reporter) -> None:
-    waiting, running = list(units), dict[Unit, subprocess.Popen[bytes]]()
-    reporter.start("study: runs", len(units))
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                unit = waiting.pop(0)
-                running[unit] = _start(unit, overrides)
-            time.sleep(0.2)
-            for unit, process in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[unit]
-                reporter.advance()
-                if process.returncode:
-                    raise StageError(
-                        f"study: the run of {unit.domain}, seed {unit.seed} failed; see {unit.out / 'run.log'}"
-                    )
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
-        reporter.finish()
 
 
 def _domain(domain: str, units: Sequence[Unit]) -> DomainStudy:
