@@ -135,7 +135,7 @@ def test_wrong_arguments_start_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_that_fails_stops_the_study_and_names_its_log(tmp_path: Path) -> None:
     overrides = ["weak.model=lab:nothing"]
-    with pytest.raises(StageError, match=r"ethics, seed 1 failed; see .*run\.log"):
+    with pytest.raises(StageError, match=r"ethics, seed 1 failed \(cowest: lab:nothing.*\); see .*run\.log"):
         run_study([1], ["ethics"], tmp_path, 1, overrides, QuietReporter())
     assert "no such lab model" in (tmp_path / "ethics-1" / "run.log").read_text()
     assert not (tmp_path / "study.json").exists()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cowest.errors import StageError
 from cowest.protocols import Reporter
@@ -24,12 +25,17 @@ class Job:
     log: Path
 
 
+class _Running(NamedTuple):
+    process: subprocess.Popen[bytes]
+    follower: threading.Thread
+
+
 def run_jobs(jobs: Sequence[Job], at_once: int, reporter: Reporter, *, echo: bool = False) -> None:
     """Run the jobs, ``at_once`` at a time, each continuing what a killed one left; ``echo`` shows their progress lines.
 
     Raises StageError with the log's path as soon as one fails; the others are then ended, and continue next time.
     """
-    waiting, running = list(jobs), dict[Job, subprocess.Popen[bytes]]()
+    waiting, running = list(jobs), dict[Job, _Running]()
     if not echo:
         reporter.start("runs", len(jobs))
     try:
@@ -38,31 +44,33 @@ def run_jobs(jobs: Sequence[Job], at_once: int, reporter: Reporter, *, echo: boo
                 job = waiting.pop(0)
                 running[job] = _start(job, reporter if echo else None)
             time.sleep(0.2)
-            for job, process in list(running.items()):
+            for job, (process, follower) in list(running.items()):
                 if process.poll() is None:
                     continue
+                follower.join(timeout=10)  # what it said last is in the log before the log is quoted
                 del running[job]
                 if not echo:
                     reporter.advance()
                 if process.returncode:
                     raise StageError(f"the run of {job.name} failed{_last_line(job.log)}; see {job.log}")
     finally:
-        for process in running.values():
+        for process, _ in running.values():
             process.terminate()
             process.wait()
         if not echo:
             reporter.finish()
 
 
-def _start(job: Job, reporter: Reporter | None) -> subprocess.Popen[bytes]:
+def _start(job: Job, reporter: Reporter | None) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "cowest", *job.arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env
     )
-    threading.Thread(target=_follow, args=(job, process, reporter), daemon=True).start()
-    return process
+    follower = threading.Thread(target=_follow, args=(job, process, reporter), daemon=True)
+    follower.start()
+    return _Running(process, follower)
 
 
 def _follow(job: Job, process: subprocess.Popen[bytes], reporter: Reporter | None) -> None:
