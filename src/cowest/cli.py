@@ -219,6 +219,9 @@ def main() -> None:
     except CowestError as error:
         print(f"cowest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        print(f"cowest: {error.name} is not installed: pip install 'cowest[train,plots]'", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
         print(f"cowest: {error}", file=sys.stderr)
         sys.exit(1)

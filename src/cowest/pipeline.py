@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,7 @@ from pydantic import JsonValue
 
 from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
-from cowest.errors import ConfigError, DataError, WiringError
+from cowest.errors import ConfigError, DataError, MissingExtraError, WiringError
 from cowest.parallel import Job, run_jobs
 from cowest.progress import QuietReporter
 from cowest.protocols import ChatModel, Reporter
@@ -130,10 +131,20 @@ def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
         )
 
 
+def check_installed() -> None:
+    """Raise MissingExtraError when a run would need a package that is not there; nothing is imported."""
+    missing = [
+        name for name in ("torch", "transformers", "peft", "trl", "datasets", "matplotlib") if not find_spec(name)
+    ]
+    if missing:
+        raise MissingExtraError(f"a run needs {', '.join(missing)}: pip install 'cowest[train,plots]'")
+
+
 def run_side_by_side(
     config: RunConfig, recipe: Path, overrides: Sequence[str], out: Path, jobs: int, reporter: Reporter
 ) -> None:
     """Run the stages of a recipe's domains in processes of their own, ``jobs`` at a time; :func:`run` then finds them done."""
+    check_installed()
     prepare(config, out, reporter)
     sets = [word for override in overrides for word in ("--set", override)]
     runs = [
@@ -161,6 +172,7 @@ async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
 
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
+    check_installed()
     contexts = prepare(config, out, reporter)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
