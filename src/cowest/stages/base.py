@@ -107,13 +107,14 @@ async def fill(
 
     async def one(item: I) -> R:
         async with limit:
-            return await make(item)
+            record = await make(item)
+            file.append(record)  # at once: what is not on disk when the process is killed is asked, and paid, again
+            return record
 
     running = [asyncio.ensure_future(one(item)) for item in todo]
     try:
         for finished in asyncio.as_completed(running):
             record = await finished
-            file.append(record)
             done[key_of_record(record)] = record
             context.reporter.advance()
             error = getattr(record, "error", None)
