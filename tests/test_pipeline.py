@@ -333,9 +333,7 @@ def test_a_killed_run_goes_on_where_it_was(finished: Finished, tmp_path: Path, a
     asked = [r for r in oracle.requests if r.sampling.seed is not None]
     undisturbed = [r for r in finished.oracle.requests if r.sampling.seed is not None]
     assert set(asked) == set(undisturbed)
-    # Asked twice at most: the requests under way at the kill (the concurrency is 2), and as many whose answers had left the
-    # server but were not on the client's disk yet.
-    assert len(asked) - len(undisturbed) <= 4
+    assert len(asked) - len(undisturbed) <= 2  # concurrency: only what was under way at the kill was asked twice
     assert Results.model_validate_json((out / "results.json").read_bytes()).systems == finished.results.systems
 
 
