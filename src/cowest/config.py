@@ -5,25 +5,26 @@ Every field's description is its documentation: ``cowest validate RECIPE --schem
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from cowest.errors import ConfigError
+from cowest.model_config import LocalModelConfig as LocalModelConfig
+from cowest.model_config import ModelConfig as ModelConfig
+from cowest.model_config import OpenAIModelConfig as OpenAIModelConfig
+from cowest.model_config import ScriptedModelConfig as ScriptedModelConfig
+from cowest.model_config import Section as Section
+from cowest.model_config import ServedOrLocalConfig
+from cowest.recipe_errors import explain
 from cowest.types import Sampling
 
 Format = Literal["direct", "knowledge", "chain_of_thought"]
+M = TypeVar("M", bound=Section)
 SystemName = Literal["weak", "strong", "collab", "collab_aligned"]
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class WorldConfig(Section):
@@ -60,51 +61,6 @@ class JsonlTaskConfig(Section):
 
 
 TaskConfig = Annotated[LabTaskConfig | JsonlTaskConfig, Field(discriminator="kind")]
-
-
-class LocalModelConfig(Section):
-    """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
-
-    kind: Literal["local"]
-    model: str = Field(description="A hub name, a folder, or lab:strong / lab:weak (shipped with cowest).")
-    adapter: str | None = Field(default=None, description="A PEFT adapter's folder or hub name.")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="auto: the checkpoint's own on an accelerator, float32 on a CPU."
-    )
-    batch_size: int = Field(default=64, ge=1, description="Most prompts generated together.")
-
-
-class OpenAIModelConfig(Section):
-    """Any OpenAI-compatible endpoint."""
-
-    kind: Literal["openai"]
-    model: str = Field(description="The name that the endpoint knows the model by.")
-    base_url: str = Field(default="https://api.openai.com/v1", description="Up to and including /v1.")
-    api_key_env: str | None = Field(
-        default="OPENAI_API_KEY", description="The environment variable with the key; null for a server without keys."
-    )
-    concurrency: int = Field(default=16, ge=1, description="Most requests under way at once.")
-    timeout_s: float = Field(default=120.0, gt=0, description="Seconds that one attempt may take.")
-    max_attempts: int = Field(default=6, ge=1, description="Attempts for one request, the first included.")
-
-
-class ScriptRuleConfig(Section):
-    """One rule of a scripted model."""
-
-    contains: str
-    reply: str
-
-
-class ScriptedModelConfig(Section):
-    """A deterministic model for tests and for trying a recipe: the first rule that fits gives the reply."""
-
-    kind: Literal["scripted"]
-    rules: tuple[ScriptRuleConfig, ...] = ()
-    default: str | None = Field(default=None, description="The reply when no rule fits; unset: an error.")
-
-
-ModelConfig = Annotated[LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig, Field(discriminator="kind")]
 
 
 class LoraSettings(Section):
@@ -163,6 +119,13 @@ class FeedbackConfig(Section):
 
     metric: str | None = Field(default=None, description="The metric behind the score; unset: the task's first.")
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
+    mode: Literal["live", "batch"] = Field(
+        default="live", description="batch: through the provider's batch API, within a day and at a lower price."
+    )
+    judge: ModelConfig | None = Field(
+        default=None,
+        description="A model that scores answers against the reference, instead of the metric (the paper's E).",
+    )
 
 
 class PairsConfig(Section):
@@ -217,7 +180,9 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, description="Everything random follows from it.")
     task: TaskConfig | None = Field(default=None, description="The domain; or several, under tasks.")
     tasks: dict[str, TaskConfig] = Field(default_factory=dict, description="Several domains by name.")
-    weak: LocalModelConfig = Field(description="pi_w: small, open weights, trained here.")
+    weak: ServedOrLocalConfig = Field(
+        description="pi_w: small, open weights, trained here (local); or served elsewhere and not trained (openai)."
+    )
     strong: ModelConfig = Field(description="pi_s: a black box.")
     prompts: PromptsConfig = PromptsConfig()
     sft: SftConfig = SftConfig()
@@ -226,6 +191,23 @@ class RunConfig(Section):
     pairs: PairsConfig = PairsConfig()
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    ledger: Path | None = Field(
+        default=None,
+        description="The file with every paid call; unset: ledger.sqlite in the run directory. Runs may share one.",
+    )
+    cache: Literal["read", "refresh", "off"] = Field(
+        default="read",
+        description="read: an answer in the ledger is not paid for again. refresh: ask anew and replace it. off: ask anew; "
+        "either way every call is entered.",
+    )
+    budget_usd: float | None = Field(default=None, gt=0, description="Hard stop: what the run may spend in all.")
+    budget_calls: int | None = Field(default=None, gt=0, description="Hard stop: answered calls in all.")
+    budget_tokens: int | None = Field(default=None, gt=0, description="Hard stop: prompt and answer tokens in all.")
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
 
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> RunConfig:
@@ -303,7 +285,9 @@ def _validated(data: dict[str, JsonValue], path: Path, node: yaml.Node | None) -
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(e["loc"], e["msg"], e["type"], e.get("input"), path, node) for e in error.errors()]
+        problems = [
+            explain(RunConfig, e["loc"], e["msg"], e["type"], e.get("input"), path, node) for e in error.errors()
+        ]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
     return _resolve_paths(config, path.parent)
 
@@ -320,85 +304,22 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     def beside_recipe(name: str) -> str:
         return str((folder / name).resolve()) if (folder / name).is_dir() else name
 
+    def model(config: M) -> M:
+        if isinstance(config, LocalModelConfig):
+            return config.model_copy(update={"model": beside_recipe(config.model)})
+        if isinstance(config, OpenAIModelConfig) and config.ca_file is not None:
+            return config.model_copy(update={"ca_file": (folder / config.ca_file).resolve()})
+        return config
+
+    judge = config.feedback.judge
     update: dict[str, object] = {
-        "weak": config.weak.model_copy(update={"model": beside_recipe(config.weak.model)}),
+        "weak": model(config.weak),
+        "strong": model(config.strong),
+        "feedback": config.feedback.model_copy(update={"judge": judge and model(judge)}),
         "tasks": {name: resolve(task) for name, task in config.tasks.items()},
     }
     if config.task is not None:
         update["task"] = resolve(config.task)
-    if isinstance(config.strong, LocalModelConfig):
-        update["strong"] = config.strong.model_copy(update={"model": beside_recipe(config.strong.model)})
+    if config.ledger is not None:
+        update["ledger"] = (folder / config.ledger).resolve()
     return config.model_copy(update=update)
-
-
-def _explain(
-    loc: tuple[int | str, ...], message: str, kind: str, value: object, path: Path, node: yaml.Node | None
-) -> str:
-    """One problem as ``file:line: key: what is wrong``; union tags that pydantic puts into ``loc`` are left out."""
-    keys, line = _locate(loc, node)
-    where = f"{path}:{line}" if line else str(path)
-    dotted = ".".join(keys) or "(recipe)"
-    if kind == "extra_forbidden":
-        known = _known_keys(loc[:-1])
-        close = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
-        return f"{where}: {dotted}: unknown key; {hint}"
-    if kind == "missing":
-        return f"{where}: {dotted}: missing; add it"
-    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    return f"{where}: {dotted}: {message.removeprefix('Value error, ')}{shown}"
-
-
-_TAGS = ("lab", "jsonl", "local", "openai", "scripted")
-
-
-def _locate(loc: tuple[int | str, ...], node: yaml.Node | None) -> tuple[list[str], int | None]:
-    keys, line = [], None
-    previous = ""
-    for part in loc:
-        if part in _TAGS and previous in ("strong", "task", *_task_names(loc)):
-            previous = ""
-            continue
-        keys.append(str(part))
-        previous = str(part)
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
-                node = None
-                continue
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            node = None
-    return keys, line
-
-
-def _task_names(loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    return (str(loc[1]),) if len(loc) > 1 and loc[0] == "tasks" else ()
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section at ``loc``, by walking the model's fields (tags choose within a union)."""
-    models: list[type[BaseModel]] = [RunConfig]
-    for part in loc:
-        tagged = [m for m in models if part in _tag_of(m)]
-        models = tagged or [m for model in models for m in _models_in(_field_type(model, str(part)))] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _tag_of(model: type[BaseModel]) -> tuple[object, ...]:
-    field = model.model_fields.get("kind")
-    return get_args(field.annotation) if field else ()
-
-
-def _field_type(model: type[BaseModel], name: str) -> object:
-    field = model.model_fields.get(name)
-    return field.annotation if field else None
-
-
-def _models_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in get_args(annotation) for model in _models_in(arg)]

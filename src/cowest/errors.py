@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cowest.types import Attempt
+
 
 class CowestError(Exception):
     """Base of all; the message says what is wrong, where, and how to mend it."""
@@ -43,11 +49,24 @@ class MissingExtraError(CowestError, ImportError):
 
 
 class ModelCallError(CowestError, RuntimeError):
-    """A model gave no usable answer. ``kind`` is a short stable reason, such as ``timeout`` or ``http_500``."""
+    """A model gave no usable answer. ``kind`` is a short stable reason, such as ``timeout`` or ``http_500``.
 
-    def __init__(self, kind: str, message: str) -> None:
+    ``attempts`` tells of every request that was sent, and what it cost.
+    """
+
+    def __init__(self, kind: str, message: str, attempts: Sequence[Attempt] = ()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.attempts = tuple(attempts)
+
+    def __reduce__(self) -> tuple[type[ModelCallError], tuple[str, str, tuple[Attempt, ...]]]:
+        return type(self), (self.kind, str(self), self.attempts)  # pickled with all that it was made of
+
+
+class BudgetExceededError(CowestError, RuntimeError):
+    """The next call could cost more than the budget leaves. What was paid for is kept; a higher budget continues."""
+
+    exit_code = 3
 
 
 class StageError(CowestError, RuntimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from cowest.types import Completion, Example, Message, Prediction, Sampling, Score
+from cowest.types import Completion, Example, Message, Prediction, Sampling, Score, Usage
 
 
 @runtime_checkable
@@ -25,6 +25,23 @@ class ChatModel(Protocol):
 
     async def aclose(self) -> None:
         """Release connections or memory. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class ManyChatModel(ChatModel, Protocol):
+    """A model that can give several samples for one request (OpenAI's ``n``), which saves paying for the prompt again."""
+
+    async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
+        """``n`` (at least 1) independent samples in order. Raises ModelCallError when fewer came back."""
+        ...
+
+
+class Budget(Protocol):
+    """Asked before each attempt that may cost something; holds the most that it can cost until the call is entered."""
+
+    async def reserve(self, most: Usage) -> int:
+        """The reservation's number. Waits while others' answers may still leave room, then raises BudgetExceededError."""
         ...
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Role = Literal["system", "user", "assistant"]
 
@@ -33,20 +33,32 @@ class Message(Record):
 
 
 class Sampling(Record):
-    """How a completion is to be sampled. ``temperature`` 0 means greedy decoding."""
+    """How a completion is to be sampled. ``temperature`` 0 means greedy decoding.
+
+    ``logprobs`` asks for the log-probabilities of the chosen tokens and of that many alternatives; ``json_schema`` asks for a
+    JSON answer of that schema. A model that cannot give one of them answers without it.
+    """
 
     temperature: float = Field(default=0.0, ge=0.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     max_tokens: int = Field(default=512, ge=1)
     seed: int | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    json_schema: dict[str, JsonValue] | None = None
 
 
 class Usage(Record):
-    """What calls consumed; additive. ``cost_usd`` is ``None`` where the price is unknown (never 0)."""
+    """What calls consumed; additive. ``cost_usd`` is ``None`` where the price is unknown (never 0).
+
+    ``reasoning_tokens`` are a part of ``output_tokens``: hidden thinking that is paid for. ``estimated_calls`` of the calls came
+    without a token count from the endpoint, so that theirs is an approximation.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated_calls: int = 0
     cost_usd: float | None = None
 
     def __add__(self, other: Usage) -> Usage:
@@ -56,17 +68,48 @@ class Usage(Record):
             calls=self.calls + other.calls,
             input_tokens=self.input_tokens + other.input_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            estimated_calls=self.estimated_calls + other.estimated_calls,
             cost_usd=sum(known) if costs and len(known) == len(costs) else None,
         )
 
 
+class TokenLogprob(Record):
+    """One generated token with its natural-log probability and the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class Attempt(Record):
+    """One HTTP request of a call. ``outcome`` is ``ok`` or the failure's kind.
+
+    ``usage`` is what the endpoint answered with (``calls`` 1 where it counts as paid, also for an answer that is of no use).
+    ``maybe_paid``: the request was sent and its answer never came (time-out, broken connection), so the bill may hold it.
+    ``reservation`` is the budget's, see :mod:`cowest.ledger`. ``at`` is Unix time.
+    """
+
+    at: float
+    latency_s: float
+    outcome: str
+    usage: Usage = Usage()
+    maybe_paid: bool = False
+    reservation: int | None = None
+
+
 class Completion(Record):
-    """A model's answer to one request. ``latency_s`` is wall-clock seconds, queueing included."""
+    """A model's answer to one request. ``latency_s`` is wall-clock seconds, queueing included.
+
+    ``usage`` is that of this answer alone; what failed attempts before it cost is in ``attempts``, whose last is this one.
+    """
 
     text: str
     finish_reason: str = "stop"
     usage: Usage = Usage()
     latency_s: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 class Example(Record):
@@ -94,11 +137,15 @@ class Draft(Record):
 
 
 class Refinement(Record):
-    """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None."""
+    """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
+
+    ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong.
+    """
 
     example_id: str
     draft_id: str | None
     text: str | None
+    truncated: bool = False
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0

@@ -1,0 +1,119 @@
+"""The sections of a recipe that describe a model: one that runs here, one behind an endpoint, or a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalModelConfig(Section):
+    """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
+
+    kind: Literal["local"]
+    model: str = Field(description="A hub name, a folder, or lab:strong / lab:weak (shipped with cowest).")
+    adapter: str | None = Field(default=None, description="A PEFT adapter's folder or hub name.")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: the checkpoint's own on an accelerator, float32 on a CPU."
+    )
+    batch_size: int = Field(default=64, ge=1, description="Most prompts generated together.")
+
+
+class PriceConfig(Section):
+    """USD for a million tokens, as on your provider's price page; overrides cowest's dated table."""
+
+    input: float = Field(ge=0, description="USD for 1,000,000 prompt tokens.")
+    output: float = Field(ge=0, description="USD for 1,000,000 generated tokens, hidden reasoning included.")
+
+
+class BatchSettings(Section):
+    """A provider's batch API (files and batches, as OpenAI's), used where ``feedback.mode`` is ``batch``."""
+
+    max_requests: int = Field(default=50_000, ge=1, description="Most requests in one batch.")
+    poll_s: float = Field(default=30.0, gt=0, description="Seconds between two looks at a batch.")
+    discount: float = Field(default=0.5, ge=0, lt=1, description="What the provider takes off the price in a batch.")
+
+
+class OpenAIModelConfig(Section):
+    """Any OpenAI-compatible endpoint. ``auto`` follows what is known of the model, and learns from the endpoint's errors."""
+
+    kind: Literal["openai"]
+    model: str = Field(description="The name that the endpoint knows the model by.")
+    base_url: str = Field(default="https://api.openai.com/v1", description="Up to and including /v1.")
+    api_key_env: str | None = Field(
+        default="OPENAI_API_KEY",
+        description="The environment variable (or line of a .env file) with the key; null for a server without keys.",
+    )
+    concurrency: int = Field(default=16, ge=1, description="Most requests under way at once.")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="Your rate limit; unset: none is kept.")
+    tokens_per_minute: float | None = Field(
+        default=None, gt=0, description="Your limit of prompt and answer tokens together; unset: none is kept."
+    )
+    timeout_s: float = Field(default=120.0, gt=0, description="Seconds that one attempt may take.")
+    connect_timeout_s: float = Field(default=10.0, gt=0, description="Seconds until the connection must stand.")
+    stall_timeout_s: float = Field(
+        default=60.0, gt=0, description="With stream: seconds until the first piece, and between two pieces."
+    )
+    max_attempts: int = Field(default=6, ge=1, description="Attempts for one request, the first included.")
+    stream: bool = Field(default=False, description="Ask for a stream, to notice a stalled answer early.")
+    token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        default="auto", description="How the endpoint calls the limit; reasoning models want the second."
+    )
+    temperature: Literal["auto", "send", "omit"] = Field(
+        default="auto", description="Reasoning models reject temperature and top_p."
+    )
+    seed: Literal["auto", "send", "omit"] = Field(default="auto", description="Some endpoints reject a seed.")
+    system_prompt: Literal["auto", "keep", "merge"] = Field(
+        default="auto", description="merge puts it before the first user turn, for models without a system role."
+    )
+    structured: Literal["auto", "json_schema", "json_object", "prompt"] = Field(
+        default="auto", description="How JSON is asked for (judges)."
+    )
+    samples_per_call: int = Field(default=1, ge=1, description="Most samples bought in one request (n).")
+    extra: dict[str, JsonValue] = Field(
+        default_factory=dict, description="More fields of the request, such as reasoning_effort: low."
+    )
+    ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) to trust beside the system's; verification cannot be turned off."
+    )
+    price: PriceConfig | None = Field(default=None, description="Unset: the dated table that ships with cowest.")
+    tokenizer: str | None = Field(
+        default=None, description="Folder or hub name of its tokenizer, for estimates; unset: an approximation."
+    )
+    batch: BatchSettings = BatchSettings()
+
+    @field_validator("extra")
+    @classmethod
+    def _not_ours(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        ours = sorted(extra.keys() & {"messages", "model", "n", "stream", "stream_options"})
+        if ours:
+            raise ValueError(f"{', '.join(ours)}: set by cowest itself and not to be given here")
+        return extra
+
+
+class ScriptRuleConfig(Section):
+    """One rule of a scripted model."""
+
+    contains: str
+    reply: str
+
+
+class ScriptedModelConfig(Section):
+    """A deterministic model for tests and for trying a recipe: the first rule that fits gives the reply."""
+
+    kind: Literal["scripted"]
+    rules: tuple[ScriptRuleConfig, ...] = ()
+    default: str | None = Field(default=None, description="The reply when no rule fits; unset: an error.")
+
+
+ModelConfig = Annotated[LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig, Field(discriminator="kind")]
+
+ServedOrLocalConfig = Annotated[LocalModelConfig | OpenAIModelConfig, Field(discriminator="kind")]
