@@ -6,19 +6,27 @@ import os
 from pathlib import Path
 
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
+    IfqaTaskConfig,
 from cowest.config import (
     JsonlTaskConfig,
     LabTaskConfig,
     LocalModelConfig,
     ModelConfig,
+    PluginTaskConfig,
+    ProsocialTaskConfig,
+    PubmedqaTaskConfig,
     OpenAIModelConfig,
     RunConfig,
 )
 from cowest.errors import ConfigError, MissingExtraError, ModelNotFoundError
 from cowest.lab.frames import LabFrames
 from cowest.lab.task import lab_task
-from cowest.protocols import ChatModel, Frames, Task
+from cowest.protocols import Budget, ChatModel, Frames, Task
+from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.jsonl import load_jsonl_task
+from cowest.tasks.plugins import load_plugin_task
+from cowest.tasks.prosocial import load_prosocial
+from cowest.tasks.pubmedqa import load_pubmedqa
 from cowest.types import ModelRef
 
 LAB_WEIGHTS = Path(__file__).parent / "lab" / "weights"
@@ -60,6 +68,14 @@ def build_task(config: RunConfig, name: str = "") -> Task:
             metrics=task.metrics,
             seed=config.seed,
         )
+    if isinstance(task, IfqaTaskConfig):
+        return load_ifqa(task)
+    if isinstance(task, PubmedqaTaskConfig):
+        return load_pubmedqa(task)
+    if isinstance(task, ProsocialTaskConfig):
+        return load_prosocial(task)
+    if isinstance(task, PluginTaskConfig):
+        return load_plugin_task(task, config.seed)
     raise ConfigError("this recipe has several tasks; pick one with RunConfig.by_task()")
 
 

@@ -60,7 +60,82 @@ class JsonlTaskConfig(Section):
     metrics: tuple[str, ...] | None = Field(default=None, description="em, f1 (open) or accuracy, macro_f1 (classes).")
 
 
-TaskConfig = Annotated[LabTaskConfig | JsonlTaskConfig, Field(discriminator="kind")]
+class BenchmarkTaskConfig(Section):
+    """What the published benchmarks have in common: where the data is, and what is done with it."""
+
+    path: Path | None = Field(
+        default=None, description="Folder with the published files. Relative paths start at the recipe's folder."
+    )
+    hub: str | None = Field(
+        default=None,
+        description="The dataset's name on the Hugging Face hub, or a folder with a copy of it; used where path is unset.",
+    )
+    sample: bool = Field(
+        default=False, description="The few made-up rows that ship with cowest instead of the data: to try a recipe."
+    )
+    official: bool = Field(
+        default=True,
+        description="Insist on the published counts, splits and contents; false for a part of them, or your own data in that layout.",
+    )
+    drop_leaked: bool = Field(
+        default=False,
+        description="Leave out of training and validation what occurs in a later split, too. Off: kept as published, and counted.",
+    )
+    max_rationale_chars: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most characters of rationale in an SFT target; longer ones end after the last sentence (else word) that "
+        "fits, and are counted. Unset: whole.",
+    )
+    instruction: str | None = Field(default=None, description="What both models are told to do; there is a default.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BenchmarkTaskConfig:
+        if self.sample and self.path is not None:
+            raise ValueError("give either 'path' or 'sample: true', not both")
+        return self
+
+
+class IfqaTaskConfig(BenchmarkTaskConfig):
+    """IfQA (Yu et al. 2023): counterfactual questions; train.json, dev.json, test.json. It has no official copy on the hub."""
+
+    kind: Literal["ifqa"]
+
+
+class PubmedqaTaskConfig(BenchmarkTaskConfig):
+    """PubMedQA (Jin et al. 2019), PQA-L: ori_pqal.json and test_ground_truth.json."""
+
+    kind: Literal["pubmedqa"]
+    hub: str | None = "qiaojin/PubMedQA"
+    context: bool = Field(default=True, description="Show the abstract (without its conclusion) beside the question.")
+    fold: int = Field(
+        default=0, ge=0, le=9, description="Which of the ten official folds of training is for validation."
+    )
+
+
+class ProsocialTaskConfig(BenchmarkTaskConfig):
+    """ProsocialDialog (Kim et al. 2022): train.json, valid.json, test.json."""
+
+    kind: Literal["prosocial"]
+    hub: str | None = "allenai/prosocial-dialog"
+    history: bool = Field(
+        default=True, description="Show the dialogue's earlier turns beside the utterance to be judged."
+    )
+
+
+class PluginTaskConfig(Section):
+    """A task of an installed package, found by its entry point in the group ``cowest.tasks``."""
+
+    kind: Literal["plugin"]
+    name: str = Field(description="The entry point's name.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Passed to the plug-in as they are.")
+    folder: Path = Field(default=Path(), description="Where its relative paths start; unset: the recipe's folder.")
+
+
+TaskConfig = Annotated[
+    LabTaskConfig | JsonlTaskConfig | IfqaTaskConfig | PubmedqaTaskConfig | ProsocialTaskConfig | PluginTaskConfig,
+    Field(discriminator="kind"),
+]
 
 
 class LoraSettings(Section):
@@ -314,6 +389,11 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     judge = config.feedback.judge
     update: dict[str, object] = {
         "weak": model(config.weak),
+        if isinstance(task, PluginTaskConfig):
+            return task.model_copy(update={"folder": (folder / task.folder).resolve()})
+        if isinstance(task, BenchmarkTaskConfig):
+            found = {"path": task.path and (folder / task.path).resolve(), "hub": task.hub and beside_recipe(task.hub)}
+            return task.model_copy(update=found)
         "strong": model(config.strong),
         "feedback": config.feedback.model_copy(update={"judge": judge and model(judge)}),
         "tasks": {name: resolve(task) for name, task in config.tasks.items()},

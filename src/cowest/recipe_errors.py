@@ -36,7 +36,7 @@ def explain(
     return f"{where}: {dotted}: {message.removeprefix('Value error, ')}{shown}"
 
 
-_TAGS = ("lab", "jsonl", "local", "openai", "scripted")
+_TAGS = ("lab", "jsonl", "ifqa", "pubmedqa", "prosocial", "plugin", "local", "openai", "scripted")
 
 
 def _locate(loc: tuple[int | str, ...], node: yaml.Node | None) -> tuple[list[str], int | None]:

@@ -21,6 +21,10 @@ SHORT_LINE_WORDS = 12
 
 # Not inside a word ("nonanswer:"), but inside markdown: "**Answer:**", "__Answer__:", and with a full-width colon.
 _MARKER = re.compile(r"(?<![^\W_])answer[ \t*_`]{0,8}[:\uff1a]", re.IGNORECASE)
+# "So the answer is 4 hours." holds the answer "4 hours"; only for open answers, where no marker is.
+_LEAD_IN = re.compile(
+    r"(?:so|thus|hence|therefore)?,?\s*(?:the|my)\s+(?:final\s+)?answer\s+(?:is|would be)\s+", re.IGNORECASE
+)
 _QUOTES = "\"'`*_\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
 _WRAPPING = _QUOTES + "()[]{}<>.,;:!?"
 # Between two classes these make a choice of neither: "yes or no", "yes/no".
@@ -50,14 +54,17 @@ def marked_answer(text: str) -> str | None:
 
 
 def label_key(label: str) -> str:
-    """What labels are compared by: case, width, spacing and wrapping punctuation folded away."""
-    folded = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    """What labels are compared by: case, width, spacing (an underscore is one) and wrapping punctuation folded away."""
+    folded = " ".join(unicodedata.normalize("NFKC", label).casefold().replace("_", " ").split())
     return folded.strip(_WRAPPING + " ") or folded
 
 
 def _short_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[0] if len(lines) == 1 and len(lines[0].split()) <= SHORT_LINE_WORDS else ""
+    if len(lines) != 1 or len(lines[0].split()) > SHORT_LINE_WORDS:
+        return ""
+    lead = _LEAD_IN.match(lines[0])
+    return lines[0][lead.end() :] if lead else lines[0]
 
 
 def _clean(answer: str) -> str:

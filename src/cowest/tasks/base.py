@@ -39,6 +39,8 @@ def class_instruction(labels: Sequence[str]) -> str:
 class SimpleTask:
     """A ``Task`` from its parts; ``splits`` maps a split's name to its examples in a fixed order.
 
+    ``notes`` are what a user must know of the data (cut rationales, leaked questions), each with its count.
+
     Raises:
         ConfigError: no metrics, a class metric without labels, or labels that cannot be told apart in a text.
     """
@@ -48,6 +50,7 @@ class SimpleTask:
     labels: tuple[str, ...]
     instruction: str
     splits: Mapping[str, tuple[Example, ...]]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""

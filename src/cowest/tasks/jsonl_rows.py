@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
@@ -52,7 +52,7 @@ class Problems:
         """Whether no more will be shown, so that reading can stop."""
         return len(self.lines) > MAX_PROBLEMS
 
-    def add(self, place: Place, text: str) -> None:
+    def add(self, place: Place | str, text: str) -> None:
         """Note a problem; those after the first ``MAX_PROBLEMS`` only count as "more"."""
         if not self.full:
             self.lines.append(f"{place}: {text}")
@@ -64,7 +64,7 @@ class Problems:
             raise DataError("\n".join(self.lines[:MAX_PROBLEMS] + more))
 
 
-class _RowError(ValueError):
+class RowError(ValueError):
     """One row is wrong; the message says which field and the fix."""
 
 
@@ -104,7 +104,7 @@ def read_rows(path: Path, split: str, problems: Problems) -> list[Row]:
     for place, line in _lines(path, data, problems):
         try:
             rows.append(Row(_example(_parse(line), f"{split}-{place.line}"), place))
-        except _RowError as error:
+        except RowError as error:
             problems.add(place, str(error))
         if problems.full:
             break
@@ -139,18 +139,18 @@ def _parse(line: str) -> dict[str, object]:
         row: object = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         hint = "write one object per line, not one array" if line.lstrip().startswith("[") else "mend the JSON"
-        raise _RowError(f"broken JSON ({error.msg} at column {error.colno}); {hint}") from None
+        raise RowError(f"broken JSON ({error.msg} at column {error.colno}); {hint}") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
-        raise _RowError(f"broken JSON ({reason}); mend the JSON") from None
+        raise RowError(f"broken JSON ({reason}); mend the JSON") from None
     if not isinstance(row, dict):
-        raise _RowError(f"not a JSON object but {_kind(row)}; write one object per line")
+        raise RowError(f"not a JSON object but {kind_of(row)}; write one object per line")
     if "\\u" in line:
         # half of a surrogate pair passes JSON and fails much later, when the text is written
         try:
             json.dumps(row, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise _RowError("holds half a surrogate pair (\\ud800-\\udfff); write the whole character") from None
+            raise RowError("holds half a surrogate pair (\\ud800-\\udfff); write the whole character") from None
     return row
 
 
@@ -158,13 +158,13 @@ def _example(row: dict[str, object], default_id: str) -> Example:
     for key in row:
         if key not in FIELDS:
             hint = suggestion(key, FIELDS) or f"; known are {', '.join(FIELDS)} (anything else goes into metadata)"
-            raise _RowError(f'unknown field "{key[:60]}"{hint}')
+            raise RowError(f'unknown field "{key[:60]}"{hint}')
     return Example(
         id=_id(row.get("id"), default_id),
-        input=_text(row, "input"),
+        input=text_field(row, "input"),
         context=_optional_text(row, "context"),
         references=_references(row),
-        choices=_texts(row, "choices") if row.get("choices") is not None else (),
+        choices=texts_field(row, "choices") if row.get("choices") is not None else (),
         rationale=_optional_text(row, "rationale"),
         metadata=_metadata(row.get("metadata")),
     )
@@ -173,12 +173,12 @@ def _example(row: dict[str, object], default_id: str) -> Example:
 def _references(row: dict[str, object]) -> tuple[str, ...]:
     has_answer, has_references = row.get("answer") is not None, row.get("references") is not None
     if has_answer and has_references:
-        raise _RowError('both "answer" and "references" are given; keep one')
+        raise RowError('both "answer" and "references" are given; keep one')
     if has_references:
-        return _texts(row, "references")
+        return texts_field(row, "references")
     if not has_answer:
-        raise _RowError('"references" is missing; add "references": ["..."] or "answer": "..."')
-    return (_number(row["answer"]) or _text(row, "answer", "a string or a number"),)
+        raise RowError('"references" is missing; add "references": ["..."] or "answer": "..."')
+    return (_number(row["answer"]) or text_field(row, "answer", "a string or a number"),)
 
 
 def _number(value: object) -> str | None:
@@ -186,7 +186,7 @@ def _number(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not math.isfinite(value):
-        raise _RowError('"answer" is too large for a number; write it as a string')
+        raise RowError('"answer" is too large for a number; write it as a string')
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
@@ -196,30 +196,34 @@ def _id(value: object, default: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise _RowError(f'"id" is {_kind(value)}; give a non-empty string, or leave it out')
+        raise RowError(f'"id" is {kind_of(value)}; give a non-empty string, or leave it out')
     return value
 
 
-def _text(row: dict[str, object], name: str, wanted: str = "a non-empty string") -> str:
+def text_field(row: Mapping[str, object], name: str, wanted: str = "a non-empty string") -> str:
+    """A required non-empty string. Raises RowError."""
     if name not in row:
-        raise _RowError(f'"{name}" is missing; add {wanted}')
+        raise RowError(f'"{name}" is missing; add {wanted}')
     value = row[name]
     if not isinstance(value, str) or not value.strip():
-        raise _RowError(f'"{name}" is {_kind(value)}; give {wanted}')
+        raise RowError(f'"{name}" is {kind_of(value)}; give {wanted}')
     return value
 
 
 def _optional_text(row: dict[str, object], name: str) -> str | None:
-    return _text(row, name, "a non-empty string, or leave it out") if row.get(name) is not None else None
+    return text_field(row, name, "a non-empty string, or leave it out") if row.get(name) is not None else None
 
 
-def _texts(row: dict[str, object], name: str) -> tuple[str, ...]:
+def texts_field(row: Mapping[str, object], name: str) -> tuple[str, ...]:
+    """A required list of non-empty strings. Raises RowError."""
+    if name not in row:
+        raise RowError(f'"{name}" is missing; add a list of non-empty strings')
     value = row[name]
     if not isinstance(value, list) or not value:
-        raise _RowError(f'"{name}" is {_kind(value)}; give a list of non-empty strings')
+        raise RowError(f'"{name}" is {kind_of(value)}; give a list of non-empty strings')
     for item in value:
         if not isinstance(item, str) or not item.strip():
-            raise _RowError(f'"{name}" holds {_kind(item)}; give a list of non-empty strings')
+            raise RowError(f'"{name}" holds {kind_of(item)}; give a list of non-empty strings')
     return tuple(value)
 
 
@@ -227,14 +231,14 @@ def _metadata(value: object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _RowError(f'"metadata" is {_kind(value)}; give an object of strings')
+        raise RowError(f'"metadata" is {kind_of(value)}; give an object of strings')
     for key, item in value.items():
         if not isinstance(item, str):
-            raise _RowError(f'"metadata" has {_kind(item)} at "{str(key)[:60]}"; write values as strings')
+            raise RowError(f'"metadata" has {kind_of(item)} at "{str(key)[:60]}"; write values as strings')
     return dict(value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What a JSON value is, for a message; its content stays out."""
     if value is None:
         return "null"

@@ -1,0 +1,60 @@
+"""IfQA (Yu et al., EMNLP 2023): open questions "if ... were otherwise", answered from Wikipedia passages and reasoning.
+
+One published row (``train.json`` 2,400, ``dev.json`` 700, ``test.json`` 700; each an array)::
+
+    {"idx": 7, "question": "If Torvale lay in the west, where would it see the sun set?", "answers": ["at sea", "the sea"],
+     "context": ["Torvale is a town on the east coast of ..."]}
+
+Any of ``answers`` is right (EM and token F1, best over them). The passages are the rationale: what the weak model learns
+to write, and what neither model is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cowest.config import IfqaTaskConfig
+from cowest.tasks.answers import MARKER
+from cowest.tasks.base import OPEN_METRICS, SimpleTask
+from cowest.tasks.benchmark import Published, finished, joined, read_splits
+from cowest.tasks.jsonl_rows import Problems, text_field, texts_field
+from cowest.tasks.sources import Record, encodable, parse_each
+from cowest.types import Example
+
+FILES = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
+PUBLISHED = Published(
+    "IfQA",
+    {"train": 2400, "validation": 700, "test": 700},
+    {"train": "185a3db955ba03cd", "validation": "424abc429d4fab51", "test": "17e0764cc6268cc6"},
+)
+INSTRUCTION = (
+    "The question supposes that something were otherwise than it is. Take that as given and answer the question. Reason "
+    f'briefly, then end with a line "{MARKER} ..." that holds only the answer, as short as it can be.'
+)
+
+
+def load_ifqa(config: IfqaTaskConfig) -> SimpleTask:
+    """The task. Raises DataError for data that is missing or not as published, ConfigError where no source is given."""
+    problems = Problems()
+    records, where = read_splits(config, "ifqa", FILES, problems)
+    splits = {s: tuple(parse_each(rows, _parser(s), problems)) for s, rows in records.items()}
+    problems.raise_if_any()
+    if config.official and not config.sample:
+        PUBLISHED.check(splits, where, problems)
+        problems.raise_if_any()
+    kept, notes = finished(config, splits)
+    return SimpleTask("ifqa", OPEN_METRICS, (), config.instruction or INSTRUCTION, kept, notes)
+
+
+def _parser(split: str) -> Callable[[int, Record], Example]:
+    def parse(position: int, record: Record) -> Example:
+        row = record.fields()
+        passages = joined((encodable(text) for text in texts_field(row, "context")), "\n\n")
+        return Example(
+            id=f"{split}-{position}",
+            input=encodable(text_field(row, "question")),
+            references=tuple(encodable(answer) for answer in texts_field(row, "answers")),
+            rationale=passages,
+        )
+
+    return parse
