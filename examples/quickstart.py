@@ -9,7 +9,7 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cowest.build import build_frames, build_task, build_weak, model_path
+from cowest.build import build_frames, build_task, model_path
 from cowest.config import config_from_dict
 from cowest.models.local import LocalChatModel
 from cowest.pipeline import run
@@ -35,7 +35,7 @@ RECIPE = config_from_dict(
 async def one_query() -> None:
     """Let the untuned weak model and the strong model answer one test question together."""
     task = build_task(RECIPE)
-    weak = build_weak(RECIPE, ModelRef(base="lab:weak"))
+    weak = LocalChatModel(ModelRef(base=model_path("lab:weak")))
     strong = LocalChatModel(ModelRef(base=model_path("lab:strong")))
     short = Sampling(max_tokens=96)
     pair = Collaboration(weak, strong, build_frames(RECIPE, task), draft_sampling=short, answer_sampling=short)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
-    IfqaTaskConfig,
 from cowest.config import (
+    IfqaTaskConfig,
     JsonlTaskConfig,
     LabTaskConfig,
     LocalModelConfig,
     ModelConfig,
+    OpenAIModelConfig,
     PluginTaskConfig,
     ProsocialTaskConfig,
     PubmedqaTaskConfig,
-    OpenAIModelConfig,
     RunConfig,
 )
 from cowest.errors import ConfigError, MissingExtraError, ModelNotFoundError
+from cowest.keys import find_key
 from cowest.lab.frames import LabFrames
 from cowest.lab.task import lab_task
+from cowest.ledger import Ledger
+from cowest.models.dialect import Quirks
+from cowest.prices import Price
 from cowest.protocols import Budget, ChatModel, Frames, Task
 from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.jsonl import load_jsonl_task
@@ -96,26 +99,26 @@ def build_frames(config: RunConfig, task: Task) -> Frames:
     return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
 
 
-def build_weak(config: RunConfig, ref: ModelRef) -> ChatModel:
+def build_weak(config: LocalModelConfig, ref: ModelRef) -> ChatModel:
     """The weak model at some point of its training."""
-    return _local(config.weak, ref)
+    return _local(config, ref)
 
 
-def build_model(config: ModelConfig) -> ChatModel:
-    """A model of any kind. Raises ConfigError, ModelNotFoundError or MissingExtraError when it cannot be had."""
+def openai_models(config: RunConfig) -> list[tuple[str, OpenAIModelConfig]]:
+    """The recipe's models behind an endpoint, each with the name of its section."""
+    sections = (("weak", config.weak), ("strong", config.strong), ("feedback.judge", config.feedback.judge))
+    return [(where, model) for where, model in sections if isinstance(model, OpenAIModelConfig)]
+
+
+def build_model(config: ModelConfig, folder: Path = Path(), budget: Budget | None = None) -> ChatModel:
+    """A model of any kind; ``folder`` may hold a .env file with its key, ``budget`` is asked before each paid attempt.
+
+    Raises ConfigError, ModelNotFoundError or MissingExtraError when it cannot be had.
+    """
     if isinstance(config, LocalModelConfig):
         return _local(config, ModelRef(base=model_path(config.model), adapter=config.adapter))
     if isinstance(config, OpenAIModelConfig):
-        from cowest.models.openai import OpenAIChatModel
-
-        return OpenAIChatModel(
-            base_url=config.base_url,
-            model=config.model,
-            api_key=api_key(config),
-            concurrency=config.concurrency,
-            timeout_s=config.timeout_s,
-            max_attempts=config.max_attempts,
-        )
+        return _openai(config, folder, budget)
     from cowest.models.scripted import ScriptedChatModel, ScriptRule
 
     return ScriptedChatModel(
@@ -123,15 +126,65 @@ def build_model(config: ModelConfig) -> ChatModel:
     )
 
 
-def api_key(config: OpenAIModelConfig) -> str | None:
-    """The key from the environment. Raises ConfigError when the variable is not set."""
+def _openai(config: OpenAIModelConfig, folder: Path, budget: Budget | None) -> ChatModel:
+    from cowest.models.openai import OpenAIChatModel
+
+    return OpenAIChatModel(
+        base_url=config.base_url,
+        model=config.model,
+        api_key=api_key(config, folder),
+        concurrency=config.concurrency,
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+        timeout_s=config.timeout_s,
+        connect_timeout_s=config.connect_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+        max_attempts=config.max_attempts,
+        stream=config.stream,
+        quirks=_quirks(config),
+        samples_per_call=config.samples_per_call,
+        extra=config.extra,
+        ca_file=config.ca_file,
+        budget=budget,
+    )
+
+
+def build_batch_model(config: OpenAIModelConfig, folder: Path, ledger: Ledger, price: Price | None) -> ChatModel:
+    """A model behind an endpoint, through the provider's batch API."""
+    from cowest.models.batch import BatchChatModel
+    from cowest.models.dialect import dialect_of
+    from cowest.models.transport import Timeouts, Transport
+    from cowest.models.wire import check_base_url
+
+    key = api_key(config, folder)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    timeouts = Timeouts(config.timeout_s, config.connect_timeout_s, config.stall_timeout_s)
+    return BatchChatModel(
+        Transport(check_base_url(config.base_url), headers, timeouts, config.ca_file),
+        ledger,
+        model=config.model,
+        dialect=dialect_of(config.model, _quirks(config)),
+        extra=config.extra,
+        price=price,
+        api_key=key,
+        max_requests=config.batch.max_requests,
+        poll_s=config.batch.poll_s,
+    )
+
+
+def _quirks(config: OpenAIModelConfig) -> Quirks:
+    return Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured)
+
+
+def api_key(config: OpenAIModelConfig, folder: Path = Path(), where: str = "strong") -> str | None:
+    """The key from the environment or a .env file. Raises ConfigError, which says where it was looked for."""
     if config.api_key_env is None:
         return None
-    key = os.environ.get(config.api_key_env)
+    key = find_key(config.api_key_env, folder)
     if not key:
         raise ConfigError(
-            f"strong.api_key_env: the environment variable {config.api_key_env} is not set. "
-            f"Run `export {config.api_key_env}=...`, or set strong.api_key_env: null for a server that wants no key."
+            f"{where}.api_key_env: {config.api_key_env} is neither set in the environment nor in a .env file (here or beside "
+            f"the recipe). Run `export {config.api_key_env}=...`, or set {where}.api_key_env: null for a server that wants no key."
         )
     return key
 

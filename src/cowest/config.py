@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError, field_validator, model_validator
 
 from cowest.errors import ConfigError
 from cowest.model_config import LocalModelConfig as LocalModelConfig
@@ -279,6 +279,8 @@ class RunConfig(Section):
     budget_calls: int | None = Field(default=None, gt=0, description="Hard stop: answered calls in all.")
     budget_tokens: int | None = Field(default=None, gt=0, description="Hard stop: prompt and answer tokens in all.")
 
+    _folder: Path = PrivateAttr(default=Path())
+
     @field_validator("cache", mode="before")
     @classmethod
     def _yaml_off(cls, value: object) -> object:
@@ -288,10 +290,26 @@ class RunConfig(Section):
     def _one_way_to_name_tasks(self) -> RunConfig:
         if (self.task is None) == (not self.tasks):
             raise ValueError("give either 'task' (one domain) or 'tasks' (several, by name)")
+        asked = self.evaluate.systems if "systems" in self.evaluate.model_fields_set else ()
+        if isinstance(self.weak, OpenAIModelConfig) and "collab_aligned" in asked:
+            raise ValueError(
+                "evaluate.systems: collab_aligned needs a weak model that is trained here (weak.kind: local)"
+            )
         for name in self.tasks:
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"task name {name!r} becomes a folder: use letters, digits, '-' and '_'")
         return self
+
+    @property
+    def systems(self) -> tuple[SystemName, ...]:
+        """The systems to evaluate; a weak model that is only served is never aligned."""
+        served = isinstance(self.weak, OpenAIModelConfig)
+        return tuple(name for name in self.evaluate.systems if not (served and name == "collab_aligned"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe lies; a .env file may be beside it."""
+        return self._folder
 
     def by_task(self) -> Mapping[str, RunConfig]:
         """One single-task recipe per domain; the name '' stands for the only task of a recipe."""
@@ -371,6 +389,11 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     folder = folder.absolute()  # the recipe's copy in the run directory must lead to the same files
 
     def resolve(task: TaskConfig) -> TaskConfig:
+        if isinstance(task, PluginTaskConfig):
+            return task.model_copy(update={"folder": (folder / task.folder).resolve()})
+        if isinstance(task, BenchmarkTaskConfig):
+            found = {"path": task.path and (folder / task.path).resolve(), "hub": task.hub and beside_recipe(task.hub)}
+            return task.model_copy(update=found)
         if not isinstance(task, JsonlTaskConfig):
             return task
         paths = {key: getattr(task, key) for key in ("train", "validation", "test")}
@@ -389,11 +412,6 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     judge = config.feedback.judge
     update: dict[str, object] = {
         "weak": model(config.weak),
-        if isinstance(task, PluginTaskConfig):
-            return task.model_copy(update={"folder": (folder / task.folder).resolve()})
-        if isinstance(task, BenchmarkTaskConfig):
-            found = {"path": task.path and (folder / task.path).resolve(), "hub": task.hub and beside_recipe(task.hub)}
-            return task.model_copy(update=found)
         "strong": model(config.strong),
         "feedback": config.feedback.model_copy(update={"judge": judge and model(judge)}),
         "tasks": {name: resolve(task) for name, task in config.tasks.items()},
@@ -402,4 +420,6 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         update["task"] = resolve(config.task)
     if config.ledger is not None:
         update["ledger"] = (folder / config.ledger).resolve()
-    return config.model_copy(update=update)
+    resolved = config.model_copy(update=update)
+    resolved._folder = folder
+    return resolved

@@ -64,9 +64,16 @@ class ModelCallError(CowestError, RuntimeError):
 
 
 class BudgetExceededError(CowestError, RuntimeError):
-    """The next call could cost more than the budget leaves. What was paid for is kept; a higher budget continues."""
+    """The next call could cost more than the budget leaves. What was paid for is kept; a higher budget continues.
+
+    ``attempts`` are those that its call had made before.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
 
 
 class StageError(CowestError, RuntimeError):

@@ -2,6 +2,8 @@
 
     sft -> sample -> feedback -> pairs -> align -> evaluate -> report
 
+(a weak model that is served elsewhere is not trained: sample -> feedback -> pairs -> evaluate -> report)
+
 A stage runs when its outputs are missing, unfinished or stale; otherwise it is reused, and the reason is said either way. An
 unfinished stage continues record by record. Several domains are run one after the other, each in its own folder.
 """
@@ -11,20 +13,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 from pydantic import JsonValue
 
-from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
+from cowest.build import api_key, build_frames, build_task, model_path, openai_models
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
 from cowest.errors import ConfigError, DataError, MissingExtraError, WiringError
+from cowest.ledger import LedgerSummary, purpose
+from cowest.opened import OpenModels, check_prices
 from cowest.parallel import Job, run_jobs
 from cowest.progress import QuietReporter
-from cowest.protocols import ChatModel, Reporter
+from cowest.protocols import Reporter
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage
 from cowest.stages.evaluate import EVALUATE
@@ -35,15 +38,23 @@ from cowest.store import RunDir, StageEntry, fingerprint, write_atomic
 from cowest.types import ModelRef, Results
 
 STAGES: tuple[Stage, ...] = (SFT, SAMPLE, FEEDBACK, PAIRS, ALIGN, EVALUATE)
+STAGES_OF_A_SERVED_WEAK_MODEL = (replace(SAMPLE, reads=()), FEEDBACK, PAIRS, replace(EVALUATE, reads=()))
+"""Nothing is trained here; the pairs are for whoever has the weights."""
+
+
+def stages_of(config: RunConfig) -> tuple[Stage, ...]:
+    """The stages that a recipe asks for."""
+    return STAGES if isinstance(config.weak, LocalModelConfig) else STAGES_OF_A_SERVED_WEAK_MODEL
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Where a run's outputs are, and its results by task ('' is the only task of a recipe)."""
+    """Where a run's outputs are, its results by task ('' is the only task of a recipe), and what it has paid for."""
 
     out: Path
     report: Path
     results: Mapping[str, Results]
+    bill: LedgerSummary | None = None
 
 
 def check_wiring(stages: Sequence[Stage] = STAGES) -> None:
@@ -66,24 +77,13 @@ def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = Fa
 
     ``offline`` is for reading a finished run: neither models nor keys need to be there any more.
     """
-    check_wiring()
+    check_wiring(stages_of(config))
     if not offline:
         config = _with_models(config)
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
 
-    opened: list[ChatModel] = []
-
-    def open_strong() -> ChatModel:
-        if not opened:
-            opened.append(build_model(config.strong))
-        return opened[0]
-
-    async def close_strong() -> None:
-        while opened:
-            await opened.pop().aclose()
-
-    contexts = []
+    models, contexts = OpenModels(config, out), []
     for name, single in config.by_task().items():
         task = build_task(single, name)
         _check_held_out(single, len(task.examples("train")))
@@ -97,23 +97,25 @@ def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = Fa
                 frames=build_frames(single, task),
                 run=RunDir(out / name if name else out),
                 reporter=reporter,
-                open_weak=partial(build_weak, single),
-                open_strong=open_strong,
-                close_strong=close_strong,
+                models=models,
             )
         )
     return contexts
 
 
 def _with_models(config: RunConfig) -> RunConfig:
-    """The recipe with model names resolved to what is there, and the key looked for."""
-    weak = config.weak.model_copy(update={"model": model_path(config.weak.model)})
-    strong = config.strong
-    if isinstance(strong, LocalModelConfig):
-        strong = strong.model_copy(update={"model": model_path(strong.model)})
-    if isinstance(strong, OpenAIModelConfig):
-        api_key(strong)
-    return config.model_copy(update={"weak": weak, "strong": strong})
+    """The recipe with model names resolved to what is there; keys and prices are looked for."""
+    update: dict[str, object] = {}
+    if isinstance(config.weak, LocalModelConfig):
+        update["weak"] = config.weak.model_copy(update={"model": model_path(config.weak.model)})
+    if isinstance(config.strong, LocalModelConfig):
+        update["strong"] = config.strong.model_copy(update={"model": model_path(config.strong.model)})
+    for where, model in openai_models(config):
+        api_key(model, config.folder, where)
+    if config.feedback.mode == "batch" and not isinstance(config.strong, OpenAIModelConfig):
+        raise ConfigError("feedback.mode: batch is for an endpoint (strong.kind: openai) with a batch API")
+    check_prices(config)
+    return config.model_copy(update=update)
 
 
 def _check_held_out(config: RunConfig, train: int) -> None:
@@ -131,20 +133,27 @@ def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
         )
 
 
-def check_installed() -> None:
-    """Raise MissingExtraError when a run would need a package that is not there; nothing is imported."""
-    missing = [
-        name for name in ("torch", "transformers", "peft", "trl", "datasets", "matplotlib") if not find_spec(name)
-    ]
-    if missing:
-        raise MissingExtraError(f"a run needs {', '.join(missing)}: pip install 'cowest[train,plots]'")
+def check_installed(config: RunConfig) -> None:
+    """Raise MissingExtraError when a run of this recipe would need a package that is not there; nothing is imported."""
+    needed = {"plots": ["matplotlib"]}
+    if isinstance(config.strong, LocalModelConfig):
+        needed["local"] = ["torch", "transformers", "peft"]
+    if isinstance(config.weak, LocalModelConfig):
+        needed["train"] = ["torch", "transformers", "peft", "trl", "datasets"]
+    missing = {extra: [name for name in names if not find_spec(name)] for extra, names in needed.items()}
+    if any(missing.values()):
+        names = dict.fromkeys(name for found in missing.values() for name in found)
+        extras = [extra for extra, found in missing.items() if found]
+        raise MissingExtraError(
+            f"a run needs {', '.join(names)}: pip install 'cowest[{','.join(sorted(extras, reverse=True))}]'"
+        )
 
 
 def run_side_by_side(
     config: RunConfig, recipe: Path, overrides: Sequence[str], out: Path, jobs: int, reporter: Reporter
 ) -> None:
     """Run the stages of a recipe's domains in processes of their own, ``jobs`` at a time; :func:`run` then finds them done."""
-    check_installed()
+    check_installed(config)
     prepare(config, out, reporter)
     sets = [word for override in overrides for word in ("--set", override)]
     runs = [
@@ -164,7 +173,7 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
         with context.run.locked():
             await run_stages(context)
     finally:
-        await context.close_strong()
+        await context.models.aclose()
 
 
 async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
@@ -172,23 +181,26 @@ async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
 
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
-    check_installed()
+    check_installed(config)
     contexts = prepare(config, out, reporter)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    models = contexts[0].models
     try:
         for context in contexts:
             with context.run.locked():
                 await run_stages(context)
+        bill = models.bill()
     finally:
-        await contexts[0].close_strong()
-    return await finish(config, contexts, out)
+        await models.aclose()
+    return replace(await finish(config, contexts, out), bill=bill)
 
 
-async def run_stages(context: Context, stages: Sequence[Stage] = STAGES) -> None:
+async def run_stages(context: Context) -> None:
     """Run one task's stages in order, reusing what is fresh."""
     fingerprints: dict[str, str] = {}
-    for stage in stages:
+    for stage in stages_of(context.config):
+        purpose.set(f"{context.label}{stage.name}")  # every paid call is entered with what it was for
         inputs = {name: fingerprints[name] for name in stage.reads}
         depends = fingerprint(stage.depends(context))
         mine = fingerprint(stage.name, stage.version, depends, dict(inputs))

@@ -19,9 +19,7 @@ def explain(
     path: Path,
     node: yaml.Node | None,
 ) -> str:
-    """One problem of a ``root`` model as ``file:line: key: what is wrong``; union tags that pydantic puts into ``loc`` are left
-    out.
-    """
+    """One problem of a ``root`` model as ``file:line: key: what is wrong``, without pydantic's union tags in ``loc``."""
     keys, line = _locate(loc, node)
     where = f"{path}:{line}" if line else str(path)
     dotted = ".".join(keys) or "(recipe)"

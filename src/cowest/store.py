@@ -28,10 +28,10 @@ if sys.platform != "win32":
 R = TypeVar("R", bound=BaseModel)
 
 
-def fingerprint(*parts: JsonValue) -> str:
-    """A short stable hash of JSON values."""
+def fingerprint(*parts: JsonValue, length: int = 16) -> str:
+    """A stable hash of JSON values, of ``length`` hexadecimal digits."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def fingerprint_model(name: str) -> JsonValue:

@@ -99,7 +99,7 @@ class Attempt(Record):
 
 
 class Completion(Record):
-    """A model's answer to one request. ``latency_s`` is wall-clock seconds, queueing included.
+    """A model's answer to one request. ``latency_s`` is wall-clock seconds, retries included; not the wait for a free place.
 
     ``usage`` is that of this answer alone; what failed attempts before it cost is in ``attempts``, whose last is this one.
     """
@@ -201,11 +201,15 @@ class ModelRef(Record):
 
 
 class Prediction(Record):
-    """What a System answered to one example. ``draft`` is the weak model's text where there was one."""
+    """What a System answered to one example. ``draft`` is the weak model's text where there was one.
+
+    ``truncated``: the answer was cut off at max_tokens. It is scored as it is, and counted.
+    """
 
     example_id: str
     system: str
     text: str | None
+    truncated: bool = False
     draft: str | None = None
     error: str | None = None
     usage: Usage = Usage()

@@ -10,9 +10,10 @@ import pytest
 from tests.helpers import Log, tiny_recipe, world
 
 from cowest.config import config_from_dict
-from cowest.errors import StageError
+from cowest.errors import BudgetExceededError, StageError
 from cowest.lab.frames import LabFrames
-from cowest.stages.base import GIVE_UP_AFTER, Context, failures, fill
+from cowest.opened import OpenModels
+from cowest.stages.base import GIVE_UP_AFTER, IN_FLIGHT, Context, failures, fill
 from cowest.store import JsonlFile, RunDir
 from cowest.types import Refinement
 
@@ -21,26 +22,21 @@ class Desk:
     """Makes a record of an item; fails for those in ``bad``; counts."""
 
     def __init__(self, folder: Path, bad: Sequence[str] = ()) -> None:
-        async def close() -> None: ...
-
-        def no_model(*_: object) -> None:
-            raise AssertionError("fill opens no model")
-
-        self.log, self.bad, self.made = Log(), set(bad), list[str]()
+        self.log, self.bad, self.made, self.kind = Log(), set(bad), list[str](), "timeout"
         self.file = JsonlFile(folder / "solo.jsonl", Refinement)
         config = config_from_dict(tiny_recipe("org/model", "http://localhost/v1"))
         task, run = world(), RunDir(folder)
-        self._context = Context("", config, task, LabFrames(), run, self.log, no_model, no_model, close)  # type: ignore[arg-type]
+        self._context = Context("", config, task, LabFrames(), run, self.log, OpenModels(config, folder))
 
     async def make(self, item: str) -> Refinement:
         self.made.append(item)
         await asyncio.sleep(0.002 * (len(item) % 3))
         if item in self.bad:
-            return Refinement(example_id=item, draft_id=None, text=None, error="timeout: slow")
+            return Refinement(example_id=item, draft_id=None, text=None, error=f"{self.kind}: slow")
         return Refinement(example_id=item, draft_id=None, text=f"answer to {item}")
 
-    async def fill(self, items: Sequence[str]) -> list[Refinement]:
-        return await fill("work", self._context, self.file, items, str, lambda r: r.example_id, self.make)
+    async def fill(self, items: Sequence[str], at_once: int = IN_FLIGHT) -> list[Refinement]:
+        return await fill("work", self._context, self.file, items, str, lambda r: r.example_id, self.make, at_once)
 
 
 ITEMS = ["ccc", "a", "bb", "dddd", "eeeee"]
@@ -88,10 +84,39 @@ async def test_it_gives_up_when_everything_fails(tmp_path: Path) -> None:
         await few.fill(["x", "y"])
 
 
-async def test_some_failures_do_not_stop_it(tmp_path: Path) -> None:
+async def test_it_gives_up_when_an_endpoint_goes_down_on_the_way(tmp_path: Path) -> None:
+    bad = [f"bad{n}" for n in range(3 * GIVE_UP_AFTER)]
+    desk = Desk(tmp_path, bad=bad)
+    with pytest.raises(
+        StageError, match=f"work: the last {GIVE_UP_AFTER} calls all failed; the last one: timeout: slow"
+    ):
+        await desk.fill(["fine", *bad], at_once=4)
+    assert len(desk.made) <= 1 + GIVE_UP_AFTER + 4
+    assert desk.file.load()[0].text == "answer to fine"
+
+
+async def test_failures_that_come_from_the_queries_or_between_successes_do_not_stop_it(tmp_path: Path) -> None:
     bad = [f"bad{n}" for n in range(2 * GIVE_UP_AFTER)]
-    made = await Desk(tmp_path, bad=bad).fill(["fine", *bad])
-    assert failures(made) == len(bad)
+    desk = Desk(tmp_path, bad=bad)
+    mixed = [item for n, name in enumerate(bad) for item in (name, f"fine{n}")]
+    assert failures(await desk.fill(["fine", *mixed], at_once=1)) == len(bad)
+    refusing = Desk(tmp_path / "refusing", bad=bad)
+    refusing.kind = "content_filter"
+    assert failures(await refusing.fill(["fine", *bad], at_once=1)) == len(bad)
+
+
+async def test_an_empty_budget_stops_it_and_says_how_far_it_came(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def dear(item: str) -> Refinement:
+        if item == "dddd":
+            raise BudgetExceededError("budget_calls: 3 is reached")
+        return await Desk.make(desk, item)
+
+    desk.make = dear  # type: ignore[method-assign]
+    with pytest.raises(BudgetExceededError, match=r"^work: 3 of 5 done\. budget_calls: 3 is reached"):
+        await desk.fill(ITEMS, at_once=1)
+    assert len(desk.file.load()) == 3
 
 
 async def test_a_stop_in_the_middle_keeps_what_was_made_and_leaves_no_task(tmp_path: Path) -> None:

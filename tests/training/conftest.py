@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tests.helpers import save_tiny_model
 
-from cowest.lab.tokenizer import build_tokenizer
 from cowest.training.sft import SftRow
 from cowest.types import Message, ModelRef, PreferencePair
 
@@ -37,24 +35,7 @@ class Ticker:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = build_tokenizer(texts=500)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return ModelRef(base=str(folder))
+    return ModelRef(base=save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ because it was right or because it was useful.
 from __future__ import annotations
 
 from cowest.protocols import Scorer
-from cowest.types import Draft, Example, Feedback, Refinement
+from cowest.types import Draft, Example, Feedback, Refinement, Score
 
 
 async def feedback(scorer: Scorer, example: Example, draft: Draft, refined: Refinement, solo: Refinement) -> Feedback:
@@ -15,7 +15,15 @@ async def feedback(scorer: Scorer, example: Example, draft: Draft, refined: Refi
     return Feedback(
         example_id=example.id,
         draft_id=draft.id,
-        refined=await scorer.score(example, refined.text),
-        solo=await scorer.score(example, solo.text),
+        refined=await _score(scorer, example, refined),
+        solo=await _score(scorer, example, solo),
         weak=await scorer.score(example, draft.text),
     )
+
+
+async def _score(scorer: Scorer, example: Example, answer: Refinement) -> Score:
+    """A text cut off before it came to an answer tells of max_tokens and not of the draft: unscored, not wrong."""
+    score = await scorer.score(example, answer.text)
+    if answer.truncated and score.answer is None and score.error is None:
+        return Score(value=None, error="cut off at max_tokens before an answer")
+    return score

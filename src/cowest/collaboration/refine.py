@@ -27,5 +27,10 @@ async def _ask(
     except ModelCallError as error:
         return Refinement(example_id=example.id, draft_id=draft_id, text=None, error=f"{error.kind}: {error}")
     return Refinement(
-        example_id=example.id, draft_id=draft_id, text=done.text, usage=done.usage, latency_s=done.latency_s
+        example_id=example.id,
+        draft_id=draft_id,
+        text=done.text,
+        truncated=done.finish_reason == "length",
+        usage=done.usage,
+        latency_s=done.latency_s,
     )

@@ -1,208 +1,77 @@
 """A black-box model behind any OpenAI-compatible endpoint: the usual strong model pi_s of the paper.
 
-One request is ``POST {base_url}/chat/completions``; the mapping to and from its JSON is in the pure functions
-:func:`request_body` and :func:`parse_reply`. A thin client on aiohttp, because it takes a small fraction of the
-CPU time per call that the SDKs take. Whatever the endpoint sends back is untrusted: it is checked,
-excerpted and cleared of the key before it can reach an error message.
+One request is ``POST {base_url}/chat/completions``. This module is the order of events around it: what is asked (dialect.py,
+wire.py), when (limiter.py), how often (tenacity), through what (transport.py), and what each attempt may have cost.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import aiohttp
+from pydantic import JsonValue
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
-from cowest.errors import ConfigError, ModelCallError
-from cowest.types import Completion, Message, Sampling, Usage
+from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
+from cowest.models.dialect import Quirks, dialect_of, learn
+from cowest.models.limiter import Limiter, LimiterClosedError, Slot, parse_retry_after
+from cowest.models.stream import read_stream
+from cowest.models.transport import HttpReply, Timeouts, Transport, TransportError
+from cowest.models.wire import (
+    ASKED_AGAIN,
+    Choice,
+    EndpointError,
+    Reply,
+    check_base_url,
+    check_status,
+    excerpt,
+    read_reply,
+    rejected_field,
+    request_body,
+)
+from cowest.protocols import Budget
+from cowest.types import Attempt, Completion, Message, Sampling, Usage
 
 logger = logging.getLogger(__name__)
 
-RETRIED_STATUS = frozenset({408, 409, 429})
-"""Statuses below 500 that may pass by themselves; every 5xx is retried too."""
-UNUSABLE_KINDS = frozenset({"bad_response", "empty"})
-"""An answer came and cannot be used. It was paid for and seldom changes, so it is asked for again only once."""
 UNUSABLE_ATTEMPTS = 2
-EXCERPT_CHARS = 200
-
-_HINTS = {
-    400: "the endpoint rejects the request; check model and the sampling settings (max_tokens, temperature)",
-    401: "the key was not accepted; check the variable named by api_key_env",
-    403: "the key has no right to this; check the variable named by api_key_env, and model",
-    404: "nothing there; check base_url (it usually ends in /v1) and model",
-    405: "the endpoint does not take this request; check base_url (it usually ends in /v1)",
-    413: "the request is too long for the endpoint; shorten the input or choose another model",
-    422: "the endpoint rejects the request; check model and the sampling settings (max_tokens, temperature)",
-}
+PATH = "chat/completions"
+_AUTO = Quirks()
 
 
-class EndpointError(ModelCallError):
-    """One failed attempt. ``quote`` is raw text from outside: only :func:`excerpt` of it may be shown."""
+@dataclass(slots=True)
+class _Call:
+    """One call on its way: what is asked, and what was tried."""
 
-    def __init__(
-        self, kind: str, message: str, *, retry: bool, quote: str = "", retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(kind, message)
-        self.retry = retry
-        self.quote = quote
-        self.retry_after_s = retry_after_s
+    messages: Sequence[Message]
+    sampling: Sampling
+    n: int
+    prompt_bytes: int
+    attempts: list[Attempt] = field(default_factory=list)
+    reservation: int | None = None
+    unusable: int = 0
+    started: float | None = None
 
-
-def check_base_url(base_url: str) -> str:
-    """The URL without a trailing slash. Raises :class:`ConfigError`, which quotes no URL that may hold a secret."""
-    url = base_url.strip().rstrip("/")
-    if any(mark in url for mark in "@?#"):
-        raise ConfigError("base_url: must hold no user, password, query or fragment; put the key in api_key_env")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or any(c.isspace() for c in url):
-        raise ConfigError(f"base_url: {url!r} is no http(s) URL; write for example https://host/v1")
-    if url.endswith("/chat/completions"):
-        raise ConfigError(f"base_url: {url!r} must stop before /chat/completions, which is added to it")
-    return url
-
-
-def request_body(model: str, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
-    """The JSON of one request; ``top_p`` 1 and an absent seed are left out, as some endpoints reject them."""
-    body: dict[str, object] = {
-        "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "temperature": sampling.temperature,
-        "max_tokens": sampling.max_tokens,
-    }
-    if sampling.top_p != 1:
-        body["top_p"] = sampling.top_p
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
-    return body
-
-
-def parse_reply(body: bytes) -> Completion:
-    """The completion in a 2xx body (``latency_s`` 0). Raises :class:`EndpointError` ``bad_response`` or ``empty``."""
-    raw = body.decode("utf-8", "replace")
-    try:
-        payload: object = json.loads(body)
-    except (ValueError, RecursionError):
-        hint = "the endpoint's answer is not JSON; check base_url (it usually ends in /v1)"
-        raise EndpointError("bad_response", hint, retry=True, quote=raw) from None
-    choices = _field(payload, "choices")
-    message = _field(choices[0], "message") if isinstance(choices, list) and choices else None
-    if not isinstance(message, dict):
-        raise EndpointError("bad_response", "the endpoint's answer holds no choice", retry=True, quote=raw)
-    text = message.get("content")
-    if text is not None and not isinstance(text, str):
-        raise EndpointError("bad_response", "the answer's content is not text", retry=True, quote=raw)
-    reason = _field(choices[0], "finish_reason") if isinstance(choices, list) else None
-    finish_reason = _valid_unicode(reason) if isinstance(reason, str) else "unknown"
-    if text is None or not text.strip():
-        hint = "; raise max_tokens" if finish_reason == "length" else ""
-        raise EndpointError(
-            "empty", f"the model answered no text{hint}", retry=True, quote=f"finish_reason {finish_reason}"
-        )
-    return Completion(text=_valid_unicode(text), finish_reason=finish_reason, usage=_usage(payload))
-
-
-def check_status(status: int, retry_after: str | None, body: bytes, location: str | None = None) -> None:
-    """Return for a 2xx status; raise an :class:`EndpointError` that says whether to try again for any other."""
-    if 200 <= status < 300:
-        return
-    kind = f"http_{status}"
-    if 300 <= status < 400:
-        where = (location or "").split("?")[0]
-        raise EndpointError(
-            kind, f"HTTP {status}: base_url redirects, which is not followed; set its target", retry=False, quote=where
-        )
-    retry = status >= 500 or status in RETRIED_STATUS
-    hint = f": {_HINTS[status]}" if status in _HINTS else ""
-    raise EndpointError(
-        kind, f"HTTP {status}{hint}", retry=retry, quote=_server_message(body), retry_after_s=parse_seconds(retry_after)
-    )
-
-
-def parse_seconds(value: str | None) -> float | None:
-    """A ``Retry-After`` header in seconds; None for its date form or nonsense (the back-off then decides alone)."""
-    try:
-        seconds = float(value or "")
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def excerpt(text: str, secret: str | None) -> str:
-    """Untrusted text for an error message: without the secret, printable, on one line and short."""
-    if secret:  # before cutting, or half of it could remain
-        text = text.replace(secret, "***")
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= EXCERPT_CHARS else line[:EXCERPT_CHARS] + "..."
-
-
-def transport_failure(error: OSError | aiohttp.ClientError, timeout_s: float) -> EndpointError:
-    """What a failed exchange means; the original is not chained, as its repr can hold the request's headers."""
-    if isinstance(error, TimeoutError):
-        return EndpointError("timeout", f"no full answer within {timeout_s:g} s (timeout_s)", retry=True)
-    # A bad certificate or URL stays bad.
-    retry = not isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL)
-    message = f"connection to base_url failed ({type(error).__name__})"
-    return EndpointError("connection", message, retry=retry, quote=str(error))
-
-
-def _field(value: object, key: str) -> object:
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _valid_unicode(text: str) -> str:
-    """JSON may smuggle in lone surrogates, which neither pydantic nor a UTF-8 file takes."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _usage(payload: object) -> Usage:
-    """A missing or odd count is 0: it must not lose an answer that was paid for."""
-    usage = _field(payload, "usage")
-    counts = [_field(usage, key) for key in ("prompt_tokens", "completion_tokens")]
-    tokens = [c if isinstance(c, int) and not isinstance(c, bool) and c >= 0 else 0 for c in counts]
-    return Usage(calls=1, input_tokens=tokens[0], output_tokens=tokens[1])
-
-
-def _server_message(body: bytes) -> str:
-    """``error.message`` where the body has the OpenAI shape, else the body."""
-    try:
-        message = _field(_field(json.loads(body), "error"), "message")
-    except (ValueError, RecursionError):
-        message = None
-    return message if isinstance(message, str) else body.decode("utf-8", "replace")
-
-
-def _may_retry(error: BaseException) -> bool:
-    return isinstance(error, EndpointError) and error.retry
-
-
-@dataclass(frozen=True)
-class _Connection:
-    """What belongs to one event loop."""
-
-    loop: asyncio.AbstractEventLoop
-    session: aiohttp.ClientSession
-    slots: asyncio.Semaphore
+    @property
+    def most(self) -> Usage:
+        """The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few."""
+        prompt = self.prompt_bytes + 16 * len(self.messages)
+        return Usage(calls=1, input_tokens=prompt, output_tokens=self.n * self.sampling.max_tokens)
 
 
 class OpenAIChatModel:
-    """A :class:`cowest.protocols.ChatModel` over an OpenAI-compatible endpoint.
+    """A :class:`cowest.protocols.ManyChatModel` over an OpenAI-compatible endpoint.
 
-    At most ``concurrency`` calls are under way; a call that waits to try again keeps its slot, so that an
-    overloaded endpoint sees fewer requests and not more. Connection errors, time-outs and statuses 408, 409, 429
-    and 5xx are tried up to ``max_attempts`` times; an unusable answer twice. The wait is random up to
-    ``backoff_s * 2**n`` seconds, plus the endpoint's ``Retry-After``, and never above ``max_wait_s``.
-    ``timeout_s`` holds for each attempt. Raises :class:`ConfigError` for a value that cannot be right.
+    Broken connections, time-outs and statuses 408, 409, 429 and 5xx are tried up to ``max_attempts`` times; an unusable
+    answer twice; anything else once. The wait is random up to ``backoff_s * 2**n`` seconds, plus the endpoint's
+    ``Retry-After``, and never above ``max_wait_s``. An overloaded endpoint slows all calls down (see
+    :class:`cowest.models.limiter.Limiter`). ``budget`` is asked before each attempt that may cost something. Raises
+    :class:`ConfigError` for a value that cannot be right.
     """
 
     def __init__(
@@ -212,8 +81,18 @@ class OpenAIChatModel:
         model: str,
         api_key: str | None,
         concurrency: int = 16,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
         timeout_s: float = 120,
+        connect_timeout_s: float = 10,
+        stall_timeout_s: float = 60,
         max_attempts: int = 6,
+        stream: bool = False,
+        quirks: Quirks = _AUTO,
+        samples_per_call: int = 1,
+        extra: Mapping[str, JsonValue] | None = None,
+        ca_file: Path | None = None,
+        budget: Budget | None = None,
         name: str | None = None,
         backoff_s: float = 1.0,
         max_wait_s: float = 60.0,
@@ -222,24 +101,37 @@ class OpenAIChatModel:
             raise ConfigError("model: must not be empty")
         if api_key is not None and not (api_key and all("!" <= c <= "~" for c in api_key)):
             raise ConfigError("api_key_env: the key is empty or holds blanks or characters that no key has")
-        for setting, number, low in (("concurrency", concurrency, 1), ("max_attempts", max_attempts, 1)):
-            if number < low:
-                raise ConfigError(f"{setting}: {number} must be at least {low}")
-        if not (math.isfinite(timeout_s) and timeout_s > 0):
-            raise ConfigError(f"timeout_s: {timeout_s} must be above 0")
+        for setting, number in (
+            ("concurrency", concurrency),
+            ("max_attempts", max_attempts),
+            ("samples_per_call", samples_per_call),
+        ):
+            if number < 1:
+                raise ConfigError(f"{setting}: {number} must be at least 1")
+        for setting, seconds in (
+            ("timeout_s", timeout_s),
+            ("connect_timeout_s", connect_timeout_s),
+            ("stall_timeout_s", stall_timeout_s),
+        ):
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ConfigError(f"{setting}: {seconds} must be above 0")
         for setting, seconds in (("backoff_s", backoff_s), ("max_wait_s", max_wait_s)):
             if not (math.isfinite(seconds) and seconds >= 0):
                 raise ConfigError(f"{setting}: {seconds} must be 0 or more")
-        self._url = check_base_url(base_url) + "/chat/completions"
-        self._model = model
-        self._api_key = api_key
-        self._concurrency = concurrency
-        self._timeout_s = timeout_s
-        self._max_attempts = max_attempts
-        self._name = name or model
+        self._url = check_base_url(base_url)
+        self._model, self._api_key, self._name = model, api_key, name or model
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._transport = Transport(
+            self._url, headers, Timeouts(timeout_s, connect_timeout_s, stall_timeout_s), ca_file
+        )
+        self._new_limiter: Callable[[], Limiter] = lambda: Limiter(concurrency, requests_per_minute, tokens_per_minute)
+        self._limiter = self._new_limiter()
+        self._dialect = dialect_of(model, quirks)
+        self._stream, self._samples_per_call, self._extra = stream, samples_per_call, dict(extra or {})
+        self._max_attempts, self._budget = max_attempts, budget
         self._jitter = wait_random_exponential(multiplier=backoff_s, max=max_wait_s)
         self._max_wait_s = max_wait_s
-        self._connection: _Connection | None = None
+        self._stopped = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(model={self._model!r}, url={self._url!r})"
@@ -249,86 +141,160 @@ class OpenAIChatModel:
         """The name given, else the model's."""
         return self._name
 
-    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        """Ask once, with retries. ``usage`` is that of the answer returned, 0 tokens where the endpoint tells none.
+    @property
+    def limiter(self) -> Limiter:
+        """How much may be asked at once, at the moment."""
+        return self._limiter
 
-        Raises :class:`ModelCallError` with kind ``connection``, ``timeout``, ``http_STATUS``, ``bad_response`` or
-        ``empty``; its message names the setting to look at and never holds the key.
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Ask once, with retries. ``latency_s`` holds retries, too.
+
+        Raises :class:`ModelCallError` with kind ``connection``, ``dns``, ``tls``, ``timeout``, ``stalled``, ``truncated``,
+        ``http_STATUS``, ``bad_response``, ``no_choices``, ``empty``, ``refusal``, ``content_filter``, ``server_error`` or
+        ``stopped``; its message names the setting to look at and never holds the key. And BudgetExceededError.
         """
-        started = time.perf_counter()
-        connection = await self._connect()
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_may_retry),
-            wait=self._wait,
-            stop=self._stop(),
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-        body = request_body(self._model, messages, sampling)
-        try:
-            async with connection.slots:
-                completion: Completion = await retrying(self._attempt, connection.session, body)
-        except EndpointError as error:
-            failure = self._report(error, int(retrying.statistics.get("attempt_number", 1)))
-        else:
-            return completion.model_copy(update={"latency_s": time.perf_counter() - started})
-        raise failure  # outside the except block: nothing raw stays chained to it
+        return (await self._ask(messages, sampling, 1))[0]
+
+    async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
+        """``n`` samples, ``samples_per_call`` of them a request. Prompt tokens are booked on the first sample of each request.
+
+        The seed, where there is one, grows by one with each sample that a request before it gave.
+        """
+        found: list[Completion] = []
+        while len(found) < n:
+            several = min(self._samples_per_call, n - len(found)) if self._dialect.several else 1
+            seed = None if sampling.seed is None else sampling.seed + len(found)
+            found += await self._ask(messages, sampling.model_copy(update={"seed": seed}), several)
+        return found[:n]
+
+    def stop(self) -> None:
+        """Begin nothing new: calls that wait end with kind ``stopped``; those under way go on."""
+        self._stopped = True
+        self._limiter.close()
 
     async def aclose(self) -> None:
         """Close the connections. May be called twice; a later ``generate`` opens new ones."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.session.close()
+        await self._transport.aclose()
+        if self._stopped:
+            self._stopped, self._limiter = False, self._new_limiter()
 
-    async def _connect(self) -> _Connection:
-        """The running loop's session; a session of an earlier loop (a second ``asyncio.run``) is closed."""
-        loop = asyncio.get_running_loop()
-        old = self._connection
-        if old is not None and old.loop is loop:
-            return old
-        connection = _Connection(
-            loop=loop,
-            session=aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the slots are the one limit
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-                headers={"Authorization": f"Bearer {self._api_key}"} if self._api_key else None,
-            ),
-            slots=asyncio.Semaphore(self._concurrency),
+    async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
+        call = _Call(messages, sampling, n, sum(len(m.content.encode()) for m in messages))
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, EndpointError) and e.retry and not self._stopped),
+            wait=self._wait,
+            stop=lambda state: call.unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts,
+            before_sleep=self._log_retry,
+            reraise=True,
         )
-        self._connection = connection  # before any await, so that concurrent first calls share it
-        if old is not None:
-            await old.session.close()
-        return connection
-
-    async def _attempt(self, session: aiohttp.ClientSession, body: dict[str, object]) -> Completion:
         try:
-            # A redirect would carry the key to a host that nobody configured.
-            async with session.post(self._url, json=body, allow_redirects=False) as response:
-                content = await response.read()
-                status, headers = response.status, response.headers
-        except (OSError, aiohttp.ClientError) as error:
-            failure = transport_failure(error, self._timeout_s)
+            reply: Reply = await retrying(self._attempt, call)
+        except EndpointError as error:
+            failure: CallFailure = self._report(error, call)
+        except LimiterClosedError:
+            failure = ModelCallError("stopped", f"{self._name}: stopped before the call was made", call.attempts)
+        except BudgetExceededError as error:
+            failure = BudgetExceededError(str(error), call.attempts)
         else:
-            check_status(status, headers.get("Retry-After"), content, headers.get("Location"))
-            return parse_reply(content)
+            return _completions(reply, call, time.perf_counter() - (call.started or 0.0))
+        raise failure  # outside the except block: nothing raw stays chained to it
+
+    async def _attempt(self, call: _Call) -> Reply:
+        """One answer to a request; lessons that a 400 teaches cost nothing and are applied at once."""
+        async with self._limiter.slot(call.most.input_tokens // 4 + call.most.output_tokens) as slot:
+            call.started = call.started or time.perf_counter()
+            if self._budget is not None and call.reservation is None:
+                call.reservation = await self._budget.reserve(call.most)
+            while True:
+                body = request_body(self._model, call.messages, call.sampling, self._dialect, self._extra, call.n)
+                at, began = time.time(), time.perf_counter()
+                try:
+                    reply = await self._exchange(body, call, slot)
+                except EndpointError as error:
+                    self._record(call, error, at, time.perf_counter() - began)
+                    if self._learn(error, body):
+                        continue
+                    raise
+                self._limiter.succeeded()
+                slot.used(reply.usage.input_tokens + reply.usage.output_tokens)
+                call.attempts.append(
+                    Attempt(
+                        at=at,
+                        latency_s=time.perf_counter() - began,
+                        outcome="ok",
+                        usage=reply.usage,
+                        reservation=call.reservation,
+                    )
+                )
+                return reply
+
+    async def _exchange(self, body: dict[str, JsonValue], call: _Call, slot: Slot) -> Reply:
+        """One request and its answer. Raises EndpointError."""
+        try:
+            if self._stream:
+                return await self._streamed(body, call, slot)
+            got = await self._transport.post(PATH, _json(body))
+        except TransportError as error:
+            failure = EndpointError(error.kind, str(error), retry=error.retry, quote=error.quote, maybe_paid=error.sent)
+        else:
+            self._heed(got.status, got.headers, slot)
+            _check(got)
+            return read_reply(got.body, call.prompt_bytes)
         raise failure
+
+    async def _streamed(self, body: dict[str, JsonValue], call: _Call, slot: Slot) -> Reply:
+        asked = body | {"stream": True}
+        if self._dialect.stream_usage:
+            asked["stream_options"] = {"include_usage": True}
+        async with self._transport.stream(PATH, _json(asked)) as (status, headers, pieces):
+            self._heed(status, headers, slot)
+            kind = headers.get("Content-Type", "")
+            if 200 <= status < 300 and "json" not in kind and "html" not in kind:
+                return await read_stream(pieces, call.prompt_bytes)
+            whole = b"".join([piece async for piece in pieces])  # an error, or a server that does not stream
+        _check(HttpReply(status, headers, whole))
+        return read_reply(whole, call.prompt_bytes)
+
+    def _heed(self, status: int, headers: Mapping[str, str], slot: Slot) -> None:
+        self._limiter.note(headers)
+        if status in (429, 503, 529):
+            self._limiter.overloaded(slot, parse_retry_after(headers))
+
+    def _record(self, call: _Call, error: EndpointError, at: float, latency_s: float) -> None:
+        call.unusable += error.kind in ASKED_AGAIN
+        call.attempts.append(
+            Attempt(
+                at=at,
+                latency_s=latency_s,
+                outcome=error.kind,
+                usage=error.usage,
+                maybe_paid=error.maybe_paid and not error.usage.calls,
+                reservation=call.reservation,
+            )
+        )
+        if error.maybe_paid or error.usage.calls:
+            call.reservation = None  # it stays held for what this attempt may cost; the next one needs its own
+
+    def _learn(self, error: EndpointError, body: Mapping[str, JsonValue]) -> bool:
+        """Whether the endpoint's complaint changed how requests are written."""
+        if error.kind not in ("http_400", "http_422"):
+            return False
+        sent = {**body, "stream_options": True} if self._stream and self._dialect.stream_usage else body
+        # Another call may have taught the same already: then this one is simply asked anew.
+        outdated = self._dialect.token_limit not in body
+        learned = learn(self._dialect, sent, error.quote, error.rejected)
+        if learned is None or learned == self._dialect:
+            return outdated
+        logger.info(
+            "%s: the endpoint rejects a field; requests are written otherwise from now on: %s", self._name, learned
+        )
+        self._dialect = learned
+        return True
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after_s if isinstance(error, EndpointError) else None
         return min(self._max_wait_s, self._jitter(state) + (asked or 0.0))
-
-    def _stop(self) -> Callable[[RetryCallState], bool]:
-        """The stopping rule of one call; tenacity asks it once per failed attempt."""
-        unusable = 0
-
-        def stop(state: RetryCallState) -> bool:
-            nonlocal unusable
-            error = state.outcome.exception() if state.outcome else None
-            unusable += isinstance(error, EndpointError) and error.kind in UNUSABLE_KINDS
-            return unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts
-
-        return stop
 
     def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -336,9 +302,50 @@ class OpenAIChatModel:
         wait = state.next_action.sleep if state.next_action else 0.0
         logger.info("%s: %s; attempt %d follows in %.1f s", self._name, kind, state.attempt_number + 1, wait)
 
-    def _report(self, error: EndpointError, attempts: int) -> ModelCallError:
+    def _report(self, error: EndpointError, call: _Call) -> ModelCallError:
         said = excerpt(error.quote, self._api_key)
-        tries = f" ({attempts} attempts)" if attempts > 1 else ""
-        return ModelCallError(
-            error.kind, f"{self._name} at {self._url}: {error}{tries}" + (f": {said}" if said else "")
+        tries = f" ({len(call.attempts)} attempts)" if len(call.attempts) > 1 else ""
+        message = f"{self._name} at {self._url}/{PATH}: {error}{tries}" + (f": {said}" if said else "")
+        return ModelCallError(error.kind, message, call.attempts)
+
+
+CallFailure = ModelCallError | BudgetExceededError
+
+
+def _check(reply: HttpReply) -> None:
+    """Raise EndpointError for a status that is no success; a 400's ``param`` is kept, for what it teaches."""
+    try:
+        check_status(reply.status, reply.body, parse_retry_after(reply.headers), reply.headers.get("Location"))
+    except EndpointError as error:
+        error.rejected = rejected_field(reply.body)
+        raise
+
+
+def _json(body: Mapping[str, JsonValue]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _completions(reply: Reply, call: _Call, latency_s: float) -> list[Completion]:
+    """A reply's answers, each with its share of what they took: the prompt on the first, the answer by length."""
+    shares = _shares(reply.usage, reply.choices)
+    return [
+        Completion(
+            text=choice.text,
+            finish_reason=choice.finish_reason,
+            usage=usage,
+            latency_s=latency_s,
+            logprobs=choice.logprobs,
+            attempts=tuple(call.attempts) if index == 0 else (),
         )
+        for index, (choice, usage) in enumerate(zip(reply.choices, shares, strict=True))
+    ]
+
+
+def _shares(usage: Usage, choices: Sequence[Choice]) -> list[Usage]:
+    if len(choices) == 1:
+        return [usage]
+    lengths = [len(c.text) for c in choices]
+    tokens = [usage.output_tokens * length // sum(lengths) for length in lengths]
+    tokens[0] += usage.output_tokens - sum(tokens)  # what rounding left
+    first = usage.model_copy(update={"output_tokens": tokens[0]})
+    return [first, *(Usage(output_tokens=t) for t in tokens[1:])]

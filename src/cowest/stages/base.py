@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,22 +11,24 @@ from typing import TypeVar
 from pydantic import BaseModel, JsonValue
 
 from cowest.config import RunConfig
-from cowest.errors import StageError
-from cowest.protocols import ChatModel, Frames, Reporter, Task
+from cowest.errors import BudgetExceededError, StageError
+from cowest.opened import OpenModels
+from cowest.protocols import Frames, Reporter, Task
 from cowest.store import JsonlFile, RunDir
-from cowest.types import ModelRef
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
 
 IN_FLIGHT = 4096  # most items handed to a model at once: enough to fill any batch, and memory stays bounded
-GIVE_UP_AFTER = 20  # failures without a single success before a stage stops
+GIVE_UP_AFTER = 20  # failures in a row, all of one kind, before a stage stops
+ABOUT_THE_QUERY = frozenset({"bad_json", "bad_response", "content_filter", "empty", "no_choices", "refusal"})
+"""Failures that say something of the query asked and nothing of the endpoint: after a first success they stop no stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a stage works with: one task of a recipe. Models are opened on first use and shared."""
+    """What a stage works with: one task of a recipe. ``models`` are opened on first use and shared by all tasks."""
 
     label: str
     config: RunConfig
@@ -34,9 +36,7 @@ class Context:
     frames: Frames
     run: RunDir
     reporter: Reporter
-    open_weak: Callable[[ModelRef], ChatModel]
-    open_strong: Callable[[], ChatModel]
-    close_strong: Callable[[], Awaitable[None]]
+    models: OpenModels
 
     def path(self, name: str) -> Path:
         """A file or folder of the run."""
@@ -86,6 +86,28 @@ async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
         stoppable.stopped = True
 
 
+class _Patience:
+    """Stops a stage whose calls all fail, or fail all in the same way: an endpoint that is down is not asked for days."""
+
+    def __init__(self, label: str, items: int) -> None:
+        self._label, self._enough = label, min(GIVE_UP_AFTER, items)
+        self._any, self._row, self._kind = False, 0, ""
+
+    def see(self, error: str | None) -> None:
+        """Take note of one record's error, or success. Raises StageError when it is enough."""
+        if error is None:
+            self._any, self._row = True, 0
+            return
+        kind = error.removeprefix("draft: ").split(":")[0]
+        if self._any and kind in ABOUT_THE_QUERY:
+            return
+        self._row = self._row + 1 if kind == self._kind or not self._any else 1
+        self._kind = kind
+        if self._row >= self._enough:
+            which = f"the last {self._row}" if self._any else f"the first {self._row}"
+            raise StageError(f"{self._label}: {which} calls all failed; the last one: {error}")
+
+
 async def fill(
     label: str,
     context: Context,
@@ -94,37 +116,37 @@ async def fill(
     key_of_item: Callable[[I], str],
     key_of_record: Callable[[R], str],
     make: Callable[[I], Awaitable[R]],
+    at_once: int = IN_FLIGHT,
 ) -> list[R]:
     """Make one record for each item that has none yet; each is on disk before it counts. Failed ones are made again.
 
-    Returns the records in the items' order, which is also the order of the file when all are there. Raises StageError when the
-    first GIVE_UP_AFTER (or all) fail: an endpoint that is down would otherwise be asked thousands of times.
+    Returns the records in the items' order, which is also the order of the file when all are there; ``at_once`` of them are under
+    way together. Raises StageError when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError,
+    which then also says how far it came.
     """
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
     todo = [item for item in items if key_of_item(item) not in done]
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    limit, failed, succeeded = asyncio.Semaphore(IN_FLIGHT), 0, 0
+    patience = _Patience(label, len(items))
 
-    async def one(item: I) -> R:
-        async with limit:
+    async def work(rest: Iterable[I]) -> None:
+        for item in rest:
             record = await make(item)
-            file.append(record)  # at once: what is not on disk when the process is killed is asked, and paid, again
-            return record
-
-    running = [asyncio.ensure_future(one(item)) for item in todo]
-    try:
-        for finished in asyncio.as_completed(running):
-            record = await finished
+            file.append(record)  # at once: what is not on disk when the process is killed is made again
             done[key_of_record(record)] = record
             context.reporter.advance()
-            error = getattr(record, "error", None)
-            failed, succeeded = failed + (error is not None), succeeded + (error is None)
-            if failed >= min(GIVE_UP_AFTER, len(items)) and not succeeded:
-                raise StageError(f"{label}: the first {failed} calls all failed; the last one: {error}")
+            patience.see(getattr(record, "error", None))
+
+    rest = iter(todo)  # shared by all workers: each takes the next item
+    workers = [asyncio.ensure_future(work(rest)) for _ in range(min(at_once, len(todo)))]
+    try:
+        await asyncio.gather(*workers)
+    except BudgetExceededError as error:
+        raise BudgetExceededError(f"{context.label}{label}: {len(done)} of {len(items)} done. {error}") from None
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
         file.close()
         context.reporter.finish()
     ordered = [done[key_of_item(item)] for item in items]

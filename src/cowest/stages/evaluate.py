@@ -34,17 +34,17 @@ def _depends(context: Context) -> JsonValue:
 
 def _systems(context: Context) -> list[tuple[System, ChatModel | None]]:
     """The systems asked for, each with the weak model that it alone holds open."""
-    settings = context.config.evaluate
+    settings, strong = context.config.evaluate, context.models.strong()
     systems: list[tuple[System, ChatModel | None]] = []
-    for name in settings.systems:
+    for name in context.config.systems:
         if name == "strong":
-            systems.append((StrongAlone(context.open_strong(), context.frames, settings.answer), None))
+            systems.append((StrongAlone(strong, context.frames, settings.answer), None))
             continue
-        weak = context.open_weak(selection(context).model if name == "collab_aligned" else sft_model(context))
+        weak = context.models.weak(selection(context).model if name == "collab_aligned" else sft_model(context))
         if name == "weak":
             systems.append((WeakAlone(weak, context.frames, settings.draft), weak))
         else:
-            both = Collaboration(weak, context.open_strong(), context.frames, settings.draft, settings.answer, name)
+            both = Collaboration(weak, strong, context.frames, settings.draft, settings.answer, name)
             systems.append((both, weak))
     return systems
 
@@ -62,6 +62,7 @@ async def _evaluate(context: Context) -> Mapping[str, int]:
     results = _results(context, queries, predictions)
     write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
     counts = {"queries": len(queries), "systems": len(predictions)}
+    counts |= {f"{name}_truncated": sum(p.truncated for p in found) for name, found in predictions.items()}
     return counts | {f"{name}_failed": failures(found) for name, found in predictions.items()}
 
 

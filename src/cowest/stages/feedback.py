@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from cowest.collaboration.draft import draft, draft_id
+from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
-from cowest.config import LocalModelConfig
+from cowest.config import LocalModelConfig, ModelConfig, OpenAIModelConfig
+from cowest.protocols import ManyChatModel, Scorer
+from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Context, Stage, failures, fill
+from cowest.stages.base import IN_FLIGHT, Context, Stage, failures, fill
 from cowest.stages.learn import main_metric, sft_model, split_fingerprint, training_queries
 from cowest.store import derive_seed, fingerprint, fingerprint_model
-from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Usage
+from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Sampling, Score, Usage
 
 
 def _sample_depends(context: Context) -> JsonValue:
@@ -28,34 +30,52 @@ def _sample_depends(context: Context) -> JsonValue:
 
 
 async def _sample(context: Context) -> Mapping[str, int]:
-    settings, weak = context.config.draft, context.open_weak(sft_model(context))
+    settings, weak = context.config.draft, context.models.weak(sft_model(context))
     items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
+    shared: dict[str, asyncio.Task[list[Draft]]] = {}
+
+    def seeded(*parts: str | int) -> Sampling:
+        return settings.sampling.model_copy(update={"seed": derive_seed(context.config.seed, "draft", *parts)})
 
     async def make(item: tuple[Example, int]) -> Draft:
         example, index = item
-        seed = derive_seed(context.config.seed, "draft", example.id, index)
-        return await draft(weak, context.frames, example, index, settings.sampling.model_copy(update={"seed": seed}))
+        if not isinstance(weak, ManyChatModel):
+            return await draft(weak, context.frames, example, index, seeded(example.id, index))
+        if example.id not in shared:
+            together = drafts(weak, context.frames, example, settings.samples, seeded(example.id))
+            shared[example.id] = asyncio.ensure_future(together)
+        return (await shared[example.id])[index]
 
     file = context.run.file("drafts.jsonl", Draft)
-    drafts = await fill("sample drafts", context, file, items, lambda i: draft_id(*i), lambda d: d.id, make)
-    await weak.aclose()
-    return {"drafts": len(drafts), "failed": failures(drafts)}
+    try:
+        made = await fill("sample drafts", context, file, items, lambda i: draft_id(*i), lambda d: d.id, make)
+    finally:
+        for call in shared.values():
+            call.cancel()
+        await weak.aclose()
+    return {"drafts": len(made), "failed": failures(made)}
 
 
 def strong_identity(context: Context) -> JsonValue:
-    """What the strong model's answers depend on: not its address, concurrency or device."""
-    strong = context.config.strong
+    """What the strong model's answers depend on."""
+    return model_identity(context.config.strong)
+
+
+def model_identity(strong: ModelConfig) -> JsonValue:
+    """What a model's answers depend on: not its address, concurrency, price or device."""
     if isinstance(strong, LocalModelConfig):
         return [strong.kind, fingerprint_model(strong.model), strong.adapter]
-    return strong.model_dump(
-        mode="json", exclude={"concurrency", "timeout_s", "max_attempts", "api_key_env", "base_url"}
-    )
+    if isinstance(strong, OpenAIModelConfig):
+        return [strong.kind, strong.model, strong.extra]
+    return strong.model_dump(mode="json")
 
 
 def _feedback_depends(context: Context) -> JsonValue:
     first = training_queries(context)[0]
     frames: list[JsonValue] = [m.content for m in (*context.frames.refine(first, "DRAFT"), *context.frames.solo(first))]
-    settings = context.config.feedback.model_dump(mode="json")
+    settings = context.config.feedback.model_dump(mode="json", exclude={"mode", "judge"})
+    judge = context.config.feedback.judge
+    settings["judge"] = None if judge is None else model_identity(judge)
     return [settings, frames, strong_identity(context), main_metric(context), context.config.seed]
 
 
@@ -64,12 +84,9 @@ async def _feedback(context: Context) -> Mapping[str, int]:
     drafts = [d for d in context.run.file("drafts.jsonl", Draft).load() if d.text is not None]
     solos = await _solos(context, list(queries.values()))
     refinements = await _refinements(context, queries, drafts)
-    scorer = MetricScorer(context.task, main_metric(context))
     alone = {s.example_id: s for s in solos}
-    records = [
-        await feedback(scorer, queries[d.example_id], d, r, alone[d.example_id])
-        for d, r in zip(drafts, refinements, strict=True)
-    ]
+    work = [(queries[d.example_id], d, r, alone[d.example_id]) for d, r in zip(drafts, refinements, strict=True)]
+    records = await _scored(context, work)
     context.run.file("feedback.jsonl", Feedback).replace(records)
     calls = sum(r.usage.calls for r in refinements)
     return {
@@ -83,8 +100,46 @@ async def _feedback(context: Context) -> Mapping[str, int]:
     }
 
 
+class _Once:
+    """A scorer that judges equal answers to a query once: the strong model's own is compared with every draft's."""
+
+    def __init__(self, inner: Scorer) -> None:
+        self._inner, self._known = inner, dict[tuple[str, str | None], asyncio.Task[Score]]()
+
+    async def score(self, example: Example, text: str | None) -> Score:
+        key = (example.id, text)
+        if key not in self._known:
+            self._known[key] = asyncio.ensure_future(self._inner.score(example, text))
+        return await self._known[key]
+
+
+async def _scored(
+    context: Context, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
+) -> Sequence[Feedback]:
+    if context.config.feedback.judge is None:
+        scorer = MetricScorer(context.task, main_metric(context))
+        return [await feedback(scorer, *item) for item in work]
+    judge = _Once(JudgeScorer(context.models.judge()))
+    context.reporter.start(f"{context.label}judge answers", len(work))
+    limit = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(item: tuple[Example, Draft, Refinement, Refinement]) -> Feedback:
+        async with limit:
+            record = await feedback(judge, *item)
+        context.reporter.advance()
+        return record
+
+    running = [asyncio.ensure_future(one(item)) for item in work]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
+        context.reporter.finish()
+
+
 async def _solos(context: Context, queries: Sequence[Example]) -> list[Refinement]:
-    strong, sampling = context.open_strong(), context.config.feedback.sampling
+    strong, sampling = context.models.strong(context.config.feedback.mode), context.config.feedback.sampling
 
     async def make(example: Example) -> Refinement:
         seed = derive_seed(context.config.seed, "solo", example.id)
@@ -96,7 +151,7 @@ async def _solos(context: Context, queries: Sequence[Example]) -> list[Refinemen
 
 async def _refinements(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> list[Refinement]:
     """Refine every draft; equal drafts of a query share one call, since its request would be the same."""
-    strong, sampling = context.open_strong(), context.config.feedback.sampling
+    strong, sampling = context.models.strong(context.config.feedback.mode), context.config.feedback.sampling
     calls: dict[str, asyncio.Task[Refinement]] = {}
     file = context.run.file("refinements.jsonl", Refinement)
     texts = {d.id: fingerprint(d.example_id, d.text) for d in drafts}

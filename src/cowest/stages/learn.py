@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from cowest.collaboration.prompts import completion
-from cowest.errors import StageError
+from cowest.config import LocalModelConfig
+from cowest.errors import ConfigError, StageError
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage, fill, in_thread
 from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
@@ -66,9 +67,17 @@ def sft_examples(context: Context) -> Sequence[Example]:
     return train[: -settings.queries] if settings.held_out and settings.queries else train
 
 
+def trained(context: Context) -> LocalModelConfig:
+    """The weak model's section, in a stage that trains it. Raises ConfigError for one that is served elsewhere."""
+    weak = context.config.weak
+    if not isinstance(weak, LocalModelConfig):
+        raise ConfigError("weak.kind: openai: a model behind an endpoint cannot be trained here")
+    return weak
+
+
 def _sft_depends(context: Context) -> JsonValue:
-    c = context.config
-    weak: list[JsonValue] = [fingerprint_model(c.weak.model), c.weak.adapter]
+    c, model = context.config, trained(context)
+    weak: list[JsonValue] = [fingerprint_model(model.model), model.adapter]
     data = split_fingerprint(sft_examples(context))
     frames: list[JsonValue] = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
     return [c.sft.model_dump(mode="json"), weak, data, c.draft.format, frames, c.seed]
@@ -88,7 +97,7 @@ async def _sft(context: Context) -> Mapping[str, int]:
         raise StageError(
             "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"
         )
-    base = ModelRef(base=config.weak.model, adapter=config.weak.adapter)
+    base = ModelRef(base=trained(context).model, adapter=trained(context).adapter)
     out = context.path("sft")
     seed = derive_seed(config.seed, "sft")
     model = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
@@ -97,7 +106,9 @@ async def _sft(context: Context) -> Mapping[str, int]:
 
 
 def sft_model(context: Context) -> ModelRef:
-    """The SFT weak model of a run."""
+    """The SFT weak model of a run, or the one that an endpoint serves."""
+    if not isinstance(context.config.weak, LocalModelConfig):
+        return ModelRef(base=context.config.weak.model)
     return ModelRef.model_validate_json(context.path("sft/model_ref.json").read_bytes())
 
 
@@ -140,8 +151,10 @@ async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScor
     """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first."""
     evaluate = context.config.evaluate
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
-    weak = context.open_weak(model)
-    system = Collaboration(weak, context.open_strong(), context.frames, evaluate.draft, evaluate.answer, f"step-{step}")
+    weak = context.models.weak(model)
+    system = Collaboration(
+        weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, f"step-{step}"
+    )
     file = context.run.file(f"align/validation/step-{step}.jsonl", Prediction)
     answers = await fill(
         f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer

@@ -29,7 +29,7 @@ from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
     "dropped_failed_draft": "the weak model gave no text",
-    "dropped_unscored": "no score: the strong model's call failed",
+    "dropped_unscored": "no score: the strong model's call failed, or its text was cut off before an answer",
     "dropped_duplicate": "same text as an earlier draft of the query",
     "dropped_over_maximum": "more pairs than pairs.max_per_query",
     "queries_without_contrast": "queries whose drafts all helped alike",
@@ -52,12 +52,17 @@ async def task_report(context: Context) -> TaskReport:
     """All that the page shows about one task."""
     results = read_results(context.path("results.json"))
     gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
-    chosen = selection(context)
+    chosen = (
+        selection(context) if context.path("align/selection.json").exists() else None
+    )  # none where nothing is trained
     return TaskReport(
         results=results,
-        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in ("sft", "align")],
+        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in ("sft", "align")]
+        if chosen
+        else [],
         checkpoints=[
-            CheckpointView(step=c.step, score=c.score, selected=c.step == chosen.chosen) for c in chosen.checkpoints
+            CheckpointView(step=c.step, score=c.score, selected=chosen is not None and c.step == chosen.chosen)
+            for c in (chosen.checkpoints if chosen else ())
         ],
         gains=[g for g in gains if g is not None],
         counts=_counts(results),

@@ -31,6 +31,7 @@ class Collaboration:
             example_id=example.id,
             system=self.name,
             text=second.text,
+            truncated=second.truncated,
             draft=first.text,
             error=second.error,
             usage=first.usage + second.usage,

@@ -48,6 +48,7 @@ class StrongAlone:
             example_id=example.id,
             system=self.name,
             text=done.text,
+            truncated=done.truncated,
             error=done.error,
             usage=done.usage,
             latency_s=done.latency_s,

@@ -1,0 +1,392 @@
+"""The ledger: every paid call, on disk before anything uses its answer. It is the cache, the bill and the budget.
+
+One SQLite file in WAL mode, which several processes may share. All writes go through one thread a process, which puts what has
+gathered meanwhile into one transaction: an awaited write is durable when it returns, and costs a fraction of a commit.
+
+    answers       one row an answered request: key, messages, answer, usage, latency, attempts. The cache.
+    failures      one row a call without a usable answer; some of its attempts may have been paid for
+    reservations  what calls under way could cost at most; those of a process that died become "maybe paid"
+    spent         the running totals of each run, so that a budget is checked without adding anything up
+    batches       the jobs at a provider's batch API
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import JsonValue, TypeAdapter
+
+from cowest.errors import BudgetExceededError, ConfigError
+from cowest.ledger_schema import connect
+from cowest.ledger_summary import LedgerSummary as LedgerSummary
+from cowest.ledger_summary import summarise
+from cowest.ledger_writer import Writer
+from cowest.prices import Price
+from cowest.store import fingerprint
+from cowest.types import Attempt, Completion, Message, Record, Sampling, TokenLogprob, Usage
+
+purpose: ContextVar[str] = ContextVar("purpose", default="")
+"""What the calls of the running code are for, such as ``medicine: feedback``; entered with each."""
+
+POLL_S: Final = 0.2
+_ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
+_LOGPROBS: Final = TypeAdapter(tuple[TokenLogprob, ...] | None)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A run's budget; None is no limit. Tokens are those of prompts and answers together."""
+
+    usd: float | None = None
+    calls: int | None = None
+    tokens: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        return any(limit is not None for limit in (self.usd, self.calls, self.tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked: the request's key, its content as JSON, and the most that one attempt can cost."""
+
+    key: str
+    model: str
+    request: str
+    most: Usage
+    price: Price | None = None
+
+
+def call_of(
+    model: str,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    extra: Mapping[str, JsonValue],
+    price: Price | None,
+    index: int = 0,
+    n: int = 1,
+) -> Call:
+    """Describe a request: the ``index``-th sample, or ``n`` samples bought together.
+
+    The key is a hash of the model's name, the messages, the sampling parameters, the extra fields and the index; not of the
+    address. Greedy decoding has no use for a seed, so there it is left out.
+    """
+    asked = sampling if sampling.temperature > 0 else sampling.model_copy(update={"seed": None})
+    said: list[JsonValue] = [[m.role, m.content] for m in messages]
+    request: dict[str, JsonValue] = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
+    request |= sampling.model_dump(mode="json", exclude_none=True) | dict(extra)
+    # The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few.
+    prompt = sum(len(m.content.encode()) + 16 for m in messages)
+    return Call(
+        key=fingerprint(model, said, asked.model_dump(mode="json"), dict(extra), index, length=32),
+        model=model,
+        request=json.dumps(request, ensure_ascii=False),
+        most=Usage(calls=1, input_tokens=prompt, output_tokens=n * sampling.max_tokens),
+        price=price,
+    )
+
+
+class BatchEntry(Record):
+    """A job at a provider's batch API. ``id`` is ours, ``job`` the provider's; ``keys`` are the requests in it, in order.
+
+    ``held`` are the budget's reservations for them, where there is a budget.
+    """
+
+    id: str
+    model: str
+    file_id: str
+    job: str | None
+    status: Literal["creating", "running", "collected", "lost"]
+    keys: tuple[str, ...]
+    held: tuple[int, ...] = ()
+    created: float
+
+
+class Ledger:
+    """A run's view of a ledger file.
+
+    Opened in any thread, used by one event loop at a time. Raises DataError for a file that cannot be used as a ledger.
+    """
+
+    def __init__(self, path: Path, run: str, limits: Limits = Limits()) -> None:
+        self.path, self.run, self.limits = path, run, limits
+        self._reader = connect(path)
+        self._writer = Writer(path)
+        self._hits = 0
+        self._settled = asyncio.Event()
+        self._writer.call(self._forget_the_dead)
+
+    def get(self, key: str) -> Completion | None:
+        """The answer to a request that was asked before, at what it took then. Counts a hit."""
+        row = self._reader.execute(
+            "SELECT text, finish_reason, input_tokens, output_tokens, reasoning_tokens, estimated, micro_usd, latency_s, "
+            "logprobs, attempts FROM answers WHERE key = ? AND current = 1",
+            (key,),
+        ).fetchone()
+        if row is None:
+            return None
+        self._hits += 1
+        text, reason, tokens_in, tokens_out, thinking, estimated, cost, latency, logprobs, attempts = row
+        return Completion(
+            text=text,
+            finish_reason=reason,
+            usage=Usage(
+                calls=1,
+                input_tokens=tokens_in,
+                output_tokens=tokens_out,
+                reasoning_tokens=thinking,
+                estimated_calls=estimated,
+                cost_usd=None if cost is None else cost / 1e6,
+            ),
+            latency_s=latency,
+            logprobs=None if logprobs is None else _LOGPROBS.validate_json(logprobs),
+            attempts=_ATTEMPTS.validate_json(attempts),
+        )
+
+    async def answered(self, call: Call, completion: Completion) -> Completion:
+        """Enter an answer, in place of an earlier one to the same request, which stays in the bill. Durable when it returns.
+
+        Returns the completion with what it cost.
+        """
+        completion = _priced(completion, call.price)
+        u = completion.usage
+        logprobs = None if completion.logprobs is None else _LOGPROBS.dump_json(completion.logprobs).decode()
+        row = (
+            *(call.key, self.run, purpose.get(), call.model, call.request, completion.text, completion.finish_reason),
+            *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),
+            *(completion.latency_s, logprobs, _ATTEMPTS.dump_json(completion.attempts).decode(), time.time()),
+        )
+
+        def enter(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE answers SET current = 0 WHERE key = ? AND current = 1", (call.key,))
+            db.execute(
+                "INSERT INTO answers (key, current, run, purpose, model, request, text, finish_reason, input_tokens, "
+                "output_tokens, reasoning_tokens, estimated, micro_usd, latency_s, logprobs, attempts, created) "
+                "VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            self._settle(db, call, completion.attempts)
+
+        await self._writer.do(enter)
+        self._settled.set()
+        return completion
+
+    async def failed(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> None:
+        """Enter a call without a usable answer, and what its attempts cost or may have cost. Durable when it returns."""
+        told = _ATTEMPTS.dump_json(tuple(attempts)).decode()
+        row = (call.key, self.run, purpose.get(), call.model, kind, message, told, time.time())
+
+        def enter(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO failures (key, run, purpose, model, kind, message, attempts, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            self._settle(db, call, attempts)
+
+        await self._writer.do(enter)
+        self._settled.set()
+
+    def budget(self, price: Price | None) -> RunBudget | None:
+        """What a model with this price has to ask before each attempt; None where the run has no limit.
+
+        Raises ConfigError for a limit in USD on a model whose price is unknown: it could not be kept.
+        """
+        if not self.limits.any:
+            return None
+        if self.limits.usd is not None and price is None:
+            raise ConfigError(
+                "budget_usd: a model's price is unknown, so the budget cannot be kept; give its price: setting"
+            )
+        return RunBudget(self, price)
+
+    async def reserve(self, most: Usage, price: Price | None, batch: bool = False) -> int:
+        """Hold the most that an attempt can cost. Raises BudgetExceededError when it does not fit and nothing can be freed."""
+        tokens, cost = most.input_tokens + most.output_tokens, _micro(price.cost(most)) if price else None
+        while True:
+            self._settled.clear()
+            found = await self._writer.do(lambda db: self._try_reserve(db, tokens, cost, batch))
+            if isinstance(found, int):
+                return found
+            if isinstance(found, str):
+                raise BudgetExceededError(found)
+            try:  # other calls hold what they may not need: of this process, which says so, or of another
+                await asyncio.wait_for(self._settled.wait(), POLL_S)
+            except TimeoutError:
+                await self._writer.do(self._forget_the_dead)
+
+    async def save_batch(self, entry: BatchEntry) -> None:
+        """Enter a batch job, or its new state."""
+        row = (entry.id, entry.model, self.run, entry.model_dump_json(), time.time())
+        await self._writer.do(
+            lambda db: _nothing(db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", row))
+        )
+
+    def batches(self, model: str) -> list[BatchEntry]:
+        """This run's batch jobs for a model, the oldest first."""
+        rows = self._reader.execute(
+            "SELECT entry FROM batches WHERE model = ? AND run = ? ORDER BY updated", (model, self.run)
+        )
+        return [BatchEntry.model_validate_json(entry) for (entry,) in rows]
+
+    def summary(self, run: str | None = None) -> LedgerSummary:
+        """The bill of one run, or of all that share the file."""
+        self._flush_hits()
+        return summarise(self._reader, self.path, run)
+
+    def close(self) -> None:
+        """Write what is left and close the file. May be called twice."""
+        if self._writer.closed:
+            return
+        self._flush_hits()
+        self._writer.close()
+        self._reader.close()
+
+    def _flush_hits(self) -> None:
+        hits, self._hits = self._hits, 0
+        if hits:
+            self._writer.call(lambda db: _add(db, self.run, hits=hits))
+
+    def _settle(self, db: sqlite3.Connection, call: Call, attempts: Sequence[Attempt]) -> None:
+        """Book what a call's attempts cost, and give back what was held for them. Part of the entry's transaction."""
+        most = call.most.input_tokens + call.most.output_tokens
+        most_cost = _micro(call.price.cost(call.most)) if call.price else None
+        for attempt in attempts:
+            if attempt.usage.calls:
+                cost = _micro(call.price.cost(attempt.usage)) if call.price else None
+                tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
+                _add(db, self.run, calls=1, tokens=tokens, micro_usd=cost or 0, unpriced_calls=int(cost is None))
+            elif attempt.maybe_paid:
+                _add_maybe(db, self.run, most, most_cost)
+        held = {a.reservation for a in attempts if a.reservation is not None}
+        db.executemany("DELETE FROM reservations WHERE id = ?", [(number,) for number in held])
+
+    def _try_reserve(self, db: sqlite3.Connection, tokens: int, cost: int | None, batch: bool) -> int | str | None:
+        """The reservation's number; None to wait for others; or a sentence about the limit that is reached."""
+        row = db.execute(
+            "SELECT calls + maybe_calls, tokens + maybe_tokens, micro_usd + maybe_micro_usd FROM spent WHERE run = ?",
+            (self.run,),
+        ).fetchone() or (0, 0, 0)
+        held = db.execute(
+            "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(micro_usd), 0) FROM reservations WHERE run = ?",
+            (self.run,),
+        ).fetchone()
+        limits = self.limits
+        checks = (
+            ("budget_calls", limits.calls, row[0], held[0], 1, _plain),
+            ("budget_tokens", limits.tokens, row[1], held[1], tokens, _plain),
+            ("budget_usd", None if limits.usd is None else _micro(limits.usd), row[2], held[2], cost or 0, _dollars),
+        )
+        for name, limit, spent, open_, more, show in checks:
+            if limit is not None and spent + open_ + more > limit:
+                if open_:
+                    return None
+                return (
+                    f"{name}: {show(limit)} is reached: {show(spent)} spent, and the next call could take {show(more)}. What was "
+                    f"paid for is kept in {self.path}; raise {name} and run the same command to continue."
+                )
+        who = ("batch:" if batch else "") + (process_identity(os.getpid()) or "")
+        values = (self.run, os.getpid(), who, tokens, cost, time.time())
+        done = db.execute(
+            "INSERT INTO reservations (run, pid, process, tokens, micro_usd, created) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
+        return int(done.lastrowid or 0)
+
+    def _forget_the_dead(self, db: sqlite3.Connection) -> None:
+        """What a process that died had under way may have been paid for: it stays counted, at the most that it can be."""
+        rows = db.execute("SELECT id, run, pid, process, tokens, micro_usd FROM reservations").fetchall()
+        open_ = [BatchEntry.model_validate_json(entry) for (entry,) in db.execute("SELECT entry FROM batches")]
+        at_providers = {number for entry in open_ if entry.status in ("creating", "running") for number in entry.held}
+        for number, run, pid, process, tokens, cost in rows:
+            if process_identity(pid) != process.removeprefix("batch:") and number not in at_providers:
+                _add_maybe(db, run, tokens, cost)
+                db.execute("DELETE FROM reservations WHERE id = ?", (number,))
+
+
+@dataclass(frozen=True, slots=True)
+class RunBudget:
+    """A :class:`cowest.protocols.Budget` at one model's price."""
+
+    ledger: Ledger
+    price: Price | None
+
+    async def reserve(self, most: Usage, batch: bool = False) -> int:
+        """Hold the most that an attempt can cost; that of a ``batch`` outlives this process."""
+        return await self.ledger.reserve(most, self.price, batch)
+
+
+def process_identity(pid: int) -> str | None:
+    """Tells a process from a later one with the same number; None where there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[19]  # the start time, in ticks since boot
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+    except (OSError, IndexError):
+        pass
+    try:  # no /proc: the number alone
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+def _priced(completion: Completion, price: Price | None) -> Completion:
+    """With what each attempt cost; a model that keeps no record of its attempts made one."""
+
+    def cost(usage: Usage) -> Usage:
+        return usage.model_copy(update={"cost_usd": price.cost(usage)}) if price and usage.calls else usage
+
+    usage = completion.usage
+    made = completion.attempts
+    if not made and usage.calls:
+        made = (Attempt(at=time.time(), latency_s=completion.latency_s, outcome="ok", usage=usage),)
+    attempts = tuple(a.model_copy(update={"usage": cost(a.usage)}) for a in made)
+    # A sample that came with others has its tokens and no call of its own.
+    priced = usage.model_copy(update={"cost_usd": price.cost(usage) if price else None})
+    return completion.model_copy(update={"usage": priced, "attempts": attempts})
+
+
+def _micro(usd: float | None) -> int | None:
+    """Money in whole millionths of a dollar, which add up exactly; rounded up, so that a budget errs on the safe side."""
+    return None if usd is None else -int(-usd * 1_000_000 // 1)
+
+
+def _add(db: sqlite3.Connection, run: str, **values: int) -> None:
+    db.execute("INSERT OR IGNORE INTO spent (run) VALUES (?)", (run,))
+    changes = ", ".join(f"{name} = {name} + ?" for name in values)
+    db.execute(f"UPDATE spent SET {changes} WHERE run = ?", (*values.values(), run))
+
+
+def _add_maybe(db: sqlite3.Connection, run: str, tokens: int, cost: int | None) -> None:
+    _add(
+        db,
+        run,
+        maybe_calls=1,
+        maybe_tokens=tokens,
+        maybe_micro_usd=cost or 0,
+        maybe_unpriced_calls=int(cost is None),
+    )
+
+
+def _plain(value: int) -> str:
+    return f"{value:,}"
+
+
+def _dollars(micro: int) -> str:
+    return f"${micro / 1e6:,.2f}" if micro >= 10_000 else f"${micro / 1e6:.6f}"
+
+
+def _nothing(_: object) -> None: ...

@@ -1,0 +1,96 @@
+"""The models of a run, opened on first use. Those that are paid for have the ledger before them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from cowest.build import build_batch_model, build_model, build_weak, openai_models
+from cowest.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.errors import ConfigError
+from cowest.ledger import Ledger, LedgerSummary, Limits
+from cowest.models.ledgered import LedgeredChatModel
+from cowest.prices import price_of
+from cowest.protocols import ChatModel
+from cowest.types import ModelRef
+
+
+def ledger_path(config: RunConfig, out: Path) -> Path:
+    """Where a run's paid calls are entered."""
+    return config.ledger or out / "ledger.sqlite"
+
+
+class OpenModels:
+    """One object a run: its domains share the strong model's connections and rate limits, the ledger and the budget."""
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        self._config, self._path = config, ledger_path(config, out)
+        self._ledger: Ledger | None = None
+        self._strong: dict[str, ChatModel] = {}
+        self._judge: ChatModel | None = None
+
+    def weak(self, ref: ModelRef) -> ChatModel:
+        """The weak model at some point of its training, or the served one; the caller closes it."""
+        weak = self._config.weak
+        return build_weak(weak, ref) if isinstance(weak, LocalModelConfig) else self._paid(weak, "live")
+
+    def strong(self, mode: Literal["live", "batch"] = "live") -> ChatModel:
+        """The strong model; with ``batch`` its calls go through the provider's batch API."""
+        if mode not in self._strong:
+            self._strong[mode] = self._open(self._config.strong, mode)
+        return self._strong[mode]
+
+    def judge(self) -> ChatModel:
+        """The model that scores answers. Raises ConfigError where the recipe names none."""
+        if self._config.feedback.judge is None:
+            raise ConfigError("feedback.judge: this recipe names no judge")
+        if self._judge is None:
+            self._judge = self._open(self._config.feedback.judge, self._config.feedback.mode)
+        return self._judge
+
+    def bill(self) -> LedgerSummary | None:
+        """What this run has paid for in all; None when it opened no model that is paid for."""
+        return None if self._ledger is None else self._ledger.summary(self._config.name)
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
+        opened = [*self._strong.values(), *([self._judge] if self._judge else [])]
+        self._strong, self._judge = {}, None
+        try:
+            for model in opened:
+                await model.aclose()
+        finally:
+            ledger, self._ledger = self._ledger, None
+            if ledger is not None:
+                ledger.close()
+
+    def _open(self, config: ModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
+        return self._paid(config, mode) if isinstance(config, OpenAIModelConfig) else build_model(config)
+
+    def _paid(self, config: OpenAIModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
+        ledger, price = self._open_ledger(), price_of(config.model, config.price)
+        if mode == "batch":
+            price = price and price.discounted(config.batch.discount)
+            inner: ChatModel = build_batch_model(config, self._config.folder, ledger, price)
+        else:
+            inner = build_model(config, self._config.folder, ledger.budget(price))
+        return LedgeredChatModel(
+            inner, ledger, model=config.model, cache=self._config.cache, price=price, extra=config.extra
+        )
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            c = self._config
+            limits = Limits(usd=c.budget_usd, calls=c.budget_calls, tokens=c.budget_tokens)
+            self._ledger = Ledger(self._path, c.name, limits)
+        return self._ledger
+
+
+def check_prices(config: RunConfig) -> None:
+    """Raise ConfigError for a budget in USD that could not be kept, as a model's price is unknown."""
+    for where, model in openai_models(config):
+        if config.budget_usd is not None and price_of(model.model, model.price) is None:
+            raise ConfigError(
+                f"budget_usd: no price is known for {model.model!r}, so a budget in USD cannot be kept; give "
+                f"{where}.price: {{input: ..., output: ...}} (USD for a million tokens), or budget_calls or budget_tokens"
+            )
