@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from cowest.build import build_task
 from cowest.config import PluginTaskConfig, config_from_dict, load_config
@@ -141,8 +142,11 @@ def test_two_packages_with_one_name_are_refused(plugins: Path) -> None:
 
 
 def test_a_recipe_keeps_its_folder_for_the_plugin(plugins: Path, tmp_path: Path) -> None:
-    models = {"weak": {"kind": "local", "model": "org/m"}, "strong": {"kind": "scripted", "default": "x"}}
-    recipe = {"name": "r", "task": {"kind": "plugin", "name": "data", "folder": "sub"}, **models}
+    models: dict[str, JsonValue] = {
+        "weak": {"kind": "local", "model": "org/m"},
+        "strong": {"kind": "scripted", "default": "x"},
+    }
+    recipe: dict[str, JsonValue] = {"name": "r", "task": {"kind": "plugin", "name": "data", "folder": "sub"}, **models}
     config = config_from_dict(recipe, tmp_path)
     assert isinstance(config.task, PluginTaskConfig) and config.task.folder == tmp_path.resolve() / "sub"
     with pytest.raises(DataError, match="sub: no rows"):

@@ -23,7 +23,7 @@ SHORT_LINE_WORDS = 12
 _MARKER = re.compile(r"(?<![^\W_])answer[ \t*_`]{0,8}[:\uff1a]", re.IGNORECASE)
 # "So the answer is 4 hours." holds the answer "4 hours"; only for open answers, where no marker is.
 _LEAD_IN = re.compile(
-    r"(?:so|thus|hence|therefore)?,?\s*(?:the|my)\s+(?:final\s+)?answer\s+(?:is|would be)\s+", re.IGNORECASE
+    r"(?:so|thus|hence|therefore)?,?\s*(?:the|my)\s+(?:final\s+)?answer\s+(?:is|would be)[\s:]+", re.IGNORECASE
 )
 _QUOTES = "\"'`*_\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e"
 _WRAPPING = _QUOTES + "()[]{}<>.,;:!?"

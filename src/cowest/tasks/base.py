@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ConfigError, DataError
+from cowest.protocols import Task
 from cowest.tasks.answers import MARKER, extract_answer, label_key
 from cowest.types import Example
 
@@ -86,3 +87,8 @@ class SimpleTask:
     def extract(self, text: str, example: Example) -> str | None:
         """The answer in a model's text: one of the labels, or of the example's own choices, or a short open answer."""
         return extract_answer(text, self.labels or example.choices)
+
+
+def notes_of(task: Task) -> tuple[str, ...]:
+    """What a user must know of a task's data, each with its count; a plug-in's own kind of task has none."""
+    return task.notes if isinstance(task, SimpleTask) else ()
