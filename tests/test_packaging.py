@@ -35,7 +35,11 @@ HEAVY = (
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn"}  # import name -> name on the index, where they differ
+DISTRIBUTION = {
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "dotenv": "python-dotenv",
+}  # import name -> name on the index, where they differ
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cowest.config import OpenAIModelConfig
 from cowest.errors import ModelCallError
 from cowest.types import Message, Sampling
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 KEY = "sk-test-0123456789abcdefSECRET"
 ASK = (Message(role="user", content="Is it safe?"),)
 
@@ -37,9 +39,9 @@ async def _answers_with_the_key(request: web.Request) -> web.Response:
 
 @pytest.mark.parametrize("source", ["environment", "dotenv"])
 @pytest.mark.parametrize("handler", [_tells_the_key, _answers_with_the_key])
-async def test_a_failing_run_leaves_no_key_behind(tmp_path: Path, source: str, handler: web.RequestHandler) -> None:  # type: ignore[type-arg]
+async def test_a_failing_run_leaves_no_key_behind(tmp_path: Path, source: str, handler: Handler) -> None:
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", handler)  # type: ignore[arg-type]
+    app.router.add_post("/v1/chat/completions", handler)
     work, out = tmp_path / "work", tmp_path / "run"
     work.mkdir()
     env = {k: v for k, v in os.environ.items() if k != "COWEST_TEST_KEY"}
@@ -89,7 +91,5 @@ async def test_no_traceback_shows_the_key(monkeypatch: pytest.MonkeyPatch) -> No
                 await model.generate(ASK, Sampling())
         finally:
             await model.aclose()
-    shown = "".join(
-        traceback.TracebackException.from_exception(caught.value, capture_locals=False, max_group_depth=100).format()
-    )
+    shown = "".join(traceback.format_exception(caught.value))
     assert KEY not in shown and KEY not in repr(caught.value) and KEY not in repr(model) and KEY not in repr(config)

@@ -183,8 +183,9 @@ def api_key(config: OpenAIModelConfig, folder: Path = Path(), where: str = "stro
     key = find_key(config.api_key_env, folder)
     if not key:
         raise ConfigError(
-            f"{where}.api_key_env: {config.api_key_env} is neither set in the environment nor in a .env file (here or beside "
-            f"the recipe). Run `export {config.api_key_env}=...`, or set {where}.api_key_env: null for a server that wants no key."
+            f"{where}.api_key_env: {config.api_key_env} is not set, neither in the environment nor in a .env file (here or "
+            f"beside the recipe). Run `export {config.api_key_env}=...`, or set {where}.api_key_env: null for a server "
+            "that wants no key."
         )
     return key
 

@@ -130,6 +130,39 @@ def report(
         print_results(done)
 
 
+@app.command(epilog="Example: cowest ledger runs/mine --export calls.jsonl")
+def ledger(
+    directory: Annotated[Path, typer.Argument(help="A run directory, or a ledger file.", show_default=False)],
+    as_json: Json = False,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write every answer and failure to this file, one JSON object a line; - is stdout."),
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All runs that share the ledger, not only this one.")] = False,
+) -> None:
+    """Print what was paid: calls, tokens, cost, cache hits, failures by kind, the slowest."""
+    from cowest.ledger_summary import export_ledger, summarise_ledger
+    from cowest.output_ledger import print_ledger
+    from cowest.pipeline import ledger_of
+
+    path, run_name = ledger_of(directory)
+    name = None if everyone else run_name
+    if export is not None:
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in export_ledger(path, name))
+        if str(export) == "-":
+            sys.stdout.writelines(lines)
+        else:
+            from cowest.store import write_lines
+
+            print(f"{export}: {write_lines(export, lines)} entries")
+        return
+    bill = summarise_ledger(path, name)
+    if as_json:
+        print(bill.model_dump_json(indent=2))
+    else:
+        print_ledger(bill)
+
+
 @app.command(epilog="Example: cowest init my-domain && cowest run my-domain/recipe.yaml")
 def init(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],

@@ -75,7 +75,7 @@ class BenchmarkTaskConfig(Section):
     )
     official: bool = Field(
         default=True,
-        description="Insist on the published counts, splits and contents; false for a part of them, or your own data in that layout.",
+        description="Insist on the published counts, splits and contents; false for a part of them, or data of your own.",
     )
     drop_leaked: bool = Field(
         default=False,
@@ -290,11 +290,6 @@ class RunConfig(Section):
     def _one_way_to_name_tasks(self) -> RunConfig:
         if (self.task is None) == (not self.tasks):
             raise ValueError("give either 'task' (one domain) or 'tasks' (several, by name)")
-        asked = self.evaluate.systems if "systems" in self.evaluate.model_fields_set else ()
-        if isinstance(self.weak, OpenAIModelConfig) and "collab_aligned" in asked:
-            raise ValueError(
-                "evaluate.systems: collab_aligned needs a weak model that is trained here (weak.kind: local)"
-            )
         for name in self.tasks:
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"task name {name!r} becomes a folder: use letters, digits, '-' and '_'")

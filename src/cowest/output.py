@@ -6,6 +6,7 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 
+from cowest.output_ledger import cost_line
 from cowest.pipeline import RunSummary, summary_json
 from cowest.types import MetricValue, Results
 
@@ -26,6 +27,13 @@ def print_results(done: RunSummary) -> None:
         for line in _main_comparisons(results):
             console.print(line, markup=False, highlight=False)
         console.print()
+    if done.bill is not None:
+        console.print(
+            f"Paid in all: {cost_line(done.bill)}; `cowest ledger {done.out}` has the details.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(f"Report: {done.report}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ from cowest.build import api_key, build_frames, build_task, model_path, openai_m
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
 from cowest.errors import ConfigError, DataError, MissingExtraError, WiringError
 from cowest.ledger import LedgerSummary, purpose
-from cowest.opened import OpenModels, check_prices
+from cowest.opened import OpenModels, check_prices, ledger_path
 from cowest.parallel import Job, run_jobs
 from cowest.progress import QuietReporter
 from cowest.protocols import Reporter
@@ -135,18 +135,17 @@ def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
 
 def check_installed(config: RunConfig) -> None:
     """Raise MissingExtraError when a run of this recipe would need a package that is not there; nothing is imported."""
-    needed = {"plots": ["matplotlib"]}
-    if isinstance(config.strong, LocalModelConfig):
-        needed["local"] = ["torch", "transformers", "peft"]
+    needed: dict[str, list[str]] = {}
     if isinstance(config.weak, LocalModelConfig):
         needed["train"] = ["torch", "transformers", "peft", "trl", "datasets"]
+    elif isinstance(config.strong, LocalModelConfig):
+        needed["local"] = ["torch", "transformers", "peft"]
+    needed["plots"] = ["matplotlib"]
     missing = {extra: [name for name in names if not find_spec(name)] for extra, names in needed.items()}
     if any(missing.values()):
         names = dict.fromkeys(name for found in missing.values() for name in found)
         extras = [extra for extra, found in missing.items() if found]
-        raise MissingExtraError(
-            f"a run needs {', '.join(names)}: pip install 'cowest[{','.join(sorted(extras, reverse=True))}]'"
-        )
+        raise MissingExtraError(f"a run needs {', '.join(names)}: pip install 'cowest[{','.join(extras)}]'")
 
 
 def run_side_by_side(
@@ -298,6 +297,24 @@ def export_weak(out: Path, which: str, target: Path) -> ModelRef:
     text = (out / file).read_bytes()
     ref = ModelRef.model_validate_json(text) if which == "sft" else Selection.model_validate_json(text).model
     return merge(ref, target)
+
+
+def ledger_of(out: Path) -> tuple[Path, str | None]:
+    """The ledger of a run directory and the run's name in it; ``out`` may be a ledger file, of all its runs.
+
+    Raises ConfigError where there is neither, or a run that pays for nothing.
+    """
+    if out.is_file():
+        return out, None
+    config = run_dir_config(out)
+    if not openai_models(config):
+        raise ConfigError(
+            f"{out}: both models of this run are on this machine, so nothing was paid for and there is no ledger"
+        )
+    path = ledger_path(config, out)
+    if not path.exists():
+        raise ConfigError(f"{path}: not there yet; `cowest run` enters the first paid call in it")
+    return path, config.name
 
 
 def run_dir_config(out: Path) -> RunConfig:

@@ -55,13 +55,21 @@ def derive_seed(*parts: str | int) -> int:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a whole file such that a reader, or a crash, sees the old one or the new one and nothing between."""
+    write_lines(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """The same, piece by piece; returns how many pieces there were."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    partial, written = path.with_name(path.name + ".part"), 0
     with partial.open("w", encoding="utf-8") as handle:
-        handle.write(text)
+        for line in lines:
+            handle.write(line)
+            written += 1
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(path)
+    return written
 
 
 class JsonlFile(Generic[R]):

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from cowest.errors import BudgetExceededError, ModelCallError
 from cowest.ledger import Call, Ledger, call_of
 from cowest.prices import Price
-from cowest.protocols import ChatModel, ManyChatModel
+from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Sampling
 
 
@@ -20,6 +20,15 @@ class Stoppable(Protocol):
     """A model that can be told to begin nothing new, while what is under way goes on."""
 
     def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A model that can give several samples in one request."""
+
+    async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
+        """As many of ``n`` samples as one request gives: at least one."""
+        ...
 
 
 @runtime_checkable
@@ -129,17 +138,22 @@ class LedgeredChatModel:
     ) -> list[Completion]:
         """Buy the samples with these indexes, together where the model can do that."""
         calls = [self._call(messages, sampling, index) for index in missing]
-        if not isinstance(self._inner, ManyChatModel):
+        if not isinstance(self._inner, Sampler):
             each = zip(missing, calls, strict=True)
             return list(await asyncio.gather(*(self._buy(call, messages, _nth(sampling, i)) for i, call in each)))
-        # The seed of the first sample that is missing: the rest of a series does not repeat its beginning.
-        first = _nth(sampling, missing[0])
-        try:
-            completions = await self._inner.generate_many(messages, first, len(missing))
-        except (ModelCallError, BudgetExceededError) as error:
-            await self._enter_failure(self._call(messages, sampling, missing[0], len(missing)), error)
-            raise
-        return list(await asyncio.gather(*(self._enter(k, c) for k, c in zip(calls, completions, strict=True))))
+        bought: list[Completion] = []
+        while len(bought) < len(missing):
+            # The seed of the first sample that is missing: the rest of a series does not repeat its beginning.
+            rest = missing[len(bought) :]
+            try:
+                some = await self._inner.sample(messages, _nth(sampling, rest[0]), len(rest))
+            except (ModelCallError, BudgetExceededError) as error:
+                await self._enter_failure(self._call(messages, sampling, rest[0], len(rest)), error)
+                raise
+            # Entered before more is bought: what is held for them is free then, and a stop loses none.
+            entered = zip(calls[len(bought) :], some, strict=False)
+            bought += await asyncio.gather(*(self._enter(call, completion) for call, completion in entered))
+        return bought
 
     async def _enter(self, call: Call, completion: Completion) -> Completion:
         entered = await self._ledger.answered(call, completion)

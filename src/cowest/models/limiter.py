@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-LONGEST_PAUSE_S: Final = 300.0
-"""A longer wait than this is not worth keeping a program for; the next answer tells anew."""
 RAMP_S: Final = 0.05  # between two starts in the first round after a pause
 
 
@@ -70,9 +68,10 @@ class Limiter:
         concurrency: int,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
+        longest_pause_s: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most, self._clock = concurrency, clock
+        self._most, self._longest_pause_s, self._clock = concurrency, longest_pause_s, clock
         self._limit = float(concurrency)
         self._requests = Pace(requests_per_minute, clock) if requests_per_minute else None
         self._tokens = Pace(tokens_per_minute, clock) if tokens_per_minute else None
@@ -114,7 +113,7 @@ class Limiter:
     def pause(self, seconds: float) -> None:
         """Begin nothing new for so long, and then one after the other."""
         if seconds > 0:
-            self._paused_until = max(self._paused_until, self._clock() + min(seconds, LONGEST_PAUSE_S))
+            self._paused_until = max(self._paused_until, self._clock() + min(seconds, self._longest_pause_s))
             self._ramp_until = self._paused_until + RAMP_S * self.limit
 
     def succeeded(self) -> None:

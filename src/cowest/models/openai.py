@@ -68,7 +68,7 @@ class OpenAIChatModel:
     """A :class:`cowest.protocols.ManyChatModel` over an OpenAI-compatible endpoint.
 
     Broken connections, time-outs and statuses 408, 409, 429 and 5xx are tried up to ``max_attempts`` times; an unusable
-    answer twice; anything else once. The wait is random up to ``backoff_s * 2**n`` seconds, plus the endpoint's
+    answer twice; anything else once. The wait is random up to ``backoff_s * 2**n`` seconds (60 at most), plus the endpoint's
     ``Retry-After``, and never above ``max_wait_s``. An overloaded endpoint slows all calls down (see
     :class:`cowest.models.limiter.Limiter`). ``budget`` is asked before each attempt that may cost something. Raises
     :class:`ConfigError` for a value that cannot be right.
@@ -95,7 +95,7 @@ class OpenAIChatModel:
         budget: Budget | None = None,
         name: str | None = None,
         backoff_s: float = 1.0,
-        max_wait_s: float = 60.0,
+        max_wait_s: float = 300.0,
     ) -> None:
         if not model.strip():
             raise ConfigError("model: must not be empty")
@@ -124,12 +124,14 @@ class OpenAIChatModel:
         self._transport = Transport(
             self._url, headers, Timeouts(timeout_s, connect_timeout_s, stall_timeout_s), ca_file
         )
-        self._new_limiter: Callable[[], Limiter] = lambda: Limiter(concurrency, requests_per_minute, tokens_per_minute)
+        self._new_limiter: Callable[[], Limiter] = lambda: Limiter(
+            concurrency, requests_per_minute, tokens_per_minute, max_wait_s
+        )
         self._limiter = self._new_limiter()
         self._dialect = dialect_of(model, quirks)
         self._stream, self._samples_per_call, self._extra = stream, samples_per_call, dict(extra or {})
         self._max_attempts, self._budget = max_attempts, budget
-        self._jitter = wait_random_exponential(multiplier=backoff_s, max=max_wait_s)
+        self._jitter = wait_random_exponential(multiplier=backoff_s, max=min(60.0, max_wait_s))
         self._max_wait_s = max_wait_s
         self._stopped = False
 
@@ -162,10 +164,14 @@ class OpenAIChatModel:
         """
         found: list[Completion] = []
         while len(found) < n:
-            several = min(self._samples_per_call, n - len(found)) if self._dialect.several else 1
             seed = None if sampling.seed is None else sampling.seed + len(found)
-            found += await self._ask(messages, sampling.model_copy(update={"seed": seed}), several)
-        return found[:n]
+            found += await self.sample(messages, sampling.model_copy(update={"seed": seed}), n - len(found))
+        return found
+
+    async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
+        """As many of ``n`` samples as one request gives: at least one."""
+        several = min(self._samples_per_call, n) if self._dialect.several else 1
+        return (await self._ask(messages, sampling, several))[:several]
 
     def stop(self) -> None:
         """Begin nothing new: calls that wait end with kind ``stopped``; those under way go on."""
