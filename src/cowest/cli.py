@@ -130,6 +130,26 @@ def report(
         print_results(done)
 
 
+@app.command(epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200")
+def estimate(
+    recipe: Recipe,
+    out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key."""
+    from cowest.config import load_config
+    from cowest.estimate import estimate as estimate_recipe
+    from cowest.output_estimate import print_estimate
+
+    config = load_config(recipe, set_ or [])
+    found = estimate_recipe(config, out or Path("runs") / config.name)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        print_estimate(found)
+
+
 @app.command(epilog="Example: cowest ledger runs/mine --export calls.jsonl")
 def ledger(
     directory: Annotated[Path, typer.Argument(help="A run directory, or a ledger file.", show_default=False)],

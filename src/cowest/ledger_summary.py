@@ -23,6 +23,13 @@ class Line(Record):
     cost_usd: float | None
 
 
+class PurposeLine(Line):
+    """The answered calls of one model for one purpose."""
+
+    purpose: str
+    model: str
+
+
 class SlowCall(Record):
     """An answered call that took long."""
 
@@ -60,9 +67,14 @@ class LedgerSummary(Record):
     unpriced_models: list[str]
     models: dict[str, Line]
     purposes: dict[str, Line]
+    by_both: list[PurposeLine]
     slowest: list[SlowCall]
     first: float | None
     last: float | None
+
+    def by_purpose_and_model(self) -> dict[tuple[str, str], Line]:
+        """``by_both`` as a mapping."""
+        return {(line.purpose, line.model): line for line in self.by_both}
 
 
 def summarise_ledger(path: Path, run: str | None = None) -> LedgerSummary:
@@ -120,6 +132,7 @@ def summarise(db: sqlite3.Connection, path: Path, run: str | None) -> LedgerSumm
         unpriced_models=unpriced,
         models=_lines(db, "model", where, given),
         purposes=_lines(db, "purpose", where, given),
+        by_both=_by_both(db, where, given),
         slowest=_slowest(db, where, given),
         first=tokens[5],
         last=tokens[6],
@@ -149,6 +162,20 @@ def _lines(db: sqlite3.Connection, column: str, where: str, given: tuple[str, ..
         name: Line(calls=n, input_tokens=i, output_tokens=o, cost_usd=micro / 1e6 if priced == n else None)
         for name, n, i, o, micro, priced in rows
     }
+
+
+def _by_both(db: sqlite3.Connection, where: str, given: tuple[str, ...]) -> list[PurposeLine]:
+    rows = db.execute(
+        "SELECT purpose, model, count(*), sum(input_tokens), sum(output_tokens), sum(micro_usd), count(micro_usd) "
+        f"FROM answers {where} GROUP BY purpose, model ORDER BY min(id)",
+        given,
+    )
+    return [
+        PurposeLine(
+            purpose=p, model=m, calls=n, input_tokens=i, output_tokens=o, cost_usd=micro / 1e6 if priced == n else None
+        )
+        for p, m, n, i, o, micro, priced in rows
+    ]
 
 
 def _slowest(db: sqlite3.Connection, where: str, given: tuple[str, ...]) -> list[SlowCall]:
