@@ -212,7 +212,8 @@ class OpenAIChatModel:
             if self._budget is not None and call.reservation is None:
                 call.reservation = await self._budget.reserve(call.most)
             while True:
-                body = request_body(self._model, call.messages, call.sampling, self._dialect, self._extra, call.n)
+                n = call.n if self._dialect.several else 1
+                body = request_body(self._model, call.messages, call.sampling, self._dialect, self._extra, n)
                 at, began = time.time(), time.perf_counter()
                 try:
                     reply = await self._exchange(body, call, slot)
