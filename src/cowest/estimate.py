@@ -1,224 +1,227 @@
-"""What a recipe will cost, before anything is paid: calls, tokens, USD and time of each stage that calls a paid model.
+"""What a recipe will cost, before anything is paid: calls, tokens, USD and time of each stage that calls a strong model.
 
-Prompts are real ones (the recipe's frames around its own questions). What cannot be known yet is bounded:
+Prompts are real ones (the recipe's frames around its own questions); :mod:`cowest.workload` counts the calls. What cannot be known
+yet is bounded:
 
-    draft        low: the shortest quarter of the SFT targets; expected: their mean; high: draft.sampling.max_tokens
-    answer       low: the SFT targets' mean; expected: the ledger's mean for this purpose where there is one, else a third of
-                 max_tokens, and no less than the targets' mean; high: max_tokens
-    calls        drafts of a query that are equal share a call, and so do equal requests: the low figure has one draft a query
+    draft        low: the shortest quarter of the SFT targets; expected: their mean; high: the drafts' max_tokens
+    answer       low: the shortest quarter of the SFT targets; expected: the ledger's mean for this purpose where there is
+                 one, else the targets' mean + 150 tokens; high: max_tokens
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Final, TypeVar
 
 from cowest.build import model_path
+from cowest.collaboration.prompts import completion
 from cowest.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
-from cowest.errors import ConfigError
-from cowest.ledger_summary import Line, summarise_ledger
+from cowest.errors import ModelNotFoundError
+from cowest.ledger_summary import Line, answered_requests, summarise_ledger
 from cowest.opened import ledger_path
 from cowest.pipeline import prepare
 from cowest.prices import Price, price_of, prices_date
 from cowest.progress import QuietReporter
 from cowest.stages.base import Context
-from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import training_queries
-from cowest.tokens import MESSAGE_TOKENS, token_counter
-from cowest.types import Example, Message, Record, Sampling, Usage
+from cowest.stages.learn import sft_examples
+from cowest.tokens import prompt_tokens, token_counter
+from cowest.types import Record, Usage
+from cowest.workload import ZERO, Range, Work, workload
 
-SAMPLED = 20
-"""Queries whose prompts are measured in each stage."""
-TOKENS_PER_S = 50.0
-OVERHEAD_S = 0.5
-"""Time of one answer where the ledger knows none: half a second, and 50 tokens a second. An assumption, and told as one."""
+SAMPLED: Final = 20
+"""Queries whose prompts are measured in each stage; and answers of a purpose that a mean in the ledger needs."""
+REASONING_TOKENS: Final = 150
+"""What a strong model writes beyond what the SFT targets say, where the ledger knows no better."""
+TOKENS_PER_S: Final = 50.0
+OVERHEAD_S: Final = 0.5
+"""Time of one answer: half a second, and 50 tokens a second. An assumption, and told as one."""
+DAY_S: Final = 24 * 3600.0
 
-
-class Range(Record):
-    """A quantity whose expected value lies between two bounds."""
-
-    low: float
-    expected: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        return Range(low=self.low + other.low, expected=self.expected + other.expected, high=self.high + other.high)
-
-
-ZERO = Range(low=0, expected=0, high=0)
+T = TypeVar("T")
+Counter = Callable[[str], int]
 
 
 class StageEstimate(Record):
-    """One kind of call in one stage of one domain. ``cost_usd`` is None where no price is known, 0 for a model that runs here."""
+    """One kind of call in one stage of one domain, as far as it is still to be made; ``already`` answers are there.
+
+    ``cost_usd`` is None where no price is known, 0 for a model that runs here (``paid`` false), whose ``seconds`` are not known.
+    """
 
     domain: str
     stage: str
     calls_for: str
     model: str
+    paid: bool
+    batch: bool
+    already: int
     calls: Range
     input_tokens: Range
     output_tokens: Range
     cost_usd: Range | None
-    seconds: Range
+    seconds: Range | None
+
+
+class BudgetFit(Record):
+    """Whether low, expected and high fit into what a budget leaves; None where that cannot be known."""
+
+    name: str
+    limit: float
+    spent: float | None
+    low: bool | None
+    expected: bool | None
+    high: bool | None
 
 
 class Estimate(Record):
-    """The whole recipe. ``already_paid`` answers are in the ledger and will not be paid again (they are not subtracted)."""
+    """The whole recipe. The sums are over paid models only; ``already`` counts their answers that are there."""
 
     name: str
     stages: list[StageEstimate]
+    already: int
     calls: Range
     tokens: Range
     cost_usd: Range | None
     unpriced_models: list[str]
     seconds: Range
-    already_paid: int
-    already_paid_usd: float | None
-    budget: list[str]
+    budgets: list[BudgetFit]
     assumptions: list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
-    """A kind of call: how many of them, what their prompts look like, how long an answer can be."""
+class _Written:
+    """Token counts of the SFT targets of one domain: what the weak model learns to write, and what a right answer needs."""
 
-    stage: str
-    calls_for: str
-    model: ModelConfig
-    calls: Range
-    prompts: Callable[[Example, str], Sequence[Message]]
-    queries: Sequence[Example]
-    sampling: Sampling
-    drafted: bool = False
+    drafts: Sequence[int]
+    answers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """How each model's tokens are counted; a tokenizer is loaded once."""
+
+    counters: Mapping[str | None, tuple[Counter, str]]
+
+    def of(self, model: ModelConfig) -> Counter:
+        return self.counters[_tokenizer(model)][0]
 
 
 def estimate(config: RunConfig, out: Path) -> Estimate:
-    """Estimate a recipe that would run in ``out``. Raises ConfigError or DataError as ``cowest validate`` does; wants no key."""
+    """Estimate what a recipe would still cost if it were run in ``out``. Wants no key, and no event loop that runs already.
+
+    Raises ConfigError or DataError as ``cowest validate`` does.
+    """
+    config = _with_paths(config)
     contexts = prepare(config, out, QuietReporter(), offline=True)
-    measured, paid, paid_usd = _measured(config, out)
-    counter, how = token_counter(_tokenizer(config))
-    stages = [
-        _stage(context, kind, counter, measured)
-        for context in contexts
-        for kind in _kinds(context)
-        if isinstance(kind.model, OpenAIModelConfig)
-    ]
-    unpriced = sorted({s.model for s in stages if s.cost_usd is None})
-    cost = None if unpriced else sum((s.cost_usd for s in stages if s.cost_usd), ZERO)
-    calls = sum((s.calls for s in stages), ZERO)
-    tokens = sum((s.input_tokens + s.output_tokens for s in stages), ZERO)
+    ledger = ledger_path(config, out)
+    there = ledger.exists()
+    paid = answered_requests(ledger) if there else frozenset[str]()
+    measured = summarise_ledger(ledger).by_purpose_and_model() if there else {}
+    work = [(context, w) for context in contexts for w in workload(context, paid)]
+    counts = _Counts({name: token_counter(name) for name in {_tokenizer(w.model) for _, w in work}})
+    written = {context.label: _written(context, counts.of(config.strong)) for context in contexts}
+    stages = [_stage(context, w, counts.of(w.model), written[context.label], measured) for context, w in work]
+    bought = [s for s in stages if s.paid]
+    unpriced = sorted({s.model for s in bought if s.cost_usd is None})
+    calls, tokens = _sum(s.calls for s in bought), _sum(s.input_tokens + s.output_tokens for s in bought)
+    cost = None if unpriced else _sum(s.cost_usd for s in bought if s.cost_usd)
     return Estimate(
         name=config.name,
         stages=stages,
+        already=sum(s.already for s in bought),
         calls=calls,
         tokens=tokens,
         cost_usd=cost,
         unpriced_models=unpriced,
-        seconds=sum((s.seconds for s in stages), ZERO),
-        already_paid=paid,
-        already_paid_usd=paid_usd,
-        budget=list(_budget(config, calls, tokens, cost)),
-        assumptions=_assumptions(how, bool(measured)),
+        seconds=_sum(s.seconds for s in bought if s.seconds),
+        budgets=list(_budgets(config, ledger, calls, tokens, cost)),
+        assumptions=list(_assumptions(config, counts, work, measured)) if bought else [],
     )
-
-
-def _kinds(context: Context) -> Iterator[_Calls]:
-    """Every kind of model call that a run of this recipe makes, in order."""
-    c, frames = context.config, context.frames
-    served = isinstance(c.weak, OpenAIModelConfig)
-    train, test = training_queries(context), test_queries(context)
-    validation = context.task.examples("validation")[: c.align.selection_queries]
-    samples = c.draft.samples
-
-    def draft(e: Example, _: str) -> Sequence[Message]:
-        return frames.draft(e)
-
-    def solo(e: Example, _: str) -> Sequence[Message]:
-        return frames.solo(e)
-
-    if served:
-        yield _Calls("sample", "drafts", c.weak, _all(len(train) * samples), draft, train, c.draft.sampling)
-    yield _Calls("feedback", "strong alone", c.strong, _all(len(train)), solo, train, c.feedback.sampling)
-    some = _between(len(train), len(train) * samples)
-    yield _Calls("feedback", "refine drafts", c.strong, some, frames.refine, train, c.feedback.sampling, drafted=True)
-    if c.feedback.judge is not None:
-        judged = _between(len(train), len(train) * (2 * samples + 1))
-        sampling = Sampling(max_tokens=512)
-        yield _Calls("feedback", "judge", c.feedback.judge, judged, frames.refine, train, sampling, drafted=True)
-    if not served:
-        every = len(validation) * (c.align.checkpoints + 1)
-        picks = _between(len(validation), every)
-        yield _Calls(
-            "align", "choose a checkpoint", c.strong, picks, frames.refine, validation, c.evaluate.answer, drafted=True
-        )
-    for name in c.systems:
-        if name != "strong" and served:
-            yield _Calls("evaluate", f"{name}: drafts", c.weak, _between(0, len(test)), draft, test, c.evaluate.draft)
-        if name == "strong":
-            yield _Calls("evaluate", name, c.strong, _all(len(test)), solo, test, c.evaluate.answer)
-        elif name != "weak":
-            yield _Calls(
-                "evaluate", name, c.strong, _all(len(test)), frames.refine, test, c.evaluate.answer, drafted=True
-            )
 
 
 def _stage(
-    context: Context, kind: _Calls, count: Callable[[str], int], measured: dict[tuple[str, str], Line]
+    context: Context, work: Work, count: Counter, written: _Written, measured: Mapping[tuple[str, str], Line]
 ) -> StageEstimate:
-    model = kind.model
-    assert isinstance(model, OpenAIModelConfig)
-    drafts = _drafts(context, kind, count)
-    prompts = [
-        sum(count(m.content) + MESSAGE_TOKENS for m in kind.prompts(e, "")) for e in _spread(kind.queries, SAMPLED)
-    ]
-    prompt = sum(prompts) / len(prompts)
-    known = measured.get((f"{context.label}{kind.stage}", model.model))
-    most, shortest = float(kind.sampling.max_tokens), _targets(context, count)[1]
-    mean = known.output_tokens / known.calls if known is not None else min(most, max(shortest, most / 3))
-    low = min(mean, shortest)
-    per_call_in = Range(low=prompt + drafts.low, expected=prompt + drafts.expected, high=max(prompts) + drafts.high)
-    per_call_out = Range(low=low, expected=mean, high=max(most, mean))
-    calls, tokens_in, tokens_out = kind.calls, _times(kind.calls, per_call_in), _times(kind.calls, per_call_out)
-    batch = kind.stage == "feedback" and context.config.feedback.mode == "batch"
-    price = price_of(model.model, model.price)
-    if price is not None and batch:
-        price = price.discounted(model.batch.discount)
+    model, config = work.model, context.config
+    price, batch = None, False
+    if isinstance(model, OpenAIModelConfig):
+        batch = work.stage == "feedback" and config.feedback.mode == "batch"
+        price = price_of(model.model, model.price)
+        price = price.discounted(model.batch.discount) if price and batch else price
+    known = measured.get((f"{context.label}{work.stage}", _name(model)))
+    answer = _answer(work, written, known)
+    tokens_in, tokens_out = work.calls * _prompt(work, count, written), work.calls * answer
+    paid = isinstance(model, OpenAIModelConfig)
     return StageEstimate(
         domain=context.label.removesuffix(": "),
-        stage=kind.stage,
-        calls_for=kind.calls_for,
-        model=model.model,
-        calls=calls,
-        input_tokens=tokens_in,
-        output_tokens=tokens_out,
-        cost_usd=None if price is None else _cost(price, tokens_in, tokens_out),
-        seconds=_seconds(model, calls, tokens_in + tokens_out, per_call_out, batch),
+        stage=work.stage,
+        calls_for=work.calls_for,
+        model=_name(model),
+        paid=paid,
+        batch=batch,
+        already=work.already,
+        calls=_whole(work.calls),
+        input_tokens=_whole(tokens_in),
+        output_tokens=_whole(tokens_out),
+        cost_usd=ZERO if not paid else None if price is None else _cost(price, tokens_in, tokens_out),
+        seconds=_seconds(model, work.calls, tokens_in + tokens_out, answer, batch)
+        if isinstance(model, OpenAIModelConfig)
+        else None,
     )
 
 
-def _drafts(context: Context, kind: _Calls, count: Callable[[str], int]) -> Range:
-    """Tokens that a draft adds to a prompt."""
-    if not kind.drafted:
-        return ZERO
-    low, mean = _targets(context, count)
-    sampling = context.config.draft.sampling if kind.stage == "feedback" else context.config.evaluate.draft
-    return Range(low=low, expected=min(mean, sampling.max_tokens), high=sampling.max_tokens)
+def _prompt(work: Work, count: Counter, written: _Written) -> Range:
+    """Tokens of one prompt: the mean of some real ones, two standard errors down and up, and the draft in it."""
+    asked = [prompt_tokens(count, work.prompt(e, "")) for e in _spread(work.queries)]
+    mean, error = fmean(asked), 0.0
+    if 1 < len(asked) < len(work.queries):
+        error = 2 * stdev(asked) / math.sqrt(len(asked))
+    prompt = Range(low=max(0.0, mean - error), expected=mean, high=mean + error)
+    if work.drafted is None:
+        return prompt
+    if work.drafts:
+        length = fmean(map(count, _spread(work.drafts, 10 * SAMPLED)))
+        return prompt + Range(low=length, expected=length, high=length)
+    return prompt + _length(written.drafts, fmean(written.drafts), work.drafted.max_tokens)
 
 
-def _targets(context: Context, count: Callable[[str], int]) -> tuple[float, float]:
-    """Lengths of SFT targets: the first quartile, and the mean. A weak model learns to write such texts."""
-    lengths = sorted(count(context.task.target(e)) for e in _spread(context.task.examples("train"), 4 * SAMPLED))
-    return float(lengths[len(lengths) // 4]), sum(lengths) / len(lengths)
+def _answer(work: Work, written: _Written, known: Line | None) -> Range:
+    """Generated tokens of one call."""
+    most = work.sampling.max_tokens
+    if known is not None and known.calls >= SAMPLED:
+        one = _length(written.answers, known.output_tokens / known.calls, most)
+    elif work.calls_for == "drafts":
+        one = _length(written.drafts, fmean(written.drafts), most)
+    else:
+        one = _length(written.answers, fmean(written.answers) + REASONING_TOKENS, most)
+    return one * Range(low=work.samples, expected=work.samples, high=work.samples)
+
+
+def _length(lengths: Sequence[int], expected: float, most: int) -> Range:
+    """From the mean of the shortest quarter to the most that there can be."""
+    shortest = fmean(sorted(lengths)[: max(1, len(lengths) // 4)])
+    expected = min(expected, most)
+    return Range(low=min(shortest, expected), expected=expected, high=most)
+
+
+def _written(context: Context, count: Counter) -> _Written:
+    examples = _spread(sft_examples(context), 10 * SAMPLED)
+    targets = [context.task.target(e) for e in examples]
+    drafts = [completion(context.config.draft.format, t, e) for t, e in zip(targets, examples, strict=True)]
+    answers = [count(t) for t in targets]
+    return _Written([count(d) for d in drafts if d is not None] or answers, answers)
 
 
 def _seconds(model: OpenAIModelConfig, calls: Range, tokens: Range, answer: Range, batch: bool) -> Range:
     """The longest of: answers one after the other on each connection, and the rate limits. A batch takes up to a day."""
     if batch:
-        return Range(low=60, expected=4 * 3600, high=24 * 3600)
+        return Range(low=0, expected=DAY_S if calls.expected else 0, high=DAY_S if calls.high else 0)
 
     def time(calls: float, tokens: float, answer: float) -> float:
-        at_once = calls * (OVERHEAD_S + answer / TOKENS_PER_S) / model.concurrency
+        at_once = calls * (OVERHEAD_S + answer / TOKENS_PER_S) / min(model.concurrency, max(1.0, calls))
         paced = 60 * calls / model.requests_per_minute if model.requests_per_minute else 0.0
         metered = 60 * tokens / model.tokens_per_minute if model.tokens_per_minute else 0.0
         return max(at_once, paced, metered)
@@ -230,70 +233,6 @@ def _seconds(model: OpenAIModelConfig, calls: Range, tokens: Range, answer: Rang
     )
 
 
-def _measured(config: RunConfig, out: Path) -> tuple[dict[tuple[str, str], Line], int, float | None]:
-    """What a ledger that is there tells: lines by purpose and model, answers paid for, and their cost."""
-    path = ledger_path(config, out)
-    if not path.exists():
-        return {}, 0, None
-    bill = summarise_ledger(path)
-    return bill.by_purpose_and_model(), bill.answered, bill.cost_usd
-
-
-def _tokenizer(config: RunConfig) -> str | None:
-    if isinstance(config.strong, OpenAIModelConfig):
-        return config.strong.tokenizer
-    return model_path(config.strong.model) if isinstance(config.strong, LocalModelConfig) else None
-
-
-def _budget(config: RunConfig, calls: Range, tokens: Range, cost: Range | None) -> Iterator[str]:
-    for name, limit, found in (
-        ("budget_calls", config.budget_calls, calls),
-        ("budget_tokens", config.budget_tokens, tokens),
-        ("budget_usd", config.budget_usd, cost),
-    ):
-        if limit is None:
-            continue
-        if found is None:
-            raise ConfigError(f"{name}: no price is known, so it cannot be kept; give the models' price: settings")
-        fits = [word for word, value in found if value <= limit]
-        yield (
-            f"{name} {limit:g}: enough for the {', '.join(fits)} estimate"
-            if fits
-            else f"{name} {limit:g}: not enough even for the low estimate"
-        )
-
-
-def _assumptions(how: str, measured: bool) -> list[str]:
-    answers = (
-        "the mean of this ledger's answers"
-        if measured
-        else "a third of max_tokens, or the training targets' length if that is more"
-    )
-    return [
-        f"tokens counted by: {how}",
-        f"expected length of an answer: {answers}; high: max_tokens. Hidden reasoning of reasoning models counts within max_tokens",
-        f"time: {OVERHEAD_S:g} s and {TOKENS_PER_S:g} tokens/s an answer, at your concurrency and rate limits",
-        f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page",
-    ]
-
-
-def _spread(items: Sequence[Example], n: int) -> Sequence[Example]:
-    """About ``n`` of them, evenly."""
-    return items[:: max(1, len(items) // n)]
-
-
-def _all(n: int) -> Range:
-    return Range(low=n, expected=n, high=n)
-
-
-def _between(low: int, high: int) -> Range:
-    return Range(low=low, expected=high, high=high)
-
-
-def _times(a: Range, b: Range) -> Range:
-    return Range(low=a.low * b.low, expected=a.expected * b.expected, high=a.high * b.high)
-
-
 def _cost(price: Price, tokens_in: Range, tokens_out: Range) -> Range:
     def cost(i: float, o: float) -> float:
         return price.cost(Usage(input_tokens=round(i), output_tokens=round(o)))
@@ -303,3 +242,83 @@ def _cost(price: Price, tokens_in: Range, tokens_out: Range) -> Range:
         expected=cost(tokens_in.expected, tokens_out.expected),
         high=cost(tokens_in.high, tokens_out.high),
     )
+
+
+def _budgets(config: RunConfig, ledger: Path, calls: Range, tokens: Range, cost: Range | None) -> Iterator[BudgetFit]:
+    """A budget counts what the run has spent before, as the ledger has it."""
+    bill = summarise_ledger(ledger, config.name) if ledger.exists() else None
+    spent_usd = 0.0 if bill is None else bill.at_most_usd
+    spent_calls = 0 if bill is None else bill.paid_calls + bill.maybe_paid
+    spent_tokens = 0 if bill is None else bill.input_tokens + bill.output_tokens
+    for name, limit, spent, more in (
+        ("budget_usd", config.budget_usd, spent_usd, cost),
+        ("budget_calls", config.budget_calls, spent_calls, calls),
+        ("budget_tokens", config.budget_tokens, spent_tokens, tokens),
+    ):
+        if limit is None:
+            continue
+        if spent is None or more is None:
+            yield BudgetFit(name=name, limit=limit, spent=spent, low=None, expected=None, high=None)
+            continue
+        low, expected, high = (spent + value <= limit for value in (more.low, more.expected, more.high))
+        yield BudgetFit(name=name, limit=limit, spent=spent, low=low, expected=expected, high=high)
+
+
+def _assumptions(
+    config: RunConfig,
+    counts: _Counts,
+    work: Sequence[tuple[Context, Work]],
+    measured: Mapping[tuple[str, str], Line],
+) -> Iterator[str]:
+    for how in dict.fromkeys(counts.counters[_tokenizer(w.model)][1] for _, w in work):
+        yield f"tokens: {how}"
+    yield f"prompts: the mean of {SAMPLED} real ones, +- 2 standard errors; drafts: as long as SFT targets, high: max_tokens"
+    purposes = {(f"{context.label}{w.stage}", _name(w.model)) for context, w in work}
+    known = any(line.calls >= SAMPLED for purpose, line in measured.items() if purpose in purposes)
+    yield (
+        f"answers: {'the mean of their purpose in the ledger, else ' if known else ''}as long as SFT targets + {REASONING_TOKENS} "
+        "tokens; high: max_tokens (hidden reasoning counts within it); no retries"
+    )
+    yield f"time: {OVERHEAD_S:g} s and {TOKENS_PER_S:g} tokens/s an answer, at your concurrency and rate limits; a batch up to 24 h"
+    yield f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page"
+    if config.cache != "read":
+        yield f"cache: {config.cache}: answers in the ledger are asked for anew"
+
+
+def _with_paths(config: RunConfig) -> RunConfig:
+    """Model names as a run resolves them, where they are there: a finished stage is known by its model's files."""
+
+    def resolved(model: ModelConfig) -> ModelConfig:
+        if not isinstance(model, LocalModelConfig):
+            return model
+        try:
+            return model.model_copy(update={"model": model_path(model.model)})
+        except ModelNotFoundError:
+            return model
+
+    return config.model_copy(update={"weak": resolved(config.weak), "strong": resolved(config.strong)})
+
+
+def _tokenizer(model: ModelConfig) -> str | None:
+    if isinstance(model, OpenAIModelConfig):
+        return model.tokenizer
+    return model.model if isinstance(model, LocalModelConfig) else None
+
+
+def _name(model: ModelConfig) -> str:
+    if isinstance(model, LocalModelConfig):
+        return Path(model.model).name
+    return model.model if isinstance(model, OpenAIModelConfig) else "scripted"
+
+
+def _spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:
+    """At most ``n`` of them, evenly."""
+    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+
+
+def _sum(ranges: Iterator[Range]) -> Range:
+    return sum(ranges, ZERO)
+
+
+def _whole(r: Range) -> Range:
+    return Range(low=round(r.low), expected=round(r.expected), high=round(r.high))

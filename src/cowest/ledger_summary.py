@@ -86,6 +86,15 @@ def summarise_ledger(path: Path, run: str | None = None) -> LedgerSummary:
         db.close()
 
 
+def answered_requests(path: Path) -> frozenset[str]:
+    """The keys of all requests that have an answer in a ledger file. Raises DataError where there is none."""
+    db = connect(path, read_only=True)
+    try:
+        return frozenset(key for (key,) in db.execute("SELECT key FROM answers WHERE current = 1"))
+    finally:
+        db.close()
+
+
 def summarise(db: sqlite3.Connection, path: Path, run: str | None) -> LedgerSummary:
     """The bill of one run, or (``run`` None) of all that share the file."""
     where, given = ("WHERE run = ?", (run,)) if run is not None else ("", ())

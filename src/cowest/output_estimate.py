@@ -2,54 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
-from cowest.estimate import Estimate, Range
+from cowest.estimate import BudgetFit, Estimate, StageEstimate
+from cowest.workload import Range
 
 
 def print_estimate(found: Estimate) -> None:
     """A line for each kind of call, the totals, and what they rest on, on stdout."""
     console = Console(width=None if Console().is_terminal else 132, highlight=False)
-    if not found.stages:
-        console.print(f"{found.name}: every model runs on this machine; nothing is paid for.")
-        return
+    console.print(_table(found))
+    for line in (*_totals(found), *map(_budget, found.budgets), *(f"- {a}" for a in found.assumptions)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(found: Estimate) -> Table:
     several = len({s.model for s in found.stages}) > 1
     table = Table(title=f"{found.name}: expected \\[low, high]", title_justify="left")
     for column in ("stage", "calls for", *(("model",) if several else ())):
         table.add_column(column)
-    for column in ("calls", "prompt tokens", "answer tokens", "USD", "time"):
+    there = ("there",) if any(s.already for s in found.stages) else ()
+    for column in (*there, "calls", "prompt tokens", "answer tokens", "USD", "time"):
         table.add_column(column, justify="right")
     for s in found.stages:
-        cells = (f"{s.domain}: {s.stage}" if s.domain else s.stage, s.calls_for, *((s.model,) if several else ()))
-        amounts = (_count(s.calls), _count(s.input_tokens), _count(s.output_tokens), _usd(s.cost_usd))
-        table.add_row(*cells, *amounts, _duration(s.seconds.expected))
-    console.print(table)
-    console.print(
-        f"In all: {_count(found.calls)} calls, {_count(found.tokens)} tokens, {_time(found.seconds)}", markup=False
-    )
+        model = (s.model,) if several else ()
+        already = (f"{s.already:,}",) if there else ()
+        amounts = (*already, _count(s.calls), _count(s.input_tokens), _count(s.output_tokens))
+        time = (
+            ""
+            if s.seconds is None
+            else f"up to {_duration(s.seconds.high)}"
+            if s.batch
+            else _duration(s.seconds.expected)
+        )
+        table.add_row(f"{s.domain}: {s.stage}" if s.domain else s.stage, s.calls_for, *model, *amounts, _price(s), time)
+    return table
+
+
+def _totals(found: Estimate) -> Iterator[str]:
+    here = sorted({s.model for s in found.stages if not s.paid})
+    if here:
+        yield f"{', '.join(here)}: runs here, costs nothing"
+    if len(here) == len({s.model for s in found.stages}):
+        return
+    already = f"; {found.already:,} answers are there already and not paid for again" if found.already else ""
+    yield f"In all: {_count(found.calls)} calls, {_count(found.tokens)} tokens, {_time(found.seconds)}{already}"
     if found.cost_usd is not None:
-        console.print(f"Cost:   USD {_usd(found.cost_usd)}", markup=False)
-    else:
-        names = ", ".join(found.unpriced_models)
-        console.print(
-            f"Cost:   unknown: no price is known for {names}; give its price: {{input: ..., output: ...}}", markup=False
-        )
-    if found.already_paid:
-        cost = "" if found.already_paid_usd is None else f", USD {found.already_paid_usd:.4f}"
-        console.print(
-            f"{found.already_paid:,} answers are in the ledger already{cost}: the same requests are not paid for again."
-        )
-    for line in (*found.budget, *found.assumptions):
-        console.print(f"- {line}", markup=False, soft_wrap=True)
+        yield f"Cost:   USD {_usd(found.cost_usd)}"
+        return
+    for model in found.unpriced_models:
+        yield f"Cost:   unknown: no price known for {model}: set strong.price (or that of the section which names it)"
+
+
+def _budget(fit: BudgetFit) -> str:
+    if fit.high is None:
+        return f"{fit.name} {fit.limit:g}: cannot be kept, as a price is not known"
+    fits = [word for word in ("low", "expected", "high") if getattr(fit, word)]
+    spent = f" ({fit.spent:.4g} are spent)" if fit.spent else ""
+    if not fits:
+        return f"{fit.name} {fit.limit:g}{spent}: not enough even for the low estimate; the run will stop there"
+    return f"{fit.name} {fit.limit:g}{spent}: enough for the {', '.join(fits)} estimate"
+
+
+def _price(s: StageEstimate) -> str:
+    if not s.paid:
+        return "none"
+    return "unknown" if s.cost_usd is None else _usd(s.cost_usd)
 
 
 def _count(r: Range) -> str:
     return _shown(_short(r.low), _short(r.expected), _short(r.high))
 
 
-def _usd(r: Range | None) -> str:
-    return "unknown" if r is None else _shown(f"{r.low:,.2f}", f"{r.expected:,.2f}", f"{r.high:,.2f}")
+def _usd(r: Range) -> str:
+    return _shown(f"{r.low:,.2f}", f"{r.expected:,.2f}", f"{r.high:,.2f}")
 
 
 def _time(r: Range) -> str:
