@@ -256,9 +256,18 @@ class _Workload:
                 (self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
             ]
             calls, there = self._ask(c.weak, requests)
+            # A refresh asks anew for each system: every one opens the weak model by itself.
+            most = len(requests) if c.cache == "refresh" else calls
             already = there + len(set().union(*(done[s] for s in drafting)))
             yield Work(
-                "evaluate", "drafts", c.weak, _exactly(calls), already, test, self._draft_prompt, c.evaluate.draft
+                "evaluate",
+                "drafts",
+                c.weak,
+                Range(low=calls, expected=calls, high=most),
+                already,
+                test,
+                self._draft_prompt,
+                c.evaluate.draft,
             )
         for name in c.systems:
             rest = [e for e in test if e.id not in done[name]]
