@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from tests.batch_server import Provider
 from tests.helpers import Log
-from tests.paid_endpoint import PaidEndpoint, paid_recipe, records_of
+from tests.paid_endpoint import PaidEndpoint, paid_recipe, records_of, reply
 
 from cowest.config import config_from_dict
 from cowest.errors import BudgetExceededError, ConfigError
@@ -100,3 +101,31 @@ async def test_an_interrupted_run_waits_for_what_is_paid_for(tmp_path: Path) -> 
         await run(config, tmp_path, Log())
     assert at_the_stop < 30
     assert max(Counter(endpoint.answered).values()) == 1
+
+
+async def test_feedback_through_the_batch_api(tmp_path: Path) -> None:
+    provider = Provider(answer=lambda body: reply(body, 0))
+    async with provider.serve() as url:
+        recipe = paid_recipe(url, feedback={"mode": "batch", "sampling": {"max_tokens": 20}})
+        strong = recipe["strong"]
+        assert isinstance(strong, dict)
+        strong |= {"batch": {"poll_s": 0.02, "discount": 0.5}}
+        done = await run(config_from_dict(recipe), tmp_path, Log())
+    assert len(provider.jobs) == 2, "one for the strong model alone, one for the refinements"
+    assert len(records_of(tmp_path)["feedback"]) == 90
+    assert done.bill is not None
+    feedback = done.bill.purposes["feedback"]
+    assert feedback.calls == sum(provider.answered.values())
+    assert feedback.cost_usd == pytest.approx(
+        feedback.calls * (10 * 1.0 + 4 * 4.0) / 1e6 / 2, abs=1e-6 * feedback.calls
+    )
+    assert provider.live == done.bill.answered - feedback.calls
+
+
+async def test_a_judge_scores_in_place_of_the_metric(tmp_path: Path) -> None:
+    endpoint = PaidEndpoint()
+    judging = {"kind": "scripted", "default": '{"coherence": 9, "consistency": "4.5", "explanation": "Partly."}'}
+    judged: dict[str, JsonValue] = {"sampling": {"max_tokens": 20}, "judge": judging}  # type: ignore[dict-item]
+    await _run(endpoint, tmp_path, None, feedback=judged)
+    scores = [row["refined"] for row in records_of(tmp_path)["feedback"]]
+    assert all(isinstance(s, dict) and s["value"] == pytest.approx(0.675) for s in scores)

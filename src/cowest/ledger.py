@@ -17,7 +17,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 from pydantic import JsonValue, TypeAdapter
 
-from cowest.errors import BudgetExceededError, ConfigError
+from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
 from cowest.ledger_schema import connect
 from cowest.ledger_summary import LedgerSummary as LedgerSummary
 from cowest.ledger_summary import summarise
@@ -40,6 +40,9 @@ purpose: ContextVar[str] = ContextVar("purpose", default="")
 POLL_S: Final = 0.2
 _ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
 _LOGPROBS: Final = TypeAdapter(tuple[TokenLogprob, ...] | None)
+
+
+Write = Callable[[sqlite3.Connection], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,17 @@ class Ledger:
 
         Returns the completion with what it cost.
         """
+        priced, enter = self._answer(call, completion)
+        await self._writer.do(enter)
+        self._settled.set()
+        return priced
+
+    async def failed(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> None:
+        """Enter a call without a usable answer, and what its attempts cost or may have cost. Durable when it returns."""
+        await self._writer.do(self._failure(call, kind, message, attempts))
+        self._settled.set()
+
+    def _answer(self, call: Call, completion: Completion) -> tuple[Completion, Write]:
         completion = _priced(completion, call.price)
         u = completion.usage
         logprobs = None if completion.logprobs is None else _LOGPROBS.dump_json(completion.logprobs).decode()
@@ -177,24 +191,21 @@ class Ledger:
             )
             self._settle(db, call, completion.attempts)
 
-        await self._writer.do(enter)
-        self._settled.set()
-        return completion
+        return completion, enter
 
-    async def failed(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> None:
-        """Enter a call without a usable answer, and what its attempts cost or may have cost. Durable when it returns."""
+    def _failure(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> Write:
         told = _ATTEMPTS.dump_json(tuple(attempts)).decode()
         row = (call.key, self.run, purpose.get(), call.model, kind, message, told, time.time())
 
         def enter(db: sqlite3.Connection) -> None:
             db.execute(
-                "INSERT INTO failures (key, run, purpose, model, kind, message, attempts, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO failures (key, run, purpose, model, kind, message, attempts, created) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
             self._settle(db, call, attempts)
 
-        await self._writer.do(enter)
-        self._settled.set()
+        return enter
 
     def budget(self, price: Price | None) -> RunBudget | None:
         """What a model with this price has to ask before each attempt; None where the run has no limit.
@@ -209,13 +220,16 @@ class Ledger:
             )
         return RunBudget(self, price)
 
-    async def reserve(self, most: Usage, price: Price | None, batch: bool = False) -> int:
-        """Hold the most that an attempt can cost. Raises BudgetExceededError when it does not fit and nothing can be freed."""
-        tokens, cost = most.input_tokens + most.output_tokens, _micro(price.cost(most)) if price else None
+    async def reserve(self, most: Sequence[Usage], price: Price | None, batch: bool = False) -> list[int]:
+        """Hold the most that these attempts can cost, all or none; what is held for a ``batch`` outlives this process.
+
+        Waits while others hold what they may not need. Raises BudgetExceededError when it does not fit even then.
+        """
+        amounts = [(u.input_tokens + u.output_tokens, _micro(price.cost(u)) if price else None) for u in most]
         while True:
             self._settled.clear()
-            found = await self._writer.do(lambda db: self._try_reserve(db, tokens, cost, batch))
-            if isinstance(found, int):
+            found = await self._writer.do(lambda db: self._try_reserve(db, amounts, batch))
+            if isinstance(found, list):
                 return found
             if isinstance(found, str):
                 raise BudgetExceededError(found)
@@ -224,12 +238,41 @@ class Ledger:
             except TimeoutError:
                 await self._writer.do(self._forget_the_dead)
 
+    async def release(self, held: Sequence[int]) -> None:
+        """Give back what was held for attempts that were not made."""
+        await self._writer.do(lambda db: _release(db, held))
+        self._settled.set()
+
     async def save_batch(self, entry: BatchEntry) -> None:
         """Enter a batch job, or its new state."""
+        await self._writer.do(lambda db: self._save_batch(db, entry))
+
+    async def collected(
+        self,
+        entry: BatchEntry,
+        answers: Sequence[tuple[Call, Completion]],
+        failures: Sequence[tuple[Call, ModelCallError]],
+    ) -> list[Completion]:
+        """Enter all that a batch brought and its new state, together.
+
+        Nothing of it is entered twice. Returns the answers, priced.
+        """
+        priced = [self._answer(call, completion) for call, completion in answers]
+        told = [self._failure(call, e.kind, str(e), e.attempts) for call, e in failures]
+
+        def enter(db: sqlite3.Connection) -> None:
+            for write in (*(write for _, write in priced), *told):
+                write(db)
+            _release(db, entry.held)
+            self._save_batch(db, entry)
+
+        await self._writer.do(enter)
+        self._settled.set()
+        return [completion for completion, _ in priced]
+
+    def _save_batch(self, db: sqlite3.Connection, entry: BatchEntry) -> None:
         row = (entry.id, entry.model, self.run, entry.model_dump_json(), time.time())
-        await self._writer.do(
-            lambda db: _nothing(db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", row))
-        )
+        db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", row)
 
     def batches(self, model: str) -> list[BatchEntry]:
         """This run's batch jobs for a model, the oldest first."""
@@ -267,12 +310,13 @@ class Ledger:
                 _add(db, self.run, calls=1, tokens=tokens, micro_usd=cost or 0, unpriced_calls=int(cost is None))
             elif attempt.maybe_paid:
                 _add_maybe(db, self.run, most, most_cost)
-        held = {a.reservation for a in attempts if a.reservation is not None}
-        db.executemany("DELETE FROM reservations WHERE id = ?", [(number,) for number in held])
+        _release(db, [a.reservation for a in attempts if a.reservation is not None])
 
-    def _try_reserve(self, db: sqlite3.Connection, tokens: int, cost: int | None, batch: bool) -> int | str | None:
-        """The reservation's number; None to wait for others; or a sentence about the limit that is reached."""
-        row = db.execute(
+    def _try_reserve(
+        self, db: sqlite3.Connection, amounts: Sequence[tuple[int, int | None]], batch: bool
+    ) -> list[int] | str | None:
+        """The reservations' numbers; None to wait for others; or a sentence about the limit that is reached."""
+        spent = db.execute(
             "SELECT calls + maybe_calls, tokens + maybe_tokens, micro_usd + maybe_micro_usd FROM spent WHERE run = ?",
             (self.run,),
         ).fetchone() or (0, 0, 0)
@@ -280,26 +324,28 @@ class Ledger:
             "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(micro_usd), 0) FROM reservations WHERE run = ?",
             (self.run,),
         ).fetchone()
-        limits = self.limits
-        checks = (
-            ("budget_calls", limits.calls, row[0], held[0], 1, _plain),
-            ("budget_tokens", limits.tokens, row[1], held[1], tokens, _plain),
-            ("budget_usd", None if limits.usd is None else _micro(limits.usd), row[2], held[2], cost or 0, _dollars),
-        )
-        for name, limit, spent, open_, more, show in checks:
-            if limit is not None and spent + open_ + more > limit:
-                if open_:
+        more = (len(amounts), sum(tokens for tokens, _ in amounts), sum(cost or 0 for _, cost in amounts))
+        limits = (self.limits.calls, self.limits.tokens, _micro(self.limits.usd))
+        for i, name in enumerate(("budget_calls", "budget_tokens", "budget_usd")):
+            limit = limits[i]
+            if limit is not None and spent[i] + held[i] + more[i] > limit:
+                if held[0]:
                     return None
+                show = _dollars if name == "budget_usd" else _plain
+                what = "the next call" if len(amounts) == 1 else f"the next {len(amounts)} calls"
                 return (
-                    f"{name}: {show(limit)} is reached: {show(spent)} spent, and the next call could take {show(more)}. What was "
+                    f"{name}: {show(limit)} is reached: {show(spent[i])} spent, and {what} could take {show(more[i])}. What was "
                     f"paid for is kept in {self.path}; raise {name} and run the same command to continue."
                 )
         who = ("batch:" if batch else "") + (process_identity(os.getpid()) or "")
-        values = (self.run, os.getpid(), who, tokens, cost, time.time())
-        done = db.execute(
-            "INSERT INTO reservations (run, pid, process, tokens, micro_usd, created) VALUES (?, ?, ?, ?, ?, ?)", values
-        )
-        return int(done.lastrowid or 0)
+        now, numbers = time.time(), []
+        for tokens, cost in amounts:
+            done = db.execute(
+                "INSERT INTO reservations (run, pid, process, tokens, micro_usd, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (self.run, os.getpid(), who, tokens, cost, now),
+            )
+            numbers.append(int(done.lastrowid or 0))
+        return numbers
 
     def _forget_the_dead(self, db: sqlite3.Connection) -> None:
         """What a process that died had under way may have been paid for: it stays counted, at the most that it can be."""
@@ -319,9 +365,8 @@ class RunBudget:
     ledger: Ledger
     price: Price | None
 
-    async def reserve(self, most: Usage, batch: bool = False) -> int:
-        """Hold the most that an attempt can cost; that of a ``batch`` outlives this process."""
-        return await self.ledger.reserve(most, self.price, batch)
+    async def reserve(self, most: Usage) -> int:
+        return (await self.ledger.reserve([most], self.price))[0]
 
 
 def process_identity(pid: int) -> str | None:
@@ -389,4 +434,5 @@ def _dollars(micro: int) -> str:
     return f"${micro / 1e6:,.2f}" if micro >= 10_000 else f"${micro / 1e6:.6f}"
 
 
-def _nothing(_: object) -> None: ...
+def _release(db: sqlite3.Connection, held: Sequence[int]) -> None:
+    db.executemany("DELETE FROM reservations WHERE id = ?", [(number,) for number in set(held)])

@@ -76,7 +76,7 @@ class BatchChatModel:
         self._transport, self._ledger, self._model, self._dialect = transport, ledger, model, dialect
         self._extra, self._price, self._api_key = dict(extra or {}), price, api_key
         self._max_requests, self._poll_s, self._gather_s = max_requests, poll_s, gather_s
-        self._budget = ledger.budget(price)
+        self._bounded = ledger.budget(price) is not None
         self._gathered: dict[str, _Waiting] = {}
         self._sent: dict[str, _Waiting | None] = {}  # every key in a job under way, and who waits for it
         self._jobs: set[asyncio.Task[None]] = set()
@@ -112,15 +112,11 @@ class BatchChatModel:
         tasks = [t for t in (self._gathering, *self._jobs) if t is not None and not t.done()]
         for task in tasks:
             task.cancel()
-        open_ = sum(not w.future.done() for w in (*self._gathered.values(), *self._sent.values()) if w is not None)
         if self._sent:
             logger.warning("%s: a batch goes on at the provider; run the same command to collect it", self._model)
-        if open_:
-            self._fail(
-                [w for w in (*self._gathered.values(), *self._sent.values()) if w],
-                "stopped",
-                "stopped before the batch ended",
-            )
+        for waiting in (*self._gathered.values(), *self._sent.values()):
+            if waiting is not None:
+                _fail(waiting, ModelCallError("stopped", f"{self._model}: stopped before the batch ended"))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -140,16 +136,17 @@ class BatchChatModel:
             try:
                 await self._submit(waiting)
             except (EndpointError, TransportError) as error:
-                kind = error.kind
-                self._fail(waiting, kind, self._told(f"the batch could not be made: {error}", error.quote))
-            except BaseException as error:
+                told = self._told(f"the batch could not be made: {error}", error.quote)
                 for w in waiting:
-                    if not w.future.done():
-                        w.future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                raise
+                    await self._ledger.failed(w.call, error.kind, told, ())
+                    _fail(w, ModelCallError(error.kind, told))
+            except Exception as error:  # an empty budget, a full disk
+                for w in waiting:
+                    _fail(w, error)
 
     async def _submit(self, waiting: Sequence[_Waiting]) -> None:
-        held = [await self._budget.reserve(w.call.most, batch=True) for w in waiting] if self._budget else []
+        most = [w.call.most for w in waiting]
+        held = await self._ledger.reserve(most, self._price, batch=True) if self._bounded else []
         tag, keys = uuid.uuid4().hex, tuple(w.call.key for w in waiting)
         lines = (
             {"custom_id": w.call.key, "method": "POST", "url": "/v1/chat/completions", "body": w.body} for w in waiting
@@ -158,7 +155,11 @@ class BatchChatModel:
         form.add_field("purpose", "batch")
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
         form.add_field("file", content, filename=f"cowest-{tag}.jsonl", content_type="application/jsonl")
-        uploaded = _object(await self._exchange("POST", "files", data=form))
+        try:
+            uploaded = _object(await self._exchange("POST", "files", data=form))
+        except (EndpointError, TransportError):
+            await self._ledger.release(held)  # no batch was made of it
+            raise
         entry = BatchEntry(
             id=tag,
             model=self._model,
@@ -170,7 +171,12 @@ class BatchChatModel:
             created=time.time(),
         )
         await self._ledger.save_batch(entry)
-        entry = await self._create(entry)
+        try:
+            entry = await self._create(entry)
+        except EndpointError as error:
+            if not error.retry:  # surely not made; else the next process finds out
+                await self._ledger.collected(entry.model_copy(update={"status": "lost"}), (), ())
+            raise
         self._sent |= {w.call.key: w for w in waiting}
         self._follow(entry)
 
@@ -221,20 +227,20 @@ class BatchChatModel:
         try:
             job = await self._ended(entry)
             if job is None:
-                await self._lose(entry, "batch_failed", "the provider does not know the batch any more")
+                reason = "the provider does not know the batch any more"
+                await self._enter(
+                    entry.model_copy(update={"status": "lost"}), {}, "batch_failed", self._told(reason, "")
+                )
                 return
-            answered = await self._collect(entry, job)
+            lines = await self._download(job)
             status = _text(job, "status")
-            rest = [key for key in entry.keys if key not in answered]
-            await self._ledger.save_batch(entry.model_copy(update={"status": "collected"}))
-            reason = {"completed": "batch_failed"}.get(status, f"batch_{status}")
-            self._fail(self._waiters(rest), reason, self._told(f"batch {entry.job} ended as {status}", _errors(job)))
-        except Exception as error:
-            self._fail(
-                self._waiters(entry.keys),
-                "batch_failed",
-                self._told(f"batch {entry.job}: {type(error).__name__}", str(error)),
-            )
+            kind = "batch_failed" if status == "completed" else f"batch_{status}"
+            told = self._told(f"batch {entry.job} ended as {status}", _errors(job))
+            await self._enter(entry.model_copy(update={"status": "collected"}), lines, kind, told)
+        except Exception as error:  # whoever waits must hear of it
+            told = self._told(f"batch {entry.job}: {type(error).__name__}", str(error))
+            for waiting in self._waiters(entry.keys).values():
+                _fail(waiting, ModelCallError("batch_failed", told))
             raise
 
     async def _ended(self, entry: BatchEntry) -> Mapping[str, object] | None:
@@ -256,61 +262,51 @@ class BatchChatModel:
                     raise
             await asyncio.sleep(self._poll_s * random.uniform(0.9, 1.1))
 
-    async def _collect(self, entry: BatchEntry, job: Mapping[str, object]) -> set[str]:
-        """Read the output and error files; returns the keys that are settled, well or not."""
-        settled: set[str] = set()
+    async def _download(self, job: Mapping[str, object]) -> dict[str, str]:
+        """The lines of the output and error files by their key, whatever their order."""
+        lines: dict[str, str] = {}
         for name in ("output_file_id", "error_file_id"):
             file = field(job, name)
             if not isinstance(file, str) or not file:
                 continue
             reply = await self._persistent("GET", f"files/{file}/content")
             for raw in reply.body.decode("utf-8", "replace").splitlines():
-                key = await self._settle(raw, entry, settled)
-                if key is not None:
-                    settled.add(key)
-        return settled
+                key = field(_loads(raw), "custom_id")
+                if isinstance(key, str):
+                    lines.setdefault(key, raw)
+        return lines
 
-    async def _settle(self, raw: str, entry: BatchEntry, settled: set[str]) -> str | None:
-        """One line of an output file. Returns its key, None for a line that is not ours or was read before."""
-        try:
-            line: object = json.loads(raw)
-        except ValueError:
-            return None
-        key = field(line, "custom_id")
-        if not isinstance(key, str) or key in settled or key not in entry.keys:
-            return None
-        waiting = self._sent.pop(key, None)
-        call = (
-            waiting.call if waiting else Call(key, self._model, json.dumps({"batch": entry.job}), Usage(), self._price)
-        )
-        number = entry.keys.index(key)
-        held = entry.held[number] if entry.held else None
-        try:
-            completion = _answer(line, raw, call, held)
-        except EndpointError as error:
-            attempt = Attempt(at=time.time(), latency_s=0.0, outcome=error.kind, usage=error.usage, reservation=held)
-            told = ModelCallError(error.kind, self._told(str(error), error.quote), (attempt,))
-            await self._ledger.failed(call, told.kind, str(told), told.attempts)
-            if waiting and not waiting.future.done():
-                waiting.future.set_exception(told)
-            return key
-        entered = await self._ledger.answered(call, completion)
-        if waiting and not waiting.future.done():
-            waiting.future.set_result(entered)
-        return key
+    async def _enter(self, entry: BatchEntry, lines: Mapping[str, str], kind: str, told: str) -> None:
+        """Enter what a batch brought, all together, then tell those who wait.
 
-    async def _lose(self, entry: BatchEntry, kind: str, message: str) -> None:
-        await self._ledger.save_batch(entry.model_copy(update={"status": "lost"}))
-        self._fail(self._waiters(entry.keys), kind, self._told(message, ""))
+        ``kind`` and ``told`` are for the requests that it did not answer.
+        """
+        waiters = self._waiters(entry.keys)
+        answers: list[tuple[Call, Completion]] = []
+        failures: list[tuple[Call, ModelCallError]] = []
+        for key in entry.keys:
+            waiting = waiters.get(key)
+            unknown = Call(key, self._model, json.dumps({"batch": entry.job}), Usage(), self._price)
+            call = waiting.call if waiting else unknown
+            try:
+                if key in lines:
+                    answers.append((call, _answer(lines[key], call)))
+                else:
+                    failures.append((call, ModelCallError(kind, told)))
+            except EndpointError as error:
+                paid = Attempt(at=time.time(), latency_s=0.0, outcome=error.kind, usage=error.usage)
+                failures.append((call, ModelCallError(error.kind, self._told(str(error), error.quote), (paid,))))
+        entered = await self._ledger.collected(entry, answers, failures)
+        for (call, _), completion in zip(answers, entered, strict=True):
+            if (waiting := waiters.get(call.key)) is not None and not waiting.future.done():
+                waiting.future.set_result(completion)
+        for call, failure in failures:
+            if (waiting := waiters.get(call.key)) is not None:
+                _fail(waiting, failure)
 
-    def _waiters(self, keys: Sequence[str]) -> list[_Waiting]:
-        found = [self._sent.pop(key, None) for key in keys]
-        return [w for w in found if w is not None]
-
-    def _fail(self, waiting: Sequence[_Waiting], kind: str, message: str) -> None:
-        for w in waiting:
-            if not w.future.done():
-                w.future.set_exception(ModelCallError(kind, message))
+    def _waiters(self, keys: Sequence[str]) -> dict[str, _Waiting]:
+        found = {key: self._sent.pop(key, None) for key in keys}
+        return {key: waiting for key, waiting in found.items() if waiting is not None}
 
     # One exchange
 
@@ -343,18 +339,20 @@ class BatchChatModel:
         return f"{self._model}: {message}" + (f": {said}" if said else "")
 
 
-def _answer(line: object, raw: str, call: Call, held: int | None) -> Completion:
+def _answer(raw: str, call: Call) -> Completion:
     """The completion in a line of the output file. Raises EndpointError for a request that failed."""
+    line = _loads(raw)
     response, error = field(line, "response"), field(line, "error")
     if not isinstance(response, dict):
         code, message = field(error, "code"), field(error, "message")
-        kind = f"batch_{code}" if isinstance(code, str) and code.isidentifier() else "batch_failed"
+        kind = code if isinstance(code, str) and code.isidentifier() else "failed"
+        kind = kind if kind.startswith("batch_") else f"batch_{kind}"
         raise EndpointError(kind, "the batch did not answer the request", retry=True, quote=str(message or raw))
     status = response.get("status_code")
     check_status(status if isinstance(status, int) else 500, json.dumps(response.get("body")).encode())
     reply = read_payload(response.get("body"), raw, call.most.input_tokens)
     first = reply.choices[0]
-    attempt = Attempt(at=time.time(), latency_s=0.0, outcome="ok", usage=reply.usage, reservation=held)
+    attempt = Attempt(at=time.time(), latency_s=0.0, outcome="ok", usage=reply.usage)
     return Completion(
         text=first.text,
         finish_reason=first.finish_reason,
@@ -362,6 +360,19 @@ def _answer(line: object, raw: str, call: Call, held: int | None) -> Completion:
         logprobs=first.logprobs,
         attempts=(attempt,),
     )
+
+
+def _loads(raw: str) -> object:
+    try:
+        found: object = json.loads(raw)
+    except ValueError:
+        return None
+    return found
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(error)
 
 
 def _errors(job: Mapping[str, object]) -> str:

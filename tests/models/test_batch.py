@@ -1,0 +1,223 @@
+"""The batch mode against a provider that speaks the protocol: whole, resumable, and paid for once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.batch_server import Provider
+
+from cowest.errors import BudgetExceededError, ModelCallError
+from cowest.ledger import Ledger, Limits
+from cowest.models.batch import BatchChatModel
+from cowest.models.dialect import Dialect
+from cowest.models.ledgered import LedgeredChatModel
+from cowest.models.transport import Transport
+from cowest.prices import Price
+from cowest.types import Completion, Message, Sampling
+
+KEY = "not-a-real-key-4712"
+PRICE = Price(input=1.0, output=2.0)
+FREE = Limits()
+
+
+def ask(number: int) -> list[Message]:
+    return [Message(role="user", content=f"question {number}")]
+
+
+@asynccontextmanager
+async def opened(
+    url: str, path: Path, limits: Limits = FREE, max_requests: int = 100
+) -> AsyncIterator[tuple[LedgeredChatModel, Ledger]]:
+    ledger = Ledger(path / "ledger.sqlite", "run", limits)
+    transport = Transport(url, {"Authorization": f"Bearer {KEY}"})
+    inner = BatchChatModel(
+        transport,
+        ledger,
+        model="m",
+        dialect=Dialect(),
+        price=PRICE,
+        api_key=KEY,
+        max_requests=max_requests,
+        poll_s=0.02,
+        gather_s=0.02,
+    )
+    model = LedgeredChatModel(inner, ledger, model="m", price=PRICE, drain_s=0.2)
+    try:
+        yield model, ledger
+    finally:
+        await model.aclose()
+        ledger.close()
+
+
+async def ask_all(model: LedgeredChatModel, n: int) -> list[Completion | BaseException]:
+    return await asyncio.gather(*(model.generate(ask(i), Sampling()) for i in range(n)), return_exceptions=True)
+
+
+def texts(found: list[Completion | BaseException]) -> list[str]:
+    return [f.text if isinstance(f, Completion) else type(f).__name__ for f in found]
+
+
+def expected(n: int) -> list[str]:
+    return [f"answer to {json.dumps([{'role': 'user', 'content': f'question {i}'}])}" for i in range(n)]
+
+
+async def test_calls_that_come_together_are_one_batch_and_its_answers_find_their_callers(tmp_path: Path) -> None:
+    provider = Provider()
+    async with provider.serve() as url, opened(url, tmp_path) as (model, ledger):
+        found = await ask_all(model, 30)
+        assert texts(found) == expected(30)
+        assert len(provider.jobs) == 1
+        bill = ledger.summary("run")
+        assert bill.answered == 30 and bill.cost_usd == pytest.approx(30 * (10 * 1.0 + 4 * 2.0) / 1e6)
+        assert texts(await ask_all(model, 30)) == expected(30) and len(provider.jobs) == 1
+    assert all(KEY not in content for content in provider.files.values())
+
+
+async def test_many_calls_are_several_batches(tmp_path: Path) -> None:
+    provider = Provider()
+    async with provider.serve() as url, opened(url, tmp_path, max_requests=8) as (model, _):
+        assert texts(await ask_all(model, 20)) == expected(20)
+    sizes = [len(provider.files[job.file].splitlines()) for job in provider.jobs.values()]
+    assert sizes == [8, 8, 4]
+
+
+async def test_trouble_while_looking_loses_nothing(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.look_faults = [500, 429, 503, 404, 502]
+    async with provider.serve() as url, opened(url, tmp_path) as (model, _):
+        assert texts(await ask_all(model, 5)) == expected(5)
+    assert max(provider.answered.values()) == 1
+
+
+async def test_a_failed_line_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.fail_lines = lambda number: number == 2
+    async with provider.serve() as url:
+        async with opened(url, tmp_path) as (model, ledger):
+            found = await ask_all(model, 5)
+            assert isinstance(found[2], ModelCallError) and found[2].kind == "http_400"
+            assert "context length" in str(found[2])
+            assert ledger.summary("run").failures == {"http_400": 1} and ledger.summary("run").answered == 4
+        provider.fail_lines = lambda number: False
+        async with opened(url, tmp_path) as (model, _):
+            assert texts(await ask_all(model, 5)) == expected(5)
+    assert max(provider.answered.values()) == 1 and len(provider.jobs) == 2
+
+
+async def test_an_expired_batch_keeps_what_is_done_and_the_next_run_asks_the_rest(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.end, provider.share = "expired", 0.5
+    async with provider.serve() as url:
+        async with opened(url, tmp_path) as (model, _):
+            found = await ask_all(model, 10)
+            kinds = [f.kind if isinstance(f, ModelCallError) else "answer" for f in found]
+            assert kinds == ["answer"] * 5 + ["batch_expired"] * 5
+        provider.end, provider.share = "completed", 1.0
+        async with opened(url, tmp_path) as (model, _):
+            assert texts(await ask_all(model, 10)) == expected(10)
+    assert max(provider.answered.values()) == 1 and sum(provider.answered.values()) == 10
+
+
+async def test_a_batch_that_does_not_validate_says_why(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.end = "failed"
+    async with provider.serve() as url, opened(url, tmp_path) as (model, _):
+        found = await ask_all(model, 3)
+    assert all(isinstance(f, ModelCallError) and f.kind == "batch_failed" for f in found)
+    assert "line 1: This line is not JSON." in str(found[0])
+
+
+async def test_a_batch_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.refuse_to_create = True
+    async with provider.serve() as url, opened(url, tmp_path) as (model, _):
+        found = await ask_all(model, 3)
+    assert all(isinstance(f, ModelCallError) and f.kind == "http_400" for f in found)
+    assert "too many enqueued tokens" in str(found[0])
+
+
+async def test_a_job_that_the_provider_forgot_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.looks_until_done = 10**6
+    async with provider.serve() as url:
+        async with opened(url, tmp_path) as (model, _):
+            asking = asyncio.ensure_future(ask_all(model, 3))
+            while not provider.jobs:
+                await asyncio.sleep(0.01)
+            provider.jobs.clear()
+            found = await asking
+            assert all(isinstance(f, ModelCallError) and f.kind == "batch_failed" for f in found)
+        provider.looks_until_done = 1
+        async with opened(url, tmp_path) as (model, _):
+            assert texts(await ask_all(model, 3)) == expected(3)
+
+
+async def test_a_budget_stops_before_the_batch_is_made(tmp_path: Path) -> None:
+    provider = Provider()
+    async with provider.serve() as url:
+        async with opened(url, tmp_path, Limits(calls=3)) as (model, ledger):
+            found = await ask_all(model, 5)
+            assert all(isinstance(f, BudgetExceededError) for f in found) and not provider.jobs
+            assert ledger.summary("run").under_way == 0, "what was held for a batch that was not made is given back"
+        async with opened(url, tmp_path, Limits(calls=5)) as (model, ledger):
+            assert texts(await ask_all(model, 5)) == expected(5)
+            assert (
+                ledger.summary("run").under_way == 0
+                and ledger.summary("run").at_most_usd == ledger.summary("run").cost_usd
+            )
+
+
+CLIENT = """
+import asyncio, sys
+from pathlib import Path
+from tests.models.test_batch import ask_all, opened
+async def main():
+    async with opened(sys.argv[1], Path(sys.argv[2])) as (model, _):
+        await ask_all(model, 6)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("moment", ["uploaded", "created", "looked", "downloading"])
+async def test_a_killed_process_is_continued_at_any_moment(tmp_path: Path, moment: str) -> None:
+    provider = Provider()
+    provider.hold = moment
+    async with provider.serve() as url:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CLIENT, url, str(tmp_path)), env={**os.environ, "PYTHONPATH": "."}
+        )
+        while await asyncio.wait_for(provider.said.get(), 30) != moment:
+            pass
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        provider.hold = None
+        provider.released.set()
+        async with opened(url, tmp_path) as (model, ledger):
+            assert texts(await ask_all(model, 6)) == expected(6)
+            assert ledger.summary("run").answered == 6
+    assert set(provider.answered.values()) == {1} and len(provider.answered) == 6
+
+
+async def test_a_stopped_run_leaves_its_batch_and_the_next_one_collects_all_of_it(tmp_path: Path) -> None:
+    provider = Provider()
+    provider.looks_until_done = 10**6
+    async with provider.serve() as url:
+        async with opened(url, tmp_path) as (model, _):
+            asking = asyncio.ensure_future(ask_all(model, 4))
+            while not provider.jobs:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            asking.cancel()
+        provider.looks_until_done = 1
+        async with opened(url, tmp_path) as (model, ledger):
+            assert texts(await ask_all(model, 1)) == expected(1)
+            assert ledger.summary("run").answered == 4, "also those that nobody asks for any more"
+    assert sum(provider.answered.values()) == 4
