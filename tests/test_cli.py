@@ -69,6 +69,8 @@ def test_the_commands_are_known() -> None:
         "run",
         "validate",
         "report",
+        "estimate",
+        "ledger",
         "init",
         "merge",
         "lab",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -246,6 +250,22 @@ def test_the_rule(text: str, tokens: int) -> None:
 
 def test_a_message_has_a_frame() -> None:
     assert prompt_tokens(len, [Message(role="system", content="ab"), Message(role="user", content="c")]) == 11
+
+
+def test_a_hub_name_that_is_in_the_cache(tmp_path: Path) -> None:
+    model = tmp_path / "models--org--small"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0123abcd")
+    (model / "snapshots" / "0123abcd").mkdir(parents=True)
+    shutil.copy(LAB_WEIGHTS / "strong" / "tokenizer.json", model / "snapshots" / "0123abcd")
+    # In a process of its own: where the cache is, is read when the library is imported.
+    script = (
+        "from cowest.tokens import token_counter; count, how = token_counter('org/small'); print(count('20 mg'), how)"
+    )
+    command, env = [sys.executable, "-c", script], {**os.environ, "HF_HUB_CACHE": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, check=True)
+    exact = token_counter(str(LAB_WEIGHTS / "strong"))[0]
+    assert done.stdout == f"{exact('20 mg')} the tokenizer of org/small\n"
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: parse, load the recipe, call the pipeline. Results on stdout, progress and errors on stderr.
 
-Exit codes: 0 success, 2 bad input (recipe, data, arguments), 1 a failure while running, 130 interrupted.
+Exit codes: 0 success, 2 bad input (recipe, data, arguments), 1 a failure while running, 3 the budget is reached,
+130 interrupted.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from cowest.errors import DataError
 from cowest.ledger_schema import connect
 from cowest.types import Record
 
@@ -78,19 +80,24 @@ class LedgerSummary(Record):
 
 
 def summarise_ledger(path: Path, run: str | None = None) -> LedgerSummary:
-    """The bill in a ledger file. Raises DataError where there is none."""
-    db = connect(path, read_only=True)
-    try:
+    """The bill in a ledger file. Raises DataError where there is none, or it is damaged."""
+    with _reading(path) as db:
         return summarise(db, path, run)
-    finally:
-        db.close()
 
 
 def answered_requests(path: Path) -> frozenset[str]:
     """The keys of all requests that have an answer in a ledger file. Raises DataError where there is none."""
+    with _reading(path) as db:
+        return frozenset(key for (key,) in db.execute("SELECT key FROM answers WHERE current = 1"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     db = connect(path, read_only=True)
     try:
-        return frozenset(key for (key,) in db.execute("SELECT key FROM answers WHERE current = 1"))
+        yield db
+    except sqlite3.DatabaseError as error:  # what opening cannot see: a damaged page
+        raise DataError(f"{path}: cannot be read as a ledger ({error}); is the file damaged?") from None
     finally:
         db.close()
 
@@ -197,10 +204,9 @@ def _slowest(db: sqlite3.Connection, where: str, given: tuple[str, ...]) -> list
 
 def export_ledger(path: Path, run: str | None = None) -> Iterator[dict[str, JsonValue]]:
     """Every answer and failure as one JSON object, in the order of time. Raises DataError where there is no ledger."""
-    db = connect(path, read_only=True)
-    db.row_factory = sqlite3.Row
     where, given = ("WHERE run = ?", (run,)) if run is not None else ("", ())
-    try:
+    with _reading(path) as db:
+        db.row_factory = sqlite3.Row
         entries = db.execute(
             f"SELECT 'answer' AS entry, id, created FROM answers {where} UNION ALL "
             f"SELECT 'failure', id, created FROM failures {where} ORDER BY created, id",
@@ -217,5 +223,3 @@ def export_ledger(path: Path, run: str | None = None) -> Iterator[dict[str, Json
                 found["cost_usd"] = micro / 1e6 if isinstance(micro, int) else None
                 found["current"] = bool(found["current"])
             yield found
-    finally:
-        db.close()

@@ -48,7 +48,7 @@ def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
 
 
 def _cached(name: str) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(name, "tokenizer.json", local_files_only=True)
