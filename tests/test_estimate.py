@@ -193,6 +193,30 @@ async def test_what_a_stopped_run_has_paid_is_taken_off(tmp_path: Path) -> None:
     assert rest.calls.low <= len(endpoint.answered) - stopped <= rest.calls.high
 
 
+async def test_a_stopped_judge(tmp_path: Path) -> None:
+    judge = paid_recipe(NOWHERE)["strong"]
+    assert isinstance(judge, dict)
+    endpoint, stopped = PaidEndpoint(), 260  # 90 drafts, 30 answers, 90 refinements; the rest are judgements
+
+    async def judged(**changes: JsonValue) -> None:
+        async with endpoint.serve() as url:
+            feedback: JsonValue = {"judge": judge | {"base_url": url, "model": "judge"}}
+            await run(config_from_dict(paid_recipe(url, feedback=feedback, **changes)), tmp_path, Log())
+
+    config = paid_config(feedback={"judge": judge | {"model": "judge"}})
+    whole = await asyncio.to_thread(estimate, config, tmp_path)
+    with pytest.raises(BudgetExceededError):
+        await judged(budget_calls=stopped)
+    rest = of(await asyncio.to_thread(estimate, config, tmp_path), "judge")
+    assert 0 < rest.already <= 50 and rest.calls.low > 0 and rest.calls.high == 2 * rest.calls.low + rest.already
+    await judged()
+    made = sum(json.loads(body)["model"] == "judge" for body in endpoint.answered)
+    assert of(whole, "judge").calls.low <= made <= of(whole, "judge").calls.high
+    assert rest.calls.low <= made - (stopped - 210) <= rest.calls.high
+    after = await asyncio.to_thread(estimate, config, tmp_path)
+    assert after.calls.high == 0
+
+
 async def test_a_changed_setting_is_paid_for_again(tmp_path: Path) -> None:
     await paid_run(PaidEndpoint(), tmp_path)
     changed = paid_config(feedback={"sampling": {"max_tokens": 99}})

@@ -210,7 +210,7 @@ class _Workload:
         elif known:
             queries = {e.id: e for e in self._train}
             to_come, already = self._ask(judge, judge_requests((queries[i], text or "") for i, text in texts))
-            calls = Range(low=to_come, expected=to_come, high=2 * to_come)
+            calls = Range(low=to_come, expected=to_come, high=2 * to_come + already)
         else:
             several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
             calls = Range(low=self._distinct(self._train), expected=n + 2 * several, high=2 * (n + 2 * several))
