@@ -13,11 +13,13 @@ gathered meanwhile into one transaction: an awaited write is durable when it ret
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +33,13 @@ from cowest.ledger_summary import LedgerSummary as LedgerSummary
 from cowest.ledger_summary import summarise
 from cowest.ledger_writer import Writer
 from cowest.prices import Price
-from cowest.store import fingerprint
 from cowest.types import Attempt, Completion, Message, Record, Sampling, TokenLogprob, Usage
 
 purpose: ContextVar[str] = ContextVar("purpose", default="")
 """What the calls of the running code are for, such as ``medicine: feedback``; entered with each."""
 
 POLL_S: Final = 0.2
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
 _LOGPROBS: Final = TypeAdapter(tuple[TokenLogprob, ...] | None)
 
@@ -84,16 +86,18 @@ def call_of(
     The key is a hash of the model's name, the messages, the sampling parameters, the extra fields and the index; not of the
     address. Greedy decoding has no use for a seed, so there it is left out.
     """
-    asked = sampling if sampling.temperature > 0 else sampling.model_copy(update={"seed": None})
-    said: list[JsonValue] = [[m.role, m.content] for m in messages]
-    request: dict[str, JsonValue] = {"messages": [{"role": m.role, "content": m.content} for m in messages]}
-    request |= sampling.model_dump(mode="json", exclude_none=True) | dict(extra)
+    greedy = sampling.temperature == 0 and sampling.seed is not None
+    asked = sampling.model_copy(update={"seed": None}) if greedy else sampling
+    said = _JSON.encode([{"role": m.role, "content": m.content} for m in messages])
+    asked_json = asked.model_dump_json(exclude_defaults=True)
+    request = f'{{"messages":{said},"sampling":{asked_json},"extra":{_JSON.encode(dict(extra))}}}'
+    digest = hashlib.sha256(f"{model}\n{index}\n{request}".encode("utf-8", "surrogatepass")).hexdigest()
     # The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few.
-    prompt = sum(len(m.content.encode()) + 16 for m in messages)
+    prompt = sum(len(m.content.encode("utf-8", "surrogatepass")) + 16 for m in messages)
     return Call(
-        key=fingerprint(model, said, asked.model_dump(mode="json"), dict(extra), index, length=32),
+        key=digest[:32],
         model=model,
-        request=json.dumps(request, ensure_ascii=False),
+        request=request,
         most=Usage(calls=1, input_tokens=prompt, output_tokens=n * sampling.max_tokens),
         price=price,
     )
@@ -161,8 +165,8 @@ class Ledger:
 
         Returns the completion with what it cost.
         """
-        priced, enter = self._answer(call, completion)
-        await self._writer.do(enter)
+        priced = _priced(completion, call.price)
+        await self._writer.together(self._enter_answers, (call, priced, purpose.get()))
         self._settled.set()
         return priced
 
@@ -171,27 +175,37 @@ class Ledger:
         await self._writer.do(self._failure(call, kind, message, attempts))
         self._settled.set()
 
-    def _answer(self, call: Call, completion: Completion) -> tuple[Completion, Write]:
-        completion = _priced(completion, call.price)
-        u = completion.usage
-        logprobs = None if completion.logprobs is None else _LOGPROBS.dump_json(completion.logprobs).decode()
-        row = (
-            *(call.key, self.run, purpose.get(), call.model, call.request, completion.text, completion.finish_reason),
-            *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),
-            *(completion.latency_s, logprobs, _ATTEMPTS.dump_json(completion.attempts).decode(), time.time()),
-        )
-
-        def enter(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE answers SET current = 0 WHERE key = ? AND current = 1", (call.key,))
-            db.execute(
-                "INSERT INTO answers (key, current, run, purpose, model, request, text, finish_reason, input_tokens, "
-                "output_tokens, reasoning_tokens, estimated, micro_usd, latency_s, logprobs, attempts, created) "
-                "VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
+    def _enter_answers(self, db: sqlite3.Connection, entries: Sequence[tuple[Call, Completion, str]]) -> None:
+        """Enter what has gathered with a few statements in all: each statement hands the interpreter over and back."""
+        now = time.time()
+        rows = []
+        for call, completion, what_for in entries:
+            u = completion.usage
+            logprobs = None if completion.logprobs is None else _LOGPROBS.dump_json(completion.logprobs).decode()
+            rows.append(
+                (
+                    *(
+                        call.key,
+                        self.run,
+                        what_for,
+                        call.model,
+                        call.request,
+                        completion.text,
+                        completion.finish_reason,
+                    ),
+                    *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),
+                    *(completion.latency_s, logprobs, _ATTEMPTS.dump_json(completion.attempts).decode(), now),
+                )
             )
-            self._settle(db, call, completion.attempts)
-
-        return completion, enter
+        db.executemany("UPDATE answers SET current = 0 WHERE key = ? AND current = 1", [(row[0],) for row in rows])
+        last = {row[0]: i for i, row in enumerate(rows)}  # of two answers to one request the later one is current
+        db.executemany(
+            "INSERT INTO answers (current, key, run, purpose, model, request, text, finish_reason, input_tokens, output_tokens, "
+            "reasoning_tokens, estimated, micro_usd, latency_s, logprobs, attempts, created) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(int(last[row[0]] == i), *row) for i, row in enumerate(rows)],
+        )
+        self._settle(db, [(call, completion.attempts) for call, completion, _ in entries])
 
     def _failure(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> Write:
         told = _ATTEMPTS.dump_json(tuple(attempts)).decode()
@@ -203,7 +217,7 @@ class Ledger:
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            self._settle(db, call, attempts)
+            self._settle(db, [(call, attempts)])
 
         return enter
 
@@ -257,18 +271,19 @@ class Ledger:
 
         Nothing of it is entered twice. Returns the answers, priced.
         """
-        priced = [self._answer(call, completion) for call, completion in answers]
+        priced = [(call, _priced(completion, call.price), purpose.get()) for call, completion in answers]
         told = [self._failure(call, e.kind, str(e), e.attempts) for call, e in failures]
 
         def enter(db: sqlite3.Connection) -> None:
-            for write in (*(write for _, write in priced), *told):
+            self._enter_answers(db, priced)
+            for write in told:
                 write(db)
             _release(db, entry.held)
             self._save_batch(db, entry)
 
         await self._writer.do(enter)
         self._settled.set()
-        return [completion for completion, _ in priced]
+        return [completion for _, completion, _ in priced]
 
     def _save_batch(self, db: sqlite3.Connection, entry: BatchEntry) -> None:
         row = (entry.id, entry.model, self.run, entry.model_dump_json(), time.time())
@@ -297,20 +312,27 @@ class Ledger:
     def _flush_hits(self) -> None:
         hits, self._hits = self._hits, 0
         if hits:
-            self._writer.call(lambda db: _add(db, self.run, hits=hits))
+            self._writer.call(lambda db: _add(db, self.run, {"hits": hits}))
 
-    def _settle(self, db: sqlite3.Connection, call: Call, attempts: Sequence[Attempt]) -> None:
-        """Book what a call's attempts cost, and give back what was held for them. Part of the entry's transaction."""
-        most = call.most.input_tokens + call.most.output_tokens
-        most_cost = _micro(call.price.cost(call.most)) if call.price else None
-        for attempt in attempts:
-            if attempt.usage.calls:
-                cost = _micro(call.price.cost(attempt.usage)) if call.price else None
-                tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
-                _add(db, self.run, calls=1, tokens=tokens, micro_usd=cost or 0, unpriced_calls=int(cost is None))
-            elif attempt.maybe_paid:
-                _add_maybe(db, self.run, most, most_cost)
-        _release(db, [a.reservation for a in attempts if a.reservation is not None])
+    def _settle(self, db: sqlite3.Connection, calls: Sequence[tuple[Call, Sequence[Attempt]]]) -> None:
+        """Book what calls cost, or may have, and give back what was held for them. Part of their entries' transaction."""
+        spent: Counter[str] = Counter()
+        held: set[int] = set()
+        for call, attempts in calls:
+            for attempt in attempts:
+                if attempt.reservation is not None:
+                    held.add(attempt.reservation)
+                if attempt.usage.calls:
+                    cost = _micro(call.price.cost(attempt.usage)) if call.price else None
+                    tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
+                    spent.update(calls=1, tokens=tokens, micro_usd=cost or 0, unpriced_calls=int(cost is None))
+                elif attempt.maybe_paid:
+                    most = _micro(call.price.cost(call.most)) if call.price else None
+                    spent.update(_maybe(call.most.input_tokens + call.most.output_tokens, most))
+        if spent:
+            _add(db, self.run, spent)
+        if held:
+            _release(db, held)
 
     def _try_reserve(
         self, db: sqlite3.Connection, amounts: Sequence[tuple[int, int | None]], batch: bool
@@ -354,7 +376,7 @@ class Ledger:
         at_providers = {number for entry in open_ if entry.status in ("creating", "running") for number in entry.held}
         for number, run, pid, process, tokens, cost in rows:
             if process_identity(pid) != process.removeprefix("batch:") and number not in at_providers:
-                _add_maybe(db, run, tokens, cost)
+                _add(db, run, _maybe(tokens, cost))
                 db.execute("DELETE FROM reservations WHERE id = ?", (number,))
 
 
@@ -389,17 +411,10 @@ def process_identity(pid: int) -> str | None:
 
 
 def _priced(completion: Completion, price: Price | None) -> Completion:
-    """With what each attempt cost; a model that keeps no record of its attempts made one."""
-
-    def cost(usage: Usage) -> Usage:
-        return usage.model_copy(update={"cost_usd": price.cost(usage)}) if price and usage.calls else usage
-
-    usage = completion.usage
-    made = completion.attempts
-    if not made and usage.calls:
-        made = (Attempt(at=time.time(), latency_s=completion.latency_s, outcome="ok", usage=usage),)
-    attempts = tuple(a.model_copy(update={"usage": cost(a.usage)}) for a in made)
-    # A sample that came with others has its tokens and no call of its own.
+    """With what it cost; a model that keeps no record of its attempts made one."""
+    usage, attempts = completion.usage, completion.attempts
+    if not attempts and usage.calls:
+        attempts = (Attempt(at=time.time(), latency_s=completion.latency_s, outcome="ok", usage=usage),)
     priced = usage.model_copy(update={"cost_usd": price.cost(usage) if price else None})
     return completion.model_copy(update={"usage": priced, "attempts": attempts})
 
@@ -409,21 +424,16 @@ def _micro(usd: float | None) -> int | None:
     return None if usd is None else -int(-usd * 1_000_000 // 1)
 
 
-def _add(db: sqlite3.Connection, run: str, **values: int) -> None:
+def _add(db: sqlite3.Connection, run: str, values: Mapping[str, int]) -> None:
     db.execute("INSERT OR IGNORE INTO spent (run) VALUES (?)", (run,))
     changes = ", ".join(f"{name} = {name} + ?" for name in values)
     db.execute(f"UPDATE spent SET {changes} WHERE run = ?", (*values.values(), run))
 
 
-def _add_maybe(db: sqlite3.Connection, run: str, tokens: int, cost: int | None) -> None:
-    _add(
-        db,
-        run,
-        maybe_calls=1,
-        maybe_tokens=tokens,
-        maybe_micro_usd=cost or 0,
-        maybe_unpriced_calls=int(cost is None),
-    )
+def _maybe(tokens: int, cost: int | None) -> dict[str, int]:
+    """What an attempt adds that may have been paid for."""
+    unpriced = int(cost is None)
+    return {"maybe_calls": 1, "maybe_tokens": tokens, "maybe_micro_usd": cost or 0, "maybe_unpriced_calls": unpriced}
 
 
 def _plain(value: int) -> str:
@@ -434,5 +444,5 @@ def _dollars(micro: int) -> str:
     return f"${micro / 1e6:,.2f}" if micro >= 10_000 else f"${micro / 1e6:.6f}"
 
 
-def _release(db: sqlite3.Connection, held: Sequence[int]) -> None:
+def _release(db: sqlite3.Connection, held: Iterable[int]) -> None:
     db.executemany("DELETE FROM reservations WHERE id = ?", [(number,) for number in set(held)])

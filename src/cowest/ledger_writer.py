@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Generic, TypeVar, cast
@@ -15,6 +16,7 @@ from typing import Final, Generic, TypeVar, cast
 from cowest.errors import DataError
 from cowest.ledger_schema import connect
 
+E = TypeVar("E")
 T = TypeVar("T")
 MOST: Final = 512  # writes in one transaction, so that another process gets its turn
 
@@ -22,10 +24,11 @@ MOST: Final = 512  # writes in one transaction, so that another process gets its
 class _Write(Generic[T]):
     """A piece of work, and who waits for its outcome: a task of an event loop, or a thread."""
 
-    __slots__ = ("loop", "waiter", "work")
+    __slots__ = ("bulk", "loop", "waiter", "work")
 
     def __init__(self, work: Callable[[sqlite3.Connection], T], loop: asyncio.AbstractEventLoop | None) -> None:
         self.work, self.loop = work, loop
+        self.bulk: tuple[Callable[..., None], object] | None = None
         self.waiter: asyncio.Future[T] | Future[T] = Future() if loop is None else loop.create_future()
 
     def tell(self, result: T | None, error: BaseException | None) -> None:
@@ -68,6 +71,13 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="cowest-ledger", daemon=True)
         self.closed = False
         self._thread.start()
+
+    async def together(self, work: Callable[[sqlite3.Connection, Sequence[E]], None], item: E) -> None:
+        """The same for one of many equal pieces: those that come one after the other are given to ``work`` at once."""
+        write = _Write(lambda db: work(db, [item]), asyncio.get_running_loop())
+        write.bulk = (work, item)
+        self._put(write)
+        await cast("asyncio.Future[None]", write.waiter)
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Durable when it returns. Raises DataError when the file cannot be written, what ``work`` raised otherwise."""
@@ -116,7 +126,14 @@ class Writer:
     def _transact(self, db: sqlite3.Connection, writes: list[_Write[object]]) -> None:
         try:
             db.execute("BEGIN IMMEDIATE")
-            outcomes: list[Outcome] = [(write, write.work(db), None) for write in writes]
+            outcomes: list[Outcome] = []
+            for bulk, group in itertools.groupby(writes, key=lambda write: write.bulk and write.bulk[0]):
+                if bulk is None:
+                    outcomes += [(write, write.work(db), None) for write in group]
+                else:
+                    some = list(group)
+                    bulk(db, [write.bulk[1] for write in some if write.bulk])
+                    outcomes += [(write, None, None) for write in some]
             db.execute("COMMIT")
         except BaseException as error:
             if db.in_transaction:

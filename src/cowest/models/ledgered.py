@@ -117,12 +117,16 @@ class LedgeredChatModel:
         if task is None:
             task = asyncio.ensure_future(buy())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            # A failure that nobody waits for any more is in the ledger; without this asyncio would print it too.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self._cache != "off":
                 self._under_way[key] = task
-                task.add_done_callback(lambda _: self._under_way.pop(key, None))
+
+            def done(task: asyncio.Task[list[Completion]]) -> None:
+                self._tasks.discard(task)
+                self._under_way.pop(key, None)
+                if not task.cancelled():
+                    task.exception()  # nobody may be waiting for it any more; it is in the ledger
+
+            task.add_done_callback(done)
         return await asyncio.shield(task)
 
     async def _buy(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:

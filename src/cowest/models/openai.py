@@ -186,15 +186,8 @@ class OpenAIChatModel:
 
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         call = _Call(messages, sampling, n, sum(len(m.content.encode()) for m in messages))
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, EndpointError) and e.retry and not self._stopped),
-            wait=self._wait,
-            stop=lambda state: call.unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts,
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
         try:
-            reply: Reply = await retrying(self._attempt, call)
+            reply = await self._persistently(call)
         except EndpointError as error:
             failure: CallFailure = self._report(error, call)
         except LimiterClosedError:
@@ -204,6 +197,28 @@ class OpenAIChatModel:
         else:
             return _completions(reply, call, time.perf_counter() - (call.started or 0.0))
         raise failure  # outside the except block: nothing raw stays chained to it
+
+    async def _persistently(self, call: _Call) -> Reply:
+        """Attempt until it succeeds or cannot. Most calls succeed at once, so only a failure sets tenacity up."""
+        try:
+            return await self._attempt(call)
+        except EndpointError as error:
+            first: list[EndpointError] = [error]
+
+        async def attempt() -> Reply:
+            if first:
+                raise first.pop()  # tenacity's first attempt is the one that was made already
+            return await self._attempt(call)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, EndpointError) and e.retry and not self._stopped),
+            wait=self._wait,
+            stop=lambda state: call.unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        reply: Reply = await retrying(attempt)
+        return reply
 
     async def _attempt(self, call: _Call) -> Reply:
         """One answer to a request; lessons that a 400 teaches cost nothing and are applied at once."""
