@@ -78,6 +78,7 @@ async def bare_aiohttp(url: str, calls: int, concurrency: int) -> None:
 
 
 async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None, watch: bool = False) -> None:
+    from cowest.cli import relax_gc
     from cowest.ledger import Ledger
     from cowest.models.ledgered import LedgeredChatModel
     from cowest.models.openai import OpenAIChatModel
@@ -86,6 +87,7 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     from cowest.stages.base import IN_FLIGHT
     from cowest.types import Message, Sampling
 
+    relax_gc()  # as the command does
     model: ChatModel = OpenAIChatModel(base_url=url, model="m", api_key="k", concurrency=concurrency)
     ledger = Ledger(ledger_file, "benchmark") if ledger_file else None
     if ledger is not None:

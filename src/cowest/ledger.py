@@ -31,7 +31,7 @@ from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
 from cowest.ledger_schema import connect
 from cowest.ledger_summary import LedgerSummary as LedgerSummary
 from cowest.ledger_summary import summarise
-from cowest.ledger_writer import Writer
+from cowest.ledger_writer import MOST, Writer
 from cowest.prices import Price
 from cowest.types import Attempt, Completion, Message, Record, Sampling, TokenLogprob, Usage
 
@@ -176,7 +176,10 @@ class Ledger:
         self._settled.set()
 
     def _enter_answers(self, db: sqlite3.Connection, entries: Sequence[tuple[Call, Completion, str]]) -> None:
-        """Enter what has gathered with a few statements in all: each statement hands the interpreter over and back."""
+        """Enter what has gathered with three statements in all.
+
+        With each the thread gives the interpreter away and waits for it.
+        """
         now = time.time()
         rows = []
         for call, completion, what_for in entries:
@@ -194,16 +197,22 @@ class Ledger:
                         completion.finish_reason,
                     ),
                     *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),
-                    *(completion.latency_s, logprobs, _ATTEMPTS.dump_json(completion.attempts).decode(), now),
+                    *(
+                        completion.latency_s,
+                        logprobs,
+                        _ATTEMPTS.dump_json(completion.attempts, exclude_defaults=True).decode(),
+                        now,
+                    ),
                 )
             )
-        db.executemany("UPDATE answers SET current = 0 WHERE key = ? AND current = 1", [(row[0],) for row in rows])
         last = {row[0]: i for i, row in enumerate(rows)}  # of two answers to one request the later one is current
-        db.executemany(
+        db.execute(f"UPDATE answers SET current = 0 WHERE current = 1 AND key IN ({_marks(len(last))})", list(last))
+        values = [value for i, row in enumerate(rows) for value in (int(last[row[0]] == i), *row)]
+        db.execute(
             "INSERT INTO answers (current, key, run, purpose, model, request, text, finish_reason, input_tokens, output_tokens, "
-            "reasoning_tokens, estimated, micro_usd, latency_s, logprobs, attempts, created) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(int(last[row[0]] == i), *row) for i, row in enumerate(rows)],
+            "reasoning_tokens, estimated, micro_usd, latency_s, logprobs, attempts, created) VALUES "
+            + ", ".join([f"({_marks(17)})"] * len(rows)),
+            values,
         )
         self._settle(db, [(call, completion.attempts) for call, completion, _ in entries])
 
@@ -275,7 +284,8 @@ class Ledger:
         told = [self._failure(call, e.kind, str(e), e.attempts) for call, e in failures]
 
         def enter(db: sqlite3.Connection) -> None:
-            self._enter_answers(db, priced)
+            for start in range(0, len(priced), MOST):
+                self._enter_answers(db, priced[start : start + MOST])
             for write in told:
                 write(db)
             _release(db, entry.held)
@@ -434,6 +444,10 @@ def _maybe(tokens: int, cost: int | None) -> dict[str, int]:
     """What an attempt adds that may have been paid for."""
     unpriced = int(cost is None)
     return {"maybe_calls": 1, "maybe_tokens": tokens, "maybe_micro_usd": cost or 0, "maybe_unpriced_calls": unpriced}
+
+
+def _marks(n: int) -> str:
+    return ", ".join(["?"] * n)
 
 
 def _plain(value: int) -> str:

@@ -8,6 +8,7 @@ import itertools
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,6 +20,9 @@ from cowest.ledger_schema import connect
 E = TypeVar("E")
 T = TypeVar("T")
 MOST: Final = 512  # writes in one transaction, so that another process gets its turn
+GATHER_S: Final = 0.005
+"""So long the first write of a transaction waits for others: at thousands of calls a second each transaction's own cost, and the
+interpreter lock that it takes from the event loop again and again, would be most of the work."""
 
 
 class _Write(Generic[T]):
@@ -111,6 +115,8 @@ class Writer:
         try:
             while (first := self._queue.get()) is not None:
                 writes, ended = [first], False
+                if not self.closed:
+                    time.sleep(GATHER_S)
                 while len(writes) < MOST and not self._queue.empty():
                     more = self._queue.get()
                     if more is None:

@@ -28,11 +28,16 @@ class OpenModels:
         self._ledger: Ledger | None = None
         self._strong: dict[str, ChatModel] = {}
         self._judge: ChatModel | None = None
+        self._served: ChatModel | None = None
 
     def weak(self, ref: ModelRef) -> ChatModel:
         """The weak model at some point of its training, or the served one; the caller closes it."""
         weak = self._config.weak
-        return build_weak(weak, ref) if isinstance(weak, LocalModelConfig) else self._paid(weak, "live")
+        if isinstance(weak, LocalModelConfig):
+            return build_weak(weak, ref)
+        if self._served is None:
+            self._served = self._paid(weak, "live")  # may be closed, and opens again when it is asked
+        return self._served
 
     def strong(self, mode: Literal["live", "batch"] = "live") -> ChatModel:
         """The strong model; with ``batch`` its calls go through the provider's batch API."""
@@ -54,8 +59,8 @@ class OpenModels:
 
     async def aclose(self) -> None:
         """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
-        opened = [*self._strong.values(), *([self._judge] if self._judge else [])]
-        self._strong, self._judge = {}, None
+        opened = [*self._strong.values(), *(model for model in (self._judge, self._served) if model is not None)]
+        self._strong, self._judge, self._served = {}, None, None
         try:
             for model in opened:
                 await model.aclose()

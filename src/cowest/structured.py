@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, TypeVar
 
 from json_repair import repair_json
@@ -21,6 +21,8 @@ from cowest.types import Completion, Message, Sampling
 R = TypeVar("R", bound=BaseModel)
 
 _FENCED: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+_DECODER: Final = json.JSONDecoder()
+_MOST_OBJECTS: Final = 1000
 
 
 async def ask_json(
@@ -42,7 +44,8 @@ async def ask_json(
         again = Message(role="user", content=f"That is not it: {problem}. {_instruction(schema)}")
     second = await model.generate([*turns, Message(role="assistant", content=first.text), again], asked)
     try:
-        return parse_json(second.text, record), second
+        usage = first.usage + second.usage  # both were paid for
+        return parse_json(second.text, record), second.model_copy(update={"usage": usage})
     except ValueError as problem:
         raise ModelCallError("bad_json", f"{model.name}: no such JSON object in two answers: {problem}") from None
 
@@ -55,14 +58,8 @@ def parse_json(text: str, record: type[R]) -> R:
     >>> parse_json('Sure! ```json\n{"score": "7.5",}\n```', Grade).score
     7.5
     """
-    fenced = _FENCED.findall(text)
-    begin, end = text.find("{"), text.rfind("}")
-    candidates = [text, *fenced, text[begin : end + 1] if 0 <= begin < end else "", text[begin:] if begin >= 0 else ""]
     problem = "there is no JSON object in the answer"
-    for candidate in candidates:
-        found = _loads(candidate)
-        if not isinstance(found, dict):
-            continue
+    for found in _objects(text):
         try:
             return record.model_validate(found)
         except ValidationError as error:
@@ -70,14 +67,28 @@ def parse_json(text: str, record: type[R]) -> R:
     raise ValueError(problem)
 
 
-def _loads(text: str) -> object:
-    if "{" not in text:
-        return None
+def _objects(text: str) -> Iterator[dict[str, object]]:
+    """What may be the object, the likeliest first: whole ones, the last before those it may only think aloud; then mended ones."""
+    whole: list[dict[str, object]] = []
+    begin = text.find("{")
     try:
-        return json.loads(text)
-    except ValueError:
-        repaired: object = repair_json(text, return_objects=True)
-        return repaired
+        while begin >= 0 and len(whole) < _MOST_OBJECTS:
+            try:
+                found, end = _DECODER.raw_decode(text, begin)
+            except ValueError:
+                begin = text.find("{", begin + 1)
+                continue
+            whole.append(found)
+            begin = text.find("{", end)
+        yield from reversed(whole)
+        first, last = text.find("{"), text.rfind("}")
+        inner = text[first : last + 1] if 0 <= first < last else ""
+        for candidate in (text, *_FENCED.findall(text), inner, text[first:] if first >= 0 else ""):
+            mended: object = repair_json(candidate, return_objects=True) if "{" in candidate else None
+            if isinstance(mended, dict):
+                yield mended
+    except RecursionError:
+        return  # brackets within brackets without end
 
 
 def _instruction(schema: object) -> str:

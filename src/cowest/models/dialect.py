@@ -16,9 +16,9 @@ TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 Structured = Literal["json_schema", "json_object", "prompt"]
 
 _REASONING: Final = re.compile(
-    r"(o[134](-mini|-pro|-preview)?|gpt-5(\.\d)?(-mini|-nano|-pro)?)(-\d{4}-\d{2}-\d{2}|-latest)?"
+    r"(o[134](-mini|-pro|-preview|-mini-high)?|gpt-5(\.\d+)?(-mini|-nano|-pro|-codex)?)(-\d{4}-\d{2}-\d{2}|-latest)?"
 )
-_NO_SYSTEM: Final = re.compile(r"(codegemma|gemma-?[12]?-.*|gemma|o1-mini.*|o1-preview.*)")
+_NO_SYSTEM: Final = re.compile(r"[a-z]*gemma.*|o1-(mini|preview).*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Dialect:
 
     token_limit: TokenLimit = "max_tokens"
     temperature: bool = True
+    top_p: bool = True
     seed: bool = True
     system: bool = True
     structured: Structured = "json_schema"
@@ -49,19 +50,20 @@ class Quirks:
 
 def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
     """What is known of a model by its name, under what the recipe says."""
-    name = model.rpartition("/")[2].lower()
+    name = model.rpartition("/")[2].partition(":")[0].lower()  # openai/o3-mini:free, gemma3:4b
     reasoning, systemless = bool(_REASONING.fullmatch(name)), bool(_NO_SYSTEM.fullmatch(name))
     q = quirks
+    sampled = not reasoning if q.temperature == "auto" else q.temperature == "send"
     known = Dialect(
         token_limit="max_completion_tokens" if reasoning else "max_tokens",
-        temperature=not reasoning,
+        temperature=sampled,
+        top_p=sampled,
         logprobs=not reasoning,
         system=not systemless,
     )
     return replace(
         known,
         token_limit=known.token_limit if q.token_limit == "auto" else q.token_limit,
-        temperature=known.temperature if q.temperature == "auto" else q.temperature == "send",
         seed=known.seed if q.seed == "auto" else q.seed == "send",
         system=known.system if q.system_prompt == "auto" else q.system_prompt == "keep",
         structured=known.structured if q.structured == "auto" else q.structured,
@@ -70,6 +72,7 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
             for field, said in (
                 ("token_limit", q.token_limit),
                 ("temperature", q.temperature),
+                ("top_p", q.temperature),
                 ("seed", q.seed),
                 ("system", q.system_prompt),
                 ("structured", q.structured),
@@ -81,54 +84,65 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
 
 _COMPLAINT: Final = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (inputs|fields)|invalid|"
-    r"does ?n.t support|only the default|instead|cannot be|must alternate|disabled|not available",
+    r"does ?n.t support|only|instead|cannot|must alternate|disabled|not available",
     re.IGNORECASE,
 )
+_RANGE: Final = re.compile(
+    r"maximum|minimum|between|range|(greater|less|more|fewer) than|at (most|least)|exceed|too (large|high|long|many|low|small)",
+    re.IGNORECASE,
+)
+"""The field is known and its value is wrong: that is for the user to mend, and dropping it would hide it."""
 
 
 def learn(dialect: Dialect, sent: Mapping[str, object], message: str, param: str | None) -> Dialect | None:
     """The dialect after a 400 or 422 that names something in the request; None when it teaches nothing.
 
-    Only what was ``sent`` can be at fault, and only what the recipe left open is changed.
+    Only what was ``sent`` can be at fault, and only what the recipe left open is changed. No lesson is ever taken back, so
+    that the lessons come to an end.
     """
-    if not param and not _COMPLAINT.search(message):
-        return None
     text = f"{param or ''} {message}".lower()
 
     def names(*fields: str) -> bool:
         return any(re.search(rf"(?<![a-z_]){re.escape(field)}(?![a-z_])", text) for field in fields)
 
-    lessons: list[tuple[bool, str, dict[str, object]]] = [
-        (
-            "max_tokens" in sent and names("max_tokens") and names("max_completion_tokens"),
-            "token_limit",
-            {"token_limit": "max_completion_tokens"},
-        ),
-        (
-            "max_completion_tokens" in sent and names("max_completion_tokens"),
-            "token_limit",
-            {"token_limit": "max_tokens"},
-        ),
-        ("temperature" in sent and names("temperature", "top_p"), "temperature", {"temperature": False}),
-        ("seed" in sent and names("seed"), "seed", {"seed": False}),
+    if "n" in sent and names("n") and re.search(r"\b1\b|support|unrecogni|unknown|extra", text):
+        return replace(dialect, several=False)
+    if not (param or _COMPLAINT.search(message)):
+        return None
+    known = not _RANGE.search(message)
+    limit = dialect.token_limit
+    lessons: list[tuple[bool, str, Dialect]] = [
+        (known and limit in sent and names(limit), "token_limit", _other_limit(dialect)),
+        (known and "top_p" in sent and names("top_p"), "top_p", replace(dialect, top_p=False)),
+        (known and "temperature" in sent and names("temperature"), "temperature", replace(dialect, temperature=False)),
+        (known and "seed" in sent and names("seed"), "seed", replace(dialect, seed=False)),
         (
             "response_format" in sent and names("response_format", "json_schema", "guided_json"),
             "structured",
-            {"structured": _weaker(dialect)},
+            replace(dialect, structured=_weaker(dialect)),
         ),
-        ("logprobs" in sent and names("logprobs", "top_logprobs"), "logprobs", {"logprobs": False}),
+        (
+            known and "logprobs" in sent and names("logprobs", "top_logprobs"),
+            "logprobs",
+            replace(dialect, logprobs=False),
+        ),
         (
             "stream_options" in sent and names("stream_options", "include_usage"),
             "stream_usage",
-            {"stream_usage": False},
+            replace(dialect, stream_usage=False),
         ),
-        ("n" in sent and names("n"), "several", {"several": False}),
-        (_has_system(sent) and _about_system(text), "system", {"system": False}),
+        (_has_system(sent) and _about_system(text), "system", replace(dialect, system=False)),
     ]
-    for fits, field, change in lessons:
-        if fits and field not in dialect.fixed:
-            return replace(dialect, **change)  # type: ignore[arg-type]
+    for fits, field, changed in lessons:
+        if fits and field not in dialect.fixed and changed != dialect:
+            return changed
     return None
+
+
+def _other_limit(dialect: Dialect) -> Dialect:
+    """The other name of the limit, and never back: a server that complains about both means something else."""
+    other: TokenLimit = "max_tokens" if dialect.token_limit == "max_completion_tokens" else "max_completion_tokens"
+    return replace(dialect, token_limit=other, fixed=dialect.fixed | {"token_limit"})
 
 
 def _weaker(dialect: Dialect) -> Structured:
@@ -142,5 +156,7 @@ def _has_system(sent: Mapping[str, object]) -> bool:
 
 def _about_system(text: str) -> bool:
     return bool(
-        re.search(r"system[^.]{0,12}(role|message|prompt|instruction)|role[^.]{0,20}system|must alternate", text)
+        re.search(
+            r"system[^.]{0,12}(role|message|prompt|instruction)|role[^.]{0,20}system|must alternate|only user and", text
+        )
     )

@@ -6,6 +6,7 @@ wire.py), when (limiter.py), how often (tenacity), through what (transport.py), 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -18,9 +19,9 @@ from pydantic import JsonValue
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
-from cowest.models.dialect import Quirks, dialect_of, learn
+from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
 from cowest.models.limiter import Limiter, LimiterClosedError, Slot, parse_retry_after
-from cowest.models.stream import read_stream
+from cowest.models.stream import bounded, read_stream
 from cowest.models.transport import HttpReply, Timeouts, Transport, TransportError
 from cowest.models.wire import (
     ASKED_AGAIN,
@@ -101,23 +102,9 @@ class OpenAIChatModel:
             raise ConfigError("model: must not be empty")
         if api_key is not None and not (api_key and all("!" <= c <= "~" for c in api_key)):
             raise ConfigError("api_key_env: the key is empty or holds blanks or characters that no key has")
-        for setting, number in (
-            ("concurrency", concurrency),
-            ("max_attempts", max_attempts),
-            ("samples_per_call", samples_per_call),
-        ):
-            if number < 1:
-                raise ConfigError(f"{setting}: {number} must be at least 1")
-        for setting, seconds in (
-            ("timeout_s", timeout_s),
-            ("connect_timeout_s", connect_timeout_s),
-            ("stall_timeout_s", stall_timeout_s),
-        ):
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise ConfigError(f"{setting}: {seconds} must be above 0")
-        for setting, seconds in (("backoff_s", backoff_s), ("max_wait_s", max_wait_s)):
-            if not (math.isfinite(seconds) and seconds >= 0):
-                raise ConfigError(f"{setting}: {seconds} must be 0 or more")
+        _at_least(1, concurrency=concurrency, max_attempts=max_attempts, samples_per_call=samples_per_call)
+        _above_zero(timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s)
+        _at_least(0, backoff_s=backoff_s, max_wait_s=max_wait_s)
         self._url = check_base_url(base_url)
         self._model, self._api_key, self._name = model, api_key, name or model
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -127,7 +114,10 @@ class OpenAIChatModel:
         self._new_limiter: Callable[[], Limiter] = lambda: Limiter(
             concurrency, requests_per_minute, tokens_per_minute, max_wait_s
         )
-        self._limiter = self._new_limiter()
+        # With a budget only so many calls hold a part of it: a kill makes all that is held count as paid.
+        self._new_gate: Callable[[], Limiter] = lambda: Limiter(2 * concurrency)
+        self._limiter, self._gate = self._new_limiter(), self._new_gate()
+        self._asleep: set[asyncio.Future[None]] = set()
         self._dialect = dialect_of(model, quirks)
         self._stream, self._samples_per_call, self._extra = stream, samples_per_call, dict(extra or {})
         self._max_attempts, self._budget = max_attempts, budget
@@ -171,27 +161,42 @@ class OpenAIChatModel:
     async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         """As many of ``n`` samples as one request gives: at least one."""
         several = min(self._samples_per_call, n) if self._dialect.several else 1
-        return (await self._ask(messages, sampling, several))[:several]
+        return await self._ask(messages, sampling, several)
 
     def stop(self) -> None:
         """Begin nothing new: calls that wait end with kind ``stopped``; those under way go on."""
         self._stopped = True
         self._limiter.close()
+        self._gate.close()
+        for sleeper in self._asleep:
+            if not sleeper.done():
+                sleeper.set_result(None)
 
     async def aclose(self) -> None:
         """Close the connections. May be called twice; a later ``generate`` opens new ones."""
         await self._transport.aclose()
         if self._stopped:
-            self._stopped, self._limiter = False, self._new_limiter()
+            self._stopped, self._limiter, self._gate = False, self._new_limiter(), self._new_gate()
 
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
-        call = _Call(messages, sampling, n, sum(len(m.content.encode()) for m in messages))
+        call = _Call(messages, sampling, n, _prompt_bytes(messages, sampling))
+        if self._budget is None:
+            return await self._persist(call)
+        try:
+            async with self._gate.slot():
+                return await self._persist(call)
+        except LimiterClosedError:
+            failure = self._stop_of(call)
+        raise failure
+
+    async def _persist(self, call: _Call) -> list[Completion]:
+        """Try until there is an answer, or no hope of one."""
         try:
             reply = await self._persistently(call)
         except EndpointError as error:
             failure: CallFailure = self._report(error, call)
         except LimiterClosedError:
-            failure = ModelCallError("stopped", f"{self._name}: stopped before the call was made", call.attempts)
+            failure = self._stop_of(call)
         except BudgetExceededError as error:
             failure = BudgetExceededError(str(error), call.attempts)
         else:
@@ -215,6 +220,7 @@ class OpenAIChatModel:
             wait=self._wait,
             stop=lambda state: call.unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts,
             before_sleep=self._log_retry,
+            sleep=self._sleep,
             reraise=True,
         )
         reply: Reply = await retrying(attempt)
@@ -222,19 +228,21 @@ class OpenAIChatModel:
 
     async def _attempt(self, call: _Call) -> Reply:
         """One answer to a request; lessons that a 400 teaches cost nothing and are applied at once."""
+        # The budget before the slot: who waits for others' reservations must not keep their retries from a slot.
+        if self._budget is not None and call.reservation is None:
+            call.reservation = await self._budget.reserve(call.most)
         async with self._limiter.slot(call.most.input_tokens // 4 + call.most.output_tokens) as slot:
             call.started = call.started or time.perf_counter()
-            if self._budget is not None and call.reservation is None:
-                call.reservation = await self._budget.reserve(call.most)
             while True:
-                n = call.n if self._dialect.several else 1
-                body = request_body(self._model, call.messages, call.sampling, self._dialect, self._extra, n)
+                used = self._dialect
+                n = call.n if used.several else 1
+                body = request_body(self._model, call.messages, call.sampling, used, self._extra, n)
                 at, began = time.time(), time.perf_counter()
                 try:
-                    reply = await self._exchange(body, call, slot)
+                    reply = await self._exchange(body, call, slot, n)
                 except EndpointError as error:
                     self._record(call, error, at, time.perf_counter() - began)
-                    if self._learn(error, body):
+                    if self._learn(error, body, used):
                         continue
                     raise
                 self._limiter.succeeded()
@@ -250,11 +258,11 @@ class OpenAIChatModel:
                 )
                 return reply
 
-    async def _exchange(self, body: dict[str, JsonValue], call: _Call, slot: Slot) -> Reply:
+    async def _exchange(self, body: dict[str, JsonValue], call: _Call, slot: Slot, n: int) -> Reply:
         """One request and its answer. Raises EndpointError."""
         try:
             if self._stream:
-                return await self._streamed(body, call, slot)
+                return await self._streamed(body, call, slot, n)
             got = await self._transport.post(PATH, _json(body))
         except TransportError as error:
             failure = EndpointError(error.kind, str(error), retry=error.retry, quote=error.quote, maybe_paid=error.sent)
@@ -264,7 +272,7 @@ class OpenAIChatModel:
             return read_reply(got.body, call.prompt_bytes)
         raise failure
 
-    async def _streamed(self, body: dict[str, JsonValue], call: _Call, slot: Slot) -> Reply:
+    async def _streamed(self, body: dict[str, JsonValue], call: _Call, slot: Slot, n: int) -> Reply:
         asked = body | {"stream": True}
         if self._dialect.stream_usage:
             asked["stream_options"] = {"include_usage": True}
@@ -272,8 +280,8 @@ class OpenAIChatModel:
             self._heed(status, headers, slot)
             kind = headers.get("Content-Type", "")
             if 200 <= status < 300 and "json" not in kind and "html" not in kind:
-                return await read_stream(pieces, call.prompt_bytes)
-            whole = b"".join([piece async for piece in pieces])  # an error, or a server that does not stream
+                return await read_stream(pieces, call.prompt_bytes, n)
+            whole = b"".join([piece async for piece in bounded(pieces)])  # an error, or a server that does not stream
         _check(HttpReply(status, headers, whole))
         return read_reply(whole, call.prompt_bytes)
 
@@ -297,16 +305,16 @@ class OpenAIChatModel:
         if error.maybe_paid or error.usage.calls:
             call.reservation = None  # it stays held for what this attempt may cost; the next one needs its own
 
-    def _learn(self, error: EndpointError, body: Mapping[str, JsonValue]) -> bool:
-        """Whether the endpoint's complaint changed how requests are written."""
+    def _learn(self, error: EndpointError, body: Mapping[str, JsonValue], used: Dialect) -> bool:
+        """Whether requests are now written otherwise than this one, which the endpoint rejected."""
         if error.kind not in ("http_400", "http_422"):
             return False
-        sent = {**body, "stream_options": True} if self._stream and self._dialect.stream_usage else body
-        # Another call may have taught the same already: then this one is simply asked anew.
-        outdated = self._dialect.token_limit not in body
-        learned = learn(self._dialect, sent, error.quote, error.rejected)
-        if learned is None or learned == self._dialect:
-            return outdated
+        if self._dialect != used:
+            return True  # another call has learned meanwhile
+        sent = {**body, "stream_options": True} if self._stream and used.stream_usage else body
+        learned = learn(used, sent, error.quote, error.rejected)
+        if learned is None:
+            return False
         logger.info(
             "%s: the endpoint rejects a field; requests are written otherwise from now on: %s", self._name, learned
         )
@@ -318,11 +326,30 @@ class OpenAIChatModel:
         asked = error.retry_after_s if isinstance(error, EndpointError) else None
         return min(self._max_wait_s, self._jitter(state) + (asked or 0.0))
 
+    async def _sleep(self, seconds: float) -> None:
+        """Wait before another attempt, or until the model is stopped."""
+        woken = asyncio.get_running_loop().create_future()
+        self._asleep.add(woken)
+        try:
+            await asyncio.wait_for(woken, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            self._asleep.discard(woken)
+
     def _log_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         kind = error.kind if isinstance(error, ModelCallError) else type(error).__name__
         wait = state.next_action.sleep if state.next_action else 0.0
         logger.info("%s: %s; attempt %d follows in %.1f s", self._name, kind, state.attempt_number + 1, wait)
+
+    def _stop_of(self, call: _Call) -> ModelCallError:
+        if call.reservation is not None and all(a.reservation != call.reservation for a in call.attempts):
+            # Nothing was sent, and the budget has to hear so, or it would hold the reservation for good.
+            call.attempts.append(
+                Attempt(at=time.time(), latency_s=0.0, outcome="stopped", reservation=call.reservation)
+            )
+        return ModelCallError("stopped", f"{self._name}: stopped before the call was made", call.attempts)
 
     def _report(self, error: EndpointError, call: _Call) -> ModelCallError:
         said = excerpt(error.quote, self._api_key)
@@ -332,6 +359,18 @@ class OpenAIChatModel:
 
 
 CallFailure = ModelCallError | BudgetExceededError
+
+
+def _at_least(least: int, **settings: float) -> None:
+    for name, number in settings.items():
+        if not (math.isfinite(number) and number >= least):
+            raise ConfigError(f"{name}: {number} must be at least {least}")
+
+
+def _above_zero(**settings: float) -> None:
+    for name, number in settings.items():
+        if not (math.isfinite(number) and number > 0):
+            raise ConfigError(f"{name}: {number} must be above 0")
 
 
 def _check(reply: HttpReply) -> None:
@@ -344,12 +383,19 @@ def _check(reply: HttpReply) -> None:
 
 
 def _json(body: Mapping[str, JsonValue]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _prompt_bytes(messages: Sequence[Message], sampling: Sampling) -> int:
+    """Of all that is billed as prompt: the contents, and a schema."""
+    schema = 0 if sampling.json_schema is None else len(_json(sampling.json_schema))
+    return schema + sum(len(m.content.encode("utf-8", "replace")) for m in messages)
 
 
 def _completions(reply: Reply, call: _Call, latency_s: float) -> list[Completion]:
     """A reply's answers, each with its share of what they took: the prompt on the first, the answer by length."""
-    shares = _shares(reply.usage, reply.choices)
+    choices = reply.choices[: call.n]
+    shares = _shares(reply.usage, choices)
     return [
         Completion(
             text=choice.text,
@@ -359,7 +405,7 @@ def _completions(reply: Reply, call: _Call, latency_s: float) -> list[Completion
             logprobs=choice.logprobs,
             attempts=tuple(call.attempts) if index == 0 else (),
         )
-        for index, (choice, usage) in enumerate(zip(reply.choices, shares, strict=True))
+        for index, (choice, usage) in enumerate(zip(choices, shares, strict=True))
     ]
 
 

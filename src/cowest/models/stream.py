@@ -1,10 +1,10 @@
 """A streamed answer: server-sent events put together again, and checked for pieces that were lost, doubled or out of order.
 
 OpenAI's chunks carry no number, so what can be noticed is: an SSE ``id`` that repeats (dropped) or jumps (an error) where the
-server sends ids; a chunk of another completion; a role or text after the end; a stream that ends without a ``finish_reason``;
-and more pieces of text than the usage counts tokens, which is how a doubled piece shows where each piece is a token. What
-cannot be noticed: two neighbouring pieces exchanged by a server that sends no ids. A broken stream is a failure, never a
-partial answer.
+server sends ids; a chunk of another completion, or of a choice that was not asked for; text after the end; a bare role in the
+middle, from a server that does not put one on every chunk; a stream that ends without a ``finish_reason``; and more pieces of
+text than the usage counts tokens, which is how a doubled piece shows where each piece is a token. What cannot be noticed: two
+neighbouring pieces exchanged by a server that sends no ids. A broken stream is a failure, never a partial answer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
+from cowest.models.transport import MAX_BODY
 from cowest.models.wire import EndpointError, Reply, read_payload, server_message
 from cowest.models.wire import field as get
+from cowest.types import Usage
+
+_NOTHING: Final = Usage()
+_MOST_DIGITS: Final = 18
 
 
 @dataclass(slots=True)
@@ -79,13 +85,14 @@ class _Answer:
     refusal: list[str] = field(default_factory=list)
     logprobs: list[object] = field(default_factory=list)
     finish: str | None = None
+    roles: bool = False  # this server names the role with every piece
 
 
 class Assembler:
-    """Puts the chunks of one stream together."""
+    """Puts the chunks of one stream of ``n`` answers together."""
 
-    def __init__(self, prompt_bytes: int) -> None:
-        self._prompt_bytes = prompt_bytes
+    def __init__(self, prompt_bytes: int, n: int = 1) -> None:
+        self._prompt_bytes, self._n = prompt_bytes, n
         self._answers: dict[int, _Answer] = {}
         self._usage: object = None
         self._completion: str | None = None
@@ -127,9 +134,10 @@ class Assembler:
             raise _broken("the stream ended before the answer did", "")
         told = get(self._usage, "completion_tokens")
         pieces = sum(len(a.pieces) for a in self._answers.values())
+        reply = read_payload(self._payload(), "", self._prompt_bytes)
         if isinstance(told, int) and 0 < told < pieces:
-            raise _broken(f"the stream held {pieces} pieces for {told} tokens", "")
-        return read_payload(self._payload(), "", self._prompt_bytes)
+            raise _broken(f"the stream held {pieces} pieces for {told} tokens", "", reply.usage)
+        return reply
 
     def _payload(self) -> dict[str, object]:
         """The stream as the reply that it would have been."""
@@ -142,7 +150,7 @@ class Assembler:
 
     def _repeated(self, identity: str | None) -> bool:
         """Whether the event came before. Raises EndpointError for one that is missing or too early."""
-        if identity is None or not identity.isdecimal():
+        if identity is None or not identity.isdecimal() or len(identity) > _MOST_DIGITS:
             return False
         number = int(identity)
         if self._seen is not None and number <= self._seen:
@@ -154,13 +162,18 @@ class Assembler:
 
     def _grow(self, choice: object, raw: str) -> None:
         index, delta = get(choice, "index"), get(choice, "delta")
-        answer = self._answers.setdefault(index if isinstance(index, int) else 0, _Answer())
+        index = index if isinstance(index, int) else 0
+        if not 0 <= index < self._n:
+            raise _broken(f"the stream holds choice {index} of {self._n}", raw)
+        answer = self._answers.setdefault(index, _Answer())
         text, refusal, reason = get(delta, "content"), get(delta, "refusal"), get(choice, "finish_reason")
         text = text if isinstance(text, str) else ""
         if answer.finish is not None and (text or refusal):
             raise _broken("the stream goes on after the end of the answer", raw)
-        if get(delta, "role") and answer.pieces and not text:
-            raise _broken("the stream begins again in the middle", raw)
+        if get(delta, "role") and answer.pieces and answer.finish is None:
+            answer.roles = answer.roles or bool(text)
+            if not answer.roles and not isinstance(reason, str):
+                raise _broken("the stream begins again in the middle", raw)
         if text:
             answer.pieces.append(text)
         if isinstance(refusal, str):
@@ -171,10 +184,10 @@ class Assembler:
             answer.finish = reason
 
 
-async def read_stream(pieces: AsyncIterator[bytes], prompt_bytes: int) -> Reply:
-    """Read a stream to its end. Raises EndpointError; what the connection raises goes through."""
-    reader, assembler = EventReader(), Assembler(prompt_bytes)
-    async for piece in pieces:
+async def read_stream(pieces: AsyncIterator[bytes], prompt_bytes: int, n: int = 1) -> Reply:
+    """Read a stream of ``n`` answers to its end. Raises EndpointError; what the connection raises goes through."""
+    reader, assembler = EventReader(), Assembler(prompt_bytes, n)
+    async for piece in bounded(pieces):
         for event in reader.feed(piece):
             assembler.add(event)
         if assembler.done:
@@ -184,5 +197,16 @@ async def read_stream(pieces: AsyncIterator[bytes], prompt_bytes: int) -> Reply:
     return assembler.reply()
 
 
-def _broken(message: str, quote: str) -> EndpointError:
-    return EndpointError("bad_response", message, retry=True, quote=quote, maybe_paid=True)
+async def bounded(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces. Raises EndpointError ``too_large`` before they fill the memory."""
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        if size > MAX_BODY:
+            message = f"the answer is longer than {MAX_BODY} bytes"
+            raise EndpointError("too_large", message, retry=True, maybe_paid=True)
+        yield piece
+
+
+def _broken(message: str, quote: str, usage: Usage = _NOTHING) -> EndpointError:
+    return EndpointError("bad_response", message, retry=True, quote=quote, usage=usage, maybe_paid=True)

@@ -6,6 +6,7 @@ Whatever an endpoint sends is untrusted: it is checked field by field, and only 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ OVERLOADED_STATUS: Final = frozenset({429, 503, 529})
 ASKED_AGAIN: Final = frozenset({"bad_response", "no_choices", "empty"})
 """An answer came and is of no use. It was paid for and seldom changes, so it is asked for again only once."""
 EXCERPT_CHARS: Final = 200
+MOST_TOKENS: Final = 10**9
+"""A count above it is no count: no request has so many tokens, and the ledger's integers have 64 bits."""
 _NOTHING: Final = Usage()
 _PLAIN: Final = Dialect()
 
@@ -101,8 +104,8 @@ def request_body(
     }
     if dialect.temperature:
         body["temperature"] = sampling.temperature
-        if sampling.top_p != 1:
-            body["top_p"] = sampling.top_p
+    if dialect.top_p and sampling.top_p != 1:
+        body["top_p"] = sampling.top_p
     if dialect.seed and sampling.seed is not None and sampling.temperature > 0:
         body["seed"] = sampling.seed
     if dialect.logprobs and sampling.logprobs is not None:
@@ -110,12 +113,30 @@ def request_body(
         if sampling.logprobs:
             body["top_logprobs"] = sampling.logprobs
     if sampling.json_schema is not None and dialect.structured != "prompt":
-        named: JsonValue = {"name": "answer", "schema": sampling.json_schema, "strict": True}
+        named: JsonValue = {"name": "answer", "schema": strict_schema(sampling.json_schema), "strict": True}
         schema: JsonValue = {"type": "json_schema", "json_schema": named}
         body["response_format"] = schema if dialect.structured == "json_schema" else {"type": "json_object"}
     if n > 1:
         body["n"] = n
     return body | dict(extra or {})
+
+
+def strict_schema(schema: JsonValue) -> JsonValue:
+    """A JSON schema as OpenAI's strict mode wants it: every property is required, no other is allowed, nothing has a default."""
+    if isinstance(schema, list):
+        return [strict_schema(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return {key: strict_schema(part) for key, part in schema.items() if key != "default"}
+    rest = {key: strict_schema(part) for key, part in schema.items() if key not in ("properties", "default")}
+    return {
+        **rest,
+        "properties": {name: strict_schema(part) for name, part in properties.items()},
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def merged(messages: Sequence[Message]) -> Sequence[Message]:
@@ -142,7 +163,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """All answers to a request, in the order of their index, and what they took together."""
+    """The usable answers to a request, in the order of their index, and what all of them took together."""
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -174,18 +195,33 @@ def read_reply(body: bytes, prompt_bytes: int = 0) -> Reply:
 
 def read_payload(payload: object, raw: str, prompt_bytes: int) -> Reply:
     """The same from decoded JSON; ``raw`` is only quoted."""
-    error = field(payload, "error")
     found = field(payload, "choices")
-    if error and not found:
-        quote = _error_text(payload) or raw
-        raise EndpointError("server_error", "the endpoint reported an error with status 200", retry=True, quote=quote)
+    told = isinstance(field(payload, "usage"), dict)
+    if field(payload, "error"):
+        usage = read_usage(payload, prompt_bytes, 0) if told else _NOTHING
+        raise EndpointError(
+            "server_error",
+            "the endpoint reported an error with status 200",
+            retry=True,
+            quote=_error_text(payload) or raw,
+            usage=usage,
+            maybe_paid=True,
+        )
     texts = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
     usage = read_usage(payload, prompt_bytes, sum(len(str(field(field(c, "message"), "content") or "")) for c in texts))
     if not texts:
         kind = "no_choices" if isinstance(found, list) else "bad_response"
         raise EndpointError(kind, "the endpoint's answer holds no choice", retry=True, quote=raw, usage=usage)
     texts.sort(key=lambda c: index if isinstance(index := c.get("index"), int) else 0)
-    return Reply(tuple(read_choice(c, raw, usage) for c in texts), usage)
+    usable, problems = [], []
+    for choice in texts:
+        try:
+            usable.append(read_choice(choice, raw, usage))
+        except EndpointError as problem:
+            problems.append(problem)
+    if not usable:
+        raise problems[0]
+    return Reply(tuple(usable), usage)  # of several samples those that are good are not lost for one that is not
 
 
 def read_choice(choice: Mapping[str, object], raw: str, usage: Usage) -> Choice:
@@ -199,6 +235,11 @@ def read_choice(choice: Mapping[str, object], raw: str, usage: Usage) -> Choice:
         )
     if finish == "content_filter":
         raise EndpointError("content_filter", "the endpoint's filter stopped the answer", retry=False, usage=usage)
+    if finish in ("error", "abort") or choice.get(
+        "error"
+    ):  # OpenRouter and vLLM: the text stops where the failure came
+        quote = _error_text(choice) or f"finish_reason {finish}"
+        raise EndpointError("server_error", "the endpoint broke the answer off", retry=True, quote=quote, usage=usage)
     refusal = message.get("refusal")
     text = _joined(message.get("content"))
     if (isinstance(refusal, str) and refusal.strip()) or finish == "refusal":
@@ -230,15 +271,21 @@ def _logprobs(found: object) -> tuple[TokenLogprob, ...] | None:
         return None
     tokens = []
     for entry in content:
-        token, value, top = field(entry, "token"), field(entry, "logprob"), field(entry, "top_logprobs")
-        if not isinstance(token, str) or not isinstance(value, int | float) or isinstance(value, bool):
+        token, value, top = field(entry, "token"), _logprob(entry), field(entry, "top_logprobs")
+        if not isinstance(token, str) or value is None:
             return None
-        others = [(field(o, "token"), field(o, "logprob")) for o in top] if isinstance(top, list) else []
-        kept = tuple(
-            (valid_unicode(t), float(v)) for t, v in others if isinstance(t, str) and isinstance(v, int | float)
-        )
-        tokens.append(TokenLogprob(token=valid_unicode(token), logprob=float(value), top=kept))
+        others = [(field(o, "token"), _logprob(o)) for o in top] if isinstance(top, list) else []
+        kept = tuple((valid_unicode(t), v) for t, v in others if isinstance(t, str) and v is not None)
+        tokens.append(TokenLogprob(token=valid_unicode(token), logprob=value, top=kept))
     return tuple(tokens)
+
+
+def _logprob(entry: object) -> float | None:
+    """A finite number: -Infinity, as some servers write it, is OpenAI's -9999; NaN or a probability above 1 is nothing."""
+    value = field(entry, "logprob")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value <= 1e-3:
+        return None
+    return float(max(-9999.0, value))
 
 
 def read_usage(payload: object, prompt_bytes: int, answer_chars: int) -> Usage:
@@ -257,7 +304,8 @@ def read_usage(payload: object, prompt_bytes: int, answer_chars: int) -> Usage:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if usable and isinstance(value, int) else None
 
 
 def check_status(status: int, body: bytes, retry_after_s: float | None = None, location: str | None = None) -> None:
@@ -270,8 +318,8 @@ def check_status(status: int, body: bytes, retry_after_s: float | None = None, l
         raise EndpointError(
             kind, f"HTTP {status}: base_url redirects, which is not followed; set its target", retry=False, quote=where
         )
-    message, code = server_message(body)
-    if status == 429 and out_of_quota(message, code):
+    message, codes = server_message(body)
+    if status == 429 and out_of_quota(codes):
         hint = "HTTP 429: the account's quota is used up; see the provider's billing page"
         raise EndpointError(kind, hint, retry=False, quote=message)
     hint = f": {_HINTS[status]}" if status in _HINTS else ""
@@ -285,20 +333,25 @@ def check_status(status: int, body: bytes, retry_after_s: float | None = None, l
     )
 
 
-def out_of_quota(message: str, code: str | None) -> bool:
-    """Whether a 429 means that the account is empty, which no waiting mends."""
-    return code in ("insufficient_quota", "billing_hard_limit_reached") or "exceeded your current quota" in message
+def out_of_quota(codes: Sequence[str]) -> bool:
+    """Whether a 429 means that the account is empty, which no waiting mends.
+
+    Only codes tell: "exceeded your current quota" is also how Gemini speaks of a limit per minute.
+    """
+    return any(code == "insufficient_quota" or "billing" in code for code in codes)
 
 
-def server_message(body: bytes) -> tuple[str, str | None]:
-    """What an error body says, and its code or type."""
+def server_message(body: bytes) -> tuple[str, tuple[str, ...]]:
+    """What an error body says, and its code and type."""
     try:
         payload: object = json.loads(body)
     except (ValueError, RecursionError):
-        return body.decode("utf-8", "replace"), None
+        return body.decode("utf-8", "replace"), ()
+    if isinstance(payload, list) and payload:  # Gemini wraps its error in a list
+        payload = payload[0]
     error = field(payload, "error")
-    codes = [c for c in (field(error, "code"), field(error, "type")) if isinstance(c, str)]
-    return _error_text(payload) or body.decode("utf-8", "replace"), codes[0] if codes else None
+    codes = tuple(c for c in (field(error, "code"), field(error, "type")) if isinstance(c, str))
+    return _error_text(payload) or body.decode("utf-8", "replace"), codes
 
 
 def rejected_field(body: bytes) -> str | None:

@@ -146,7 +146,17 @@ async def _solos(context: Context, queries: Sequence[Example]) -> list[Refinemen
         return await solo(strong, context.frames, example, sampling.model_copy(update={"seed": seed}))
 
     file = context.run.file("solo.jsonl", Refinement)
-    return await fill("strong alone", context, file, queries, lambda e: e.id, lambda r: r.example_id, make)
+    return await fill(
+        "strong alone", context, file, queries, lambda e: e.id, lambda r: r.example_id, make, _at_once(context)
+    )
+
+
+def _at_once(context: Context) -> int:
+    """A batch takes what comes together, so that all has to."""
+    strong = context.config.strong
+    if context.config.feedback.mode == "batch" and isinstance(strong, OpenAIModelConfig):
+        return strong.batch.max_requests
+    return IN_FLIGHT
 
 
 async def _refinements(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> list[Refinement]:
@@ -176,7 +186,9 @@ async def _refinements(context: Context, queries: Mapping[str, Example], drafts:
         return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
 
     try:
-        return await fill("refine drafts", context, file, drafts, lambda d: d.id, lambda r: r.draft_id or "", make)
+        return await fill(
+            "refine drafts", context, file, drafts, lambda d: d.id, lambda r: r.draft_id or "", make, _at_once(context)
+        )
     finally:
         for call in calls.values():
             call.cancel()
