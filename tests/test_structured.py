@@ -32,6 +32,9 @@ class Grade(BaseModel):
         ('I think {"score": 3, "why": "a {brace} inside"} is fair.', 3.0),
         ('{"score": 9, "why": "cut off in the mid', 9.0),
         ('{"score": 4} // because', 4.0),
+        ('Of the sets {a, b} and {c}: {"score": 2}', 2.0),
+        ('An example is {"score": 0}. Mine: {"score": 9}', 9.0),
+        ('The form {"type": "object"} is kept: {"score": 5}, {"note": 1}', 5.0),
     ],
 )
 def test_lenient_reading(text: str, score: float) -> None:
@@ -47,6 +50,9 @@ def test_lenient_reading(text: str, score: float) -> None:
         ('{"score": 11}', "less than or equal to 10"),
         ('{"points": 7}', "Field required"),
         ('{"score": "high"}', "valid number"),
+        ('{"score": NaN}', "10"),
+        ('{"score": ' * 5000, "no JSON object|valid number"),
+        ('{"score": ' + "[" * 50_000, "no JSON object|valid number"),
     ],
 )
 def test_what_is_no_such_object_is_told(text: str, problem: str) -> None:
@@ -77,8 +83,8 @@ async def test_the_schema_is_asked_for_and_stands_in_the_prompt() -> None:
 
 async def test_a_second_try_hears_what_was_wrong() -> None:
     model = _script("Seven!", '{"score": 7}')
-    grade, _ = await ask_json(model, ASK, Grade, Sampling())
-    assert grade.score == 7
+    grade, completion = await ask_json(model, ASK, Grade, Sampling())
+    assert grade.score == 7 and completion.usage.calls == 2, "both answers were paid for"
     again = model.requests[1].messages
     assert [m.role for m in again] == ["user", "assistant", "user"] and "no JSON object" in again[-1].content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiohttp import web
 from tests.models.scripted_endpoint import Endpoint, Step, endpoint, reply, step
@@ -27,6 +29,8 @@ WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=50, seed=3)
         ("gpt-5-mini", True),
         ("gpt-5.1", True),
         ("openai/gpt-5-nano", True),
+        ("openai/o3-mini:free", True),
+        ("gpt-5-codex", True),
         ("gpt-4o", False),
         ("gpt-4.1-mini", False),
         ("o-mini", False),
@@ -40,6 +44,20 @@ def test_reasoning_models_are_known_by_name(model: str, reasoning: bool) -> None
     assert ("max_completion_tokens" in body) is reasoning and ("max_tokens" in body) is not reasoning
     assert ("temperature" in body) is not reasoning and ("top_p" in body) is not reasoning
     assert ("logprobs" in body) is not reasoning
+
+
+@pytest.mark.parametrize(
+    ("model", "system"),
+    [
+        ("google/gemma-2-9b-it", False),
+        ("gemma3:4b", False),
+        ("medgemma-4b-it", False),
+        ("o1-mini", False),
+        ("o1", True),
+    ],
+)
+def test_models_without_a_system_role_are_known_by_name(model: str, system: bool) -> None:
+    assert dialect_of(model).system is system
 
 
 def test_the_recipe_has_the_last_word() -> None:
@@ -74,10 +92,8 @@ def test_system_turns_go_before_the_first_user_turn() -> None:
 def test_structured_output_forms() -> None:
     schema = Sampling(json_schema={"type": "object"})
     strict = request_body("m", ASK, schema)["response_format"]
-    assert strict == {
-        "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
-    }
+    named = {"name": "answer", "schema": {"type": "object"}, "strict": True}
+    assert strict == {"type": "json_schema", "json_schema": named}
     loose = request_body("m", ASK, schema, Dialect(structured="json_object"))
     assert loose["response_format"] == {"type": "json_object"}
     assert "response_format" not in request_body("m", ASK, schema, Dialect(structured="prompt"))
@@ -114,6 +130,8 @@ async def _ask(picky: Step, sampling: Sampling = WARM, **settings: object) -> tu
     ("field", "message"),
     [
         ("max_tokens", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+        ("max_tokens", "Unrecognized request argument supplied: max_tokens"),
+        ("system", "Only user and assistant roles are supported!"),
         ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default is."),
         ("top_p", "Unsupported parameter: 'top_p' is not supported with this model."),
         ("seed", "Unrecognized request argument supplied: seed"),
@@ -150,7 +168,14 @@ async def test_what_the_recipe_settled_is_not_unlearned() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ["This model's maximum context length is 8192 tokens.", "Invalid model: any", "Invalid 'messages'", ""],
+    [
+        "This model's maximum context length is 8192 tokens.",
+        "Invalid model: any",
+        "Invalid 'messages'",
+        "",
+        "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead.",
+        "Invalid value for 'max_tokens': it is too large. This model supports at most 4096.",
+    ],
 )
 async def test_an_error_about_something_else_teaches_nothing(message: str) -> None:
     async with endpoint(step({"error": {"message": message}}, 400)) as server:
@@ -159,6 +184,41 @@ async def test_an_error_about_something_else_teaches_nothing(message: str) -> No
             await model.generate(ASK, WARM)
         await model.aclose()
     assert len(server.bodies) == 1
+
+
+async def test_a_server_that_rejects_both_names_of_the_limit_is_not_asked_for_ever() -> None:
+    message = "'max_tokens' and 'max_completion_tokens' are not supported"
+    async with endpoint(step({"error": {"message": message, "param": "max_tokens"}}, 400)) as server:
+        model = OpenAIChatModel(base_url=server.url, model="any", api_key=None)
+        async with asyncio.timeout(20):
+            with pytest.raises(ModelCallError, match="HTTP 400"):
+                await model.generate(ASK, WARM)
+        await model.aclose()
+    assert len(server.bodies) == 2
+
+
+async def test_calls_that_are_rejected_together_learn_together() -> None:
+    picky = Picky(
+        ("max_tokens", "use 'max_completion_tokens', 'max_tokens' is unsupported"),
+        ("temperature", "unknown: temperature"),
+    )
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.03)  # all are under way before the first is answered
+        return await picky(request)
+
+    async with endpoint(slowly) as server:
+        model = OpenAIChatModel(base_url=server.url, model="any", api_key=None, max_attempts=1)
+        got = await asyncio.gather(*(model.generate(ASK, WARM) for _ in range(8)))
+        await model.aclose()
+    assert [g.text for g in got] == ["fine"] * 8 and len(server.bodies) == 24
+
+
+def test_of_two_fields_that_exclude_each_other_top_p_goes() -> None:
+    sent = request_body("m", ASK, WARM)
+    learned = learn(Dialect(), sent, "`temperature` and `top_p` cannot both be specified for this model.", None)
+    assert learned is not None and learned.temperature and not learned.top_p
+    assert learn(Dialect(fixed=frozenset({"top_p"})), sent, "top_p is not supported", None) is None
 
 
 def test_only_what_was_sent_can_be_at_fault() -> None:

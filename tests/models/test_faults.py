@@ -70,6 +70,20 @@ async def test_refused() -> None:
     assert [(a.maybe_paid, a.usage.calls) for a in error.attempts] == [(False, 0)] * 3
 
 
+async def test_reset_before_the_request() -> None:
+    asked = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        reset(writer)
+
+    async with raw_server(talk) as url:
+        error = await failure(url)
+    assert error.kind == "connection" and "base_url" in str(error) and asked == len(error.attempts) == 3
+    assert all(a.maybe_paid for a in error.attempts), "how far the request came cannot be known from here"
+
+
 async def test_reset_after_the_request() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
@@ -251,8 +265,20 @@ def choice(finish: str = "stop", **message: object) -> dict[str, object]:
         (choice(content=None, refusal="I cannot help with that."), "refusal", 1, True),
         (choice("content_filter", content="Half of an ans"), "content_filter", 1, True),
         ({"error": {"message": "model crashed"}}, "server_error", 3, False),
+        (choice("error", content="Half of an ans"), "server_error", 3, True),
     ],
-    ids=["not JSON", "HTML page", "no choices", "null", "blank", "length, empty", "refusal", "filter", "error in 200"],
+    ids=[
+        "not JSON",
+        "HTML page",
+        "no choices",
+        "null",
+        "blank",
+        "length, empty",
+        "refusal",
+        "filter",
+        "error in 200",
+        "broke off",
+    ],
 )
 async def test_an_answer_that_is_none_is_a_failure_with_its_reason(
     body: object, kind: str, requests: int, paid: bool

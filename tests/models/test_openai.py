@@ -272,6 +272,86 @@ async def test_a_cancelled_call_gives_its_slot_back() -> None:
         assert time.perf_counter() - started < 1.4
 
 
+class OneAtATime:
+    """A budget that has room for one call's worth; ``free`` gives it back, as the ledger does with a call's entry."""
+
+    def __init__(self) -> None:
+        self.room, self.asked = asyncio.Semaphore(1), list[Usage]()
+
+    async def reserve(self, most: Usage) -> int:
+        await self.room.acquire()
+        self.asked.append(most)
+        return len(self.asked)
+
+    def free(self) -> None:
+        self.room.release()
+
+
+async def test_who_waits_for_the_budget_keeps_no_retry_from_its_slot() -> None:
+    budget = OneAtATime()
+    async with endpoint(step("busy", 503), step(reply())) as server:
+        model = OpenAIChatModel(
+            base_url=server.url, model="m", api_key=None, concurrency=1, budget=budget, backoff_s=0.02
+        )
+
+        async def call() -> Completion:
+            got = await model.generate(ASK, Sampling(max_tokens=9))
+            budget.free()
+            return got
+
+        async with asyncio.timeout(20):
+            got = await asyncio.gather(*(call() for _ in range(3)))
+        await model.aclose()
+    assert [[a.outcome for a in g.attempts] for g in got] == [["http_503", "ok"], ["ok"], ["ok"]]
+    assert [a.reservation for a in got[0].attempts] == [1, 1], "what cost nothing leaves its reservation to the next"
+    sent = sum(len(m.content.encode()) for m in ASK)
+    assert budget.asked == [Usage(calls=1, input_tokens=sent + 32, output_tokens=9)] * 3
+
+
+async def test_stop_wakes_those_who_wait_to_try_again() -> None:
+    async with endpoint(step("busy", 500, {"Retry-After": "200"})) as server:
+        model = OpenAIChatModel(base_url=server.url, model="m", api_key=None)
+        call = asyncio.create_task(model.generate(ASK, Sampling()))
+        while not server.bodies:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        model.stop()
+        async with asyncio.timeout(20):
+            with pytest.raises(ModelCallError) as caught:
+                await call
+        await model.aclose()
+    assert caught.value.kind == "stopped" and [a.outcome for a in caught.value.attempts] == ["http_500"]
+    assert len(server.bodies) == 1
+
+
+async def test_stop_lets_what_is_under_way_finish_and_tells_the_budget_of_the_rest() -> None:
+    class Generous(OneAtATime):
+        async def reserve(self, most: Usage) -> int:
+            self.asked.append(most)
+            return len(self.asked)
+
+    budget = Generous()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.2)
+        return web.json_response(reply())
+
+    async with endpoint(slow) as server:
+        model = OpenAIChatModel(base_url=server.url, model="m", api_key=None, concurrency=1, budget=budget)
+        calls = [asyncio.create_task(model.generate(ASK, Sampling())) for _ in range(4)]
+        while not server.bodies:
+            await asyncio.sleep(0.01)
+        model.stop()
+        first, *rest = await asyncio.gather(*calls, return_exceptions=True)
+        await model.aclose()
+        assert (await model.generate(ASK, Sampling())).text == "fine", "a closed model can be used again"
+        await model.aclose()
+    assert isinstance(first, Completion) and len(server.bodies) == 2
+    assert all(isinstance(e, ModelCallError) and e.kind == "stopped" for e in rest)
+    told = [a.reservation for e in rest if isinstance(e, ModelCallError) for a in e.attempts]
+    assert told == [2], "of those that waited one held a part of the budget, and gives it back"
+
+
 def test_one_model_serves_several_event_loops() -> None:
     models: list[OpenAIChatModel] = []
 

@@ -181,15 +181,15 @@ class OpenAIChatModel:
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         call = _Call(messages, sampling, n, _prompt_bytes(messages, sampling))
         if self._budget is None:
-            return await self._persist(call)
+            return await self._answered(call)
         try:
             async with self._gate.slot():
-                return await self._persist(call)
+                return await self._answered(call)
         except LimiterClosedError:
             failure = self._stop_of(call)
         raise failure
 
-    async def _persist(self, call: _Call) -> list[Completion]:
+    async def _answered(self, call: _Call) -> list[Completion]:
         """Try until there is an answer, or no hope of one."""
         try:
             reply = await self._persistently(call)

@@ -6,7 +6,6 @@ Whatever an endpoint sends is untrusted: it is checked field by field, and only 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
