@@ -99,13 +99,14 @@ def validate(
     """Check everything that can be checked without loading a model or paying for a call."""
     from cowest.config import RunConfig, load_config
     from cowest.pipeline import prepare
-    from cowest.progress import QuietReporter
+    from cowest.progress import QuietReporter, default_reporter
 
     if schema:
         print(json.dumps(RunConfig.model_json_schema(), indent=2))
         return
     config = load_config(recipe, set_ or [])
-    contexts = prepare(config, Path("runs") / config.name, QuietReporter())
+    reporter = QuietReporter() if as_json else default_reporter()
+    contexts = prepare(config, Path("runs") / config.name, reporter)
     tasks = {
         c.task.name: {split: len(c.task.examples(split)) for split in ("train", "validation", "test")} for c in contexts
     }

@@ -35,6 +35,7 @@ from cowest.stages.feedback import FEEDBACK, PAIRS, SAMPLE
 from cowest.stages.learn import ALIGN, SFT, Selection
 from cowest.stages.reporting import read_results, write_report
 from cowest.store import RunDir, StageEntry, fingerprint, write_atomic
+from cowest.tasks.base import notes_of
 from cowest.types import ModelRef, Results
 
 STAGES: tuple[Stage, ...] = (SFT, SAMPLE, FEEDBACK, PAIRS, ALIGN, EVALUATE)
@@ -86,6 +87,8 @@ def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = Fa
     models, contexts = OpenModels(config, out), []
     for name, single in config.by_task().items():
         task = build_task(single, name)
+        for note in notes_of(task):
+            reporter.info(f"{name or task.name}: {note}")
         _check_held_out(single, len(task.examples("train")))
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
         MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
