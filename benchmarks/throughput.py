@@ -124,11 +124,12 @@ async def openai_sdk(url: str, calls: int, concurrency: int) -> None:
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    client = AsyncOpenAI(base_url=url, api_key="k", max_retries=2, http_client=DefaultAsyncHttpxClient(limits=limits))
+    client = AsyncOpenAI(base_url=url, api_key="k", http_client=DefaultAsyncHttpxClient(limits=limits))
 
     async def ask(number: int) -> None:
-        messages = [{"role": "user", "content": _prompt(number)}]
-        done = await client.chat.completions.create(model="m", messages=messages, temperature=0.0, max_tokens=256)
+        done = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": _prompt(number)}], temperature=0.0, max_tokens=256
+        )
         assert done.choices[0].message.content
 
     await _in_parallel(ask, calls, concurrency)
