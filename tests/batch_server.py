@@ -56,6 +56,12 @@ class Provider:
         self.share = 1.0
         self.fail_lines: Callable[[int], bool] = lambda number: False
         self.look_faults: list[int] = []
+        self.upload_faults: list[int] = []
+        self.create_faults: list[int] = []  # a status, after which nothing was made
+        self.lost_creations = 0  # so many batches are made, and the connection breaks before the answer
+        self.download_faults: list[str] = []  # bodies sent with status 200 in place of the file
+        self.page = 100
+        self.forget_files = False
         self.refuse_to_create = False
         self.said: asyncio.Queue[str] = asyncio.Queue()
         self.hold: str | None = None
@@ -81,6 +87,8 @@ class Provider:
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
+        if self.upload_faults:
+            return web.Response(status=self.upload_faults.pop(0), text="hiccup")
         sent = form["file"]
         assert form["purpose"] == "batch" and isinstance(sent, web.FileField)
         name = f"file-{len(self.files)}"
@@ -90,6 +98,10 @@ class Provider:
 
     async def _content(self, request: web.Request) -> web.Response:
         await self._at("downloading")
+        if self.download_faults:
+            return web.Response(text=self.download_faults.pop(0), content_type="text/html")
+        if self.forget_files:
+            return web.json_response({"error": {"message": "no such file"}}, status=404)
         return web.Response(text=self.files[request.match_info["id"]], content_type="application/octet-stream")
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -97,15 +109,21 @@ class Provider:
         assert body["endpoint"] == "/v1/chat/completions" and body["completion_window"] == "24h"
         if self.refuse_to_create:
             return web.json_response({"error": {"message": "too many enqueued tokens"}}, status=400)
+        if self.create_faults:
+            return web.Response(status=self.create_faults.pop(0), text="hiccup")
         job = Job(f"batch_{len(self.jobs)}", body["input_file_id"], body["metadata"])
         self.jobs[job.id] = job
-        lines = [json.loads(line) for line in self.files[job.file].splitlines()]
+        lines = [json.loads(line) for line in self.files[job.file].split("\n") if line]
         ids = [line["custom_id"] for line in lines]
         if len(set(ids)) != len(ids):
             job.status, job.problems = "failed", [{"code": "duplicate_custom_id", "line": 2, "message": "seen before"}]
         elif self.end != "failed":
             self._work(job, lines)
         await self._at("created")
+        if self.lost_creations:
+            self.lost_creations -= 1
+            assert request.transport is not None
+            request.transport.abort()
         return web.json_response(job.json())
 
     def _work(self, job: Job, lines: list[dict[str, JsonValue]]) -> None:
@@ -125,11 +143,16 @@ class Provider:
         for kind, rows in (("output", done), ("errors", failed)):
             if rows:
                 name = f"file-{kind}-{job.id}"
-                self.files[name] = "".join(json.dumps(row) + "\n" for row in rows)
+                self.files[name] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 setattr(job, kind, name)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [job.json() for job in self.jobs.values()]})
+        newest = [job.json() for job in reversed(self.jobs.values())]
+        after = request.query.get("after")
+        start = next((i + 1 for i, job in enumerate(newest) if job["id"] == after), 0)
+        shown: JsonValue = newest[start : start + self.page]  # type: ignore[assignment]
+        more = start + self.page < len(newest)
+        return web.json_response({"object": "list", "data": shown, "has_more": more})
 
     async def _look(self, request: web.Request) -> web.Response:
         if self.look_faults:

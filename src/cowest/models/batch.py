@@ -6,7 +6,7 @@ output read. The ledger keeps where each job stands, so that a process that was 
     creating    the input is uploaded; the batch may or may not exist (its ``metadata.cowest`` tells)
     running     the provider works on it; a call whose key is in it waits for it and is not sent again
     collected   its answers are in the ledger
-    lost        the provider failed or dropped it; what it did not answer is asked again
+    lost        it was never made, or the provider dropped it; what it did not answer is asked again
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
+import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-import aiohttp
 from pydantic import JsonValue
 
-from cowest.errors import ModelCallError
-from cowest.ledger import BatchEntry, Call, Ledger, call_of
+from cowest.errors import CowestError, ModelCallError
+from cowest.ledger import BatchEntry, Call, Ledger, call_of, process_identity
+from cowest.models.batch_api import BatchApi, MaybeMadeError
+from cowest.models.batch_wire import answer_bytes, input_line, problems, read_answer, text_of
 from cowest.models.dialect import Dialect
-from cowest.models.transport import HttpReply, Transport, TransportError
-from cowest.models.wire import EndpointError, check_status, excerpt, field, read_payload, request_body
+from cowest.models.transport import MAX_BODY, Transport, TransportError
+from cowest.models.wire import EndpointError, excerpt, request_body
 from cowest.prices import Price
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
 
 logger = logging.getLogger(__name__)
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
-GATHER_S = 0.2
+GATHER_S: Final = 0.2
 """So long may no further call come before those that are there become a batch."""
-LOST_AFTER = 5
-"""Looks in a row at a job that the provider does not know any more."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A call that waits for a batch."""
+    """A call that waits for a batch: its line of the input file, and about the most that the answer's line will take."""
 
     call: Call
-    body: dict[str, JsonValue]
+    line: bytes
+    answer_bytes: int
     future: asyncio.Future[Completion]
 
 
@@ -70,18 +70,25 @@ class BatchChatModel:
         price: Price | None = None,
         api_key: str | None = None,
         max_requests: int = 50_000,
+        max_bytes: int = MAX_BODY,
         poll_s: float = 30.0,
         gather_s: float = GATHER_S,
     ) -> None:
-        self._transport, self._ledger, self._model, self._dialect = transport, ledger, model, dialect
+        self._api = BatchApi(transport, api_key, poll_s)
+        self._ledger, self._model, self._dialect = ledger, model, dialect
         self._extra, self._price, self._api_key = dict(extra or {}), price, api_key
-        self._max_requests, self._poll_s, self._gather_s = max_requests, poll_s, gather_s
+        self._max_requests, self._max_bytes, self._gather_s = max_requests, max_bytes, gather_s
         self._bounded = ledger.budget(price) is not None
-        self._gathered: dict[str, _Waiting] = {}
-        self._sent: dict[str, _Waiting | None] = {}  # every key in a job under way, and who waits for it
+        self._gathered: list[_Waiting] = []
+        self._waiting: dict[str, _Waiting] = {}  # by key: gathered, or in a job
+        self._under_way: dict[str, BatchEntry] = {}  # jobs that are followed, by our id
+        self._sent: set[str] = set()  # the keys in them
+        self._brought: set[str] = set()  # keys whose answers came when nobody waited for them
+        self._unsure: set[str] = set()  # ids of jobs that this object gave up making, and that may exist
         self._jobs: set[asyncio.Task[None]] = set()
         self._gathering: asyncio.Task[None] | None = None
         self._resumed: asyncio.Task[None] | None = None
+        self._stopped = False
 
     @property
     def name(self) -> str:
@@ -90,37 +97,70 @@ class BatchChatModel:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Wait for the batch that holds this request; it is made of all that come within a moment."""
-        if self._resumed is None:
-            self._resumed = asyncio.ensure_future(self._resume())
-        await asyncio.shield(self._resumed)
         call = call_of(self._model, messages, sampling, self._extra, self._price)
-        body = request_body(self._model, messages, sampling, self._dialect, self._extra)
-        waiting = _Waiting(call, body, asyncio.get_running_loop().create_future())
-        if call.key in self._sent:
-            self._sent[call.key] = waiting
-        else:
-            known = self._ledger.get(call.key)  # a job of an earlier process may just have brought it
+        return await self.ask(call, messages, sampling)
+
+    async def ask(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """The same for a call that is known by another key, such as one of several samples. Equal keys share an answer."""
+        await self._ready()
+        if call.key in self._brought:
+            self._brought.discard(call.key)
+            known = self._ledger.get(call.key)
             if known is not None:
                 return known
-            self._gathered[call.key] = waiting
-            if self._gathering is None or self._gathering.done():
-                self._gathering = asyncio.ensure_future(self._gather())
-        return await waiting.future
+        waiting = self._waiting.get(call.key)
+        if waiting is None:
+            line = input_line(call.key, request_body(self._model, messages, sampling, self._dialect, self._extra))
+            future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+            # Its callers may have gone away, and then nobody looks at an exception.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            waiting = self._waiting[call.key] = _Waiting(call, line, answer_bytes(sampling), future)
+            if call.key not in self._sent:
+                self._gathered.append(waiting)
+                if self._gathering is None or self._gathering.done():
+                    self._gathering = asyncio.ensure_future(self._gather())
+        return await asyncio.shield(waiting.future)
 
     def stop(self) -> None:
         """Send nothing more. Jobs at the provider go on; the next run collects them."""
-        tasks = [t for t in (self._gathering, *self._jobs) if t is not None and not t.done()]
-        for task in tasks:
-            task.cancel()
-        if self._sent:
-            logger.warning("%s: a batch goes on at the provider; run the same command to collect it", self._model)
-        for waiting in (*self._gathered.values(), *self._sent.values()):
-            if waiting is not None:
-                _fail(waiting, ModelCallError("stopped", f"{self._model}: stopped before the batch ended"))
+        self._stopped = True
+        for task in (self._resumed, self._gathering, *self._jobs):
+            if task is not None:
+                task.cancel()
+        for entry in self._under_way.values():
+            told = "%s: batch %s continues at the provider; run the same command to collect it"
+            logger.warning(told, self._model, entry.job)
+        self._fail(list(self._waiting), self._stop_error())
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._transport.aclose()
+        """Close the connections. Jobs at the provider go on."""
+        tasks = [task for task in (self._resumed, self._gathering, *self._jobs) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._fail(list(self._waiting), self._stop_error())
+        self._gathered.clear()
+        self._under_way.clear()
+        self._sent.clear()
+        self._resumed, self._gathering, self._stopped = None, None, False
+        await self._api.aclose()
+
+    async def _ready(self) -> None:
+        """Wait until the jobs of an earlier process are taken up."""
+        while not self._stopped:
+            if self._resumed is None:
+                self._resumed = asyncio.ensure_future(self._resume())
+            resuming = self._resumed
+            await asyncio.wait([resuming])
+            if resuming.cancelled():
+                break
+            error = resuming.exception()
+            if error is None:
+                return
+            if self._resumed is resuming:
+                self._resumed = None  # the next call tries again
+            raise self._told_error("the batches under way could not be looked up", error)
+        raise self._stop_error()
 
     # From calls to jobs
 
@@ -131,277 +171,185 @@ class BatchChatModel:
             while len(self._gathered) != before and len(self._gathered) < self._max_requests:
                 before = len(self._gathered)
                 await asyncio.sleep(self._gather_s)
-            keys = list(self._gathered)[: self._max_requests]
-            waiting = [self._gathered.pop(key) for key in keys]
+            some = self._next_batch()
             try:
-                await self._submit(waiting)
-            except (EndpointError, TransportError) as error:
-                told = self._told(f"the batch could not be made: {error}", error.quote)
-                for w in waiting:
-                    await self._ledger.failed(w.call, error.kind, told, ())
-                    _fail(w, ModelCallError(error.kind, told))
-            except Exception as error:  # an empty budget, a full disk
-                for w in waiting:
-                    _fail(w, error)
+                await self._submit(some)
+            except Exception as error:  # an endpoint's, an empty budget, a full disk: whoever waits must hear of it
+                failure = self._told_error("the batch could not be made", error)
+                if isinstance(failure, ModelCallError):
+                    entered = (self._ledger.failed(w.call, failure.kind, str(failure), ()) for w in some)
+                    await asyncio.gather(*entered, return_exceptions=True)
+                self._fail([w.call.key for w in some], failure)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """As many as one batch may hold: neither its input nor its output may become too large to be sent or read."""
+        sent = answered = n = 0
+        for waiting in self._gathered[: self._max_requests]:
+            sent, answered = sent + len(waiting.line), answered + waiting.answer_bytes
+            if n and max(sent, answered) > self._max_bytes:
+                break
+            n += 1
+        some, self._gathered = self._gathered[:n], self._gathered[n:]
+        return some
 
     async def _submit(self, waiting: Sequence[_Waiting]) -> None:
         most = [w.call.most for w in waiting]
         held = await self._ledger.reserve(most, self._price, batch=True) if self._bounded else []
-        tag, keys = uuid.uuid4().hex, tuple(w.call.key for w in waiting)
-        lines = (
-            {"custom_id": w.call.key, "method": "POST", "url": "/v1/chat/completions", "body": w.body} for w in waiting
-        )
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        form.add_field("file", content, filename=f"cowest-{tag}.jsonl", content_type="application/jsonl")
+        # The maker is in the id: until it is known whether the batch exists, no other live process may decide about it.
+        tag = f"{os.getpid()}-{process_identity(os.getpid()) or ''}-{uuid.uuid4().hex}"
         try:
-            uploaded = _object(await self._exchange("POST", "files", data=form))
-        except (EndpointError, TransportError):
+            entry = BatchEntry(
+                id=tag,
+                model=self._model,
+                file_id=await self._api.upload(b"".join(w.line for w in waiting), f"cowest-{tag}.jsonl"),
+                job=None,
+                status="creating",
+                keys=tuple(w.call.key for w in waiting),
+                held=tuple(held),
+                created=time.time(),
+            )
+            await self._ledger.save_batch(entry)
+        except BaseException:
             await self._ledger.release(held)  # no batch was made of it
             raise
-        entry = BatchEntry(
-            id=tag,
-            model=self._model,
-            file_id=_text(uploaded, "id"),
-            job=None,
-            status="creating",
-            keys=keys,
-            held=tuple(held),
-            created=time.time(),
-        )
-        await self._ledger.save_batch(entry)
         try:
-            entry = await self._create(entry)
-        except EndpointError as error:
-            if not error.retry:  # surely not made; else the next process finds out
-                await self._ledger.collected(entry.model_copy(update={"status": "lost"}), (), ())
+            job = await self._api.create(entry.file_id, tag)
+        except (MaybeMadeError, asyncio.CancelledError):
+            self._unsure.add(tag)
+            self._resumed = None  # found out before anything is asked again
             raise
-        self._sent |= {w.call.key: w for w in waiting}
-        self._follow(entry)
-
-    async def _create(self, entry: BatchEntry) -> BatchEntry:
-        asked: dict[str, JsonValue] = {
-            "input_file_id": entry.file_id,
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-            "metadata": {"cowest": entry.id},
-        }
-        headers = {"Content-Type": "application/json"}
-        made = _object(await self._exchange("POST", "batches", data=json.dumps(asked).encode(), headers=headers))
-        running = entry.model_copy(update={"job": _text(made, "id"), "status": "running"})
+        except (EndpointError, TransportError):
+            await self._ledger.collected(entry.model_copy(update={"status": "lost"}), (), ())
+            raise
+        running = entry.model_copy(update={"job": job, "status": "running"})
         await self._ledger.save_batch(running)
-        logger.info("%s: batch %s with %d requests", self._model, running.job, len(running.keys))
-        return running
+        logger.info("%s: batch %s with %d requests", self._model, job, len(running.keys))
+        self._follow(running)
 
     async def _resume(self) -> None:
-        """Take up the jobs that an earlier process left."""
+        """Take up the jobs that an earlier process left, or that this one could not make for sure."""
         for entry in self._ledger.batches(self._model):
-            if entry.status == "creating":
+            if entry.status == "creating" and (entry.id in self._unsure or not _maker_lives(entry.id)):
                 entry = await self._adopt(entry)
-            if entry.status == "running":
-                self._sent |= dict.fromkeys(entry.keys)
+            if entry.status == "running" and entry.id not in self._under_way:
                 self._follow(entry)
 
     async def _adopt(self, entry: BatchEntry) -> BatchEntry:
         """Find out whether a batch was made in the moment before its maker died."""
-        listed = field(_object(await self._exchange("GET", "batches?limit=100")), "data")
-        for job in listed if isinstance(listed, list) else ():
-            if field(field(job, "metadata"), "cowest") == entry.id:
-                found = entry.model_copy(update={"job": _text(job, "id"), "status": "running"})
-                await self._ledger.save_batch(found)
-                return found
-        lost = entry.model_copy(update={"status": "lost"})
-        await self._ledger.save_batch(lost)
-        return lost
+        lag = self._api.list_lag_s
+        await asyncio.sleep(min(lag, entry.created + lag - time.time()))
+        job = await self._api.find(entry.id)
+        if job is None:
+            lost = entry.model_copy(update={"status": "lost"})
+            await self._ledger.collected(lost, (), ())  # with what was held for it
+            return lost
+        found = entry.model_copy(update={"job": job, "status": "running"})
+        await self._ledger.save_batch(found)
+        return found
 
     # From jobs to answers
 
     def _follow(self, entry: BatchEntry) -> None:
+        self._under_way[entry.id] = entry
+        self._sent |= set(entry.keys)
         task = asyncio.ensure_future(self._watch(entry))
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _watch(self, entry: BatchEntry) -> None:
         try:
-            job = await self._ended(entry)
-            if job is None:
-                reason = "the provider does not know the batch any more"
-                await self._enter(
-                    entry.model_copy(update={"status": "lost"}), {}, "batch_failed", self._told(reason, "")
-                )
-                return
-            lines = await self._download(job)
-            status = _text(job, "status")
-            kind = "batch_failed" if status == "completed" else f"batch_{status}"
-            told = self._told(f"batch {entry.job} ended as {status}", _errors(job))
-            await self._enter(entry.model_copy(update={"status": "collected"}), lines, kind, told)
-        except Exception as error:  # whoever waits must hear of it
-            told = self._told(f"batch {entry.job}: {type(error).__name__}", str(error))
-            for waiting in self._waiters(entry.keys).values():
-                _fail(waiting, ModelCallError("batch_failed", told))
-            raise
+            job = await self._api.ended(entry.job or "")
+            lines = {} if job is None else await self._api.download(job)
+            if self._settled(entry):  # another process follows it too, and was faster
+                self._deliver(entry)
+            elif job is None or lines is None:
+                told = self._told("the provider does not know the batch any more", "")
+                await self._enter(entry.model_copy(update={"status": "lost"}), {}, "batch_failed", told)
+            else:
+                status = text_of(job, "status")
+                kind = "batch_failed" if status == "completed" else f"batch_{status}"
+                told = self._told(f"batch {entry.job} ended as {status}", problems(job))
+                await self._enter(entry.model_copy(update={"status": "collected"}), lines, kind, told)
+        except Exception as error:  # whoever waits must hear of it; the job is taken up again by the next call
+            self._resumed = None
+            self._fail(entry.keys, self._told_error(f"batch {entry.job} could not be collected", error))
+        finally:
+            self._under_way.pop(entry.id, None)
+            self._sent -= set(entry.keys)
 
-    async def _ended(self, entry: BatchEntry) -> Mapping[str, object] | None:
-        """Look at a job until it has ended; None for one that is not there. Trouble on the way loses no job."""
-        missing = 0
-        while True:
-            try:
-                job = _object(await self._exchange("GET", f"batches/{entry.job}"))
-                missing = 0
-                if field(job, "status") in ENDED:
-                    return job
-            except TransportError:
-                pass
-            except EndpointError as error:
-                missing = missing + 1 if error.kind == "http_404" else 0
-                if missing >= LOST_AFTER:
-                    return None
-                if not error.retry and error.kind != "http_404":
-                    raise
-            await asyncio.sleep(self._poll_s * random.uniform(0.9, 1.1))
-
-    async def _download(self, job: Mapping[str, object]) -> dict[str, str]:
-        """The lines of the output and error files by their key, whatever their order."""
-        lines: dict[str, str] = {}
-        for name in ("output_file_id", "error_file_id"):
-            file = field(job, name)
-            if not isinstance(file, str) or not file:
-                continue
-            reply = await self._persistent("GET", f"files/{file}/content")
-            for raw in reply.body.decode("utf-8", "replace").splitlines():
-                key = field(_loads(raw), "custom_id")
-                if isinstance(key, str):
-                    lines.setdefault(key, raw)
-        return lines
-
-    async def _enter(self, entry: BatchEntry, lines: Mapping[str, str], kind: str, told: str) -> None:
+    async def _enter(self, entry: BatchEntry, lines: Mapping[str, bytes], kind: str, told: str) -> None:
         """Enter what a batch brought, all together, then tell those who wait.
 
         ``kind`` and ``told`` are for the requests that it did not answer.
         """
-        waiters = self._waiters(entry.keys)
         answers: list[tuple[Call, Completion]] = []
         failures: list[tuple[Call, ModelCallError]] = []
+        lost = Attempt(at=time.time(), latency_s=0.0, outcome=kind, maybe_paid=True)
         for key in entry.keys:
-            waiting = waiters.get(key)
+            waiting = self._waiting.get(key)
             unknown = Call(key, self._model, json.dumps({"batch": entry.job}), Usage(), self._price)
             call = waiting.call if waiting else unknown
             try:
                 if key in lines:
-                    answers.append((call, _answer(lines[key], call)))
+                    answers.append((call, read_answer(lines[key], call)))
                 else:
-                    failures.append((call, ModelCallError(kind, told)))
+                    attempts = (lost,) if entry.status == "lost" else ()
+                    failures.append((call, ModelCallError(kind, told, attempts)))
             except EndpointError as error:
                 paid = Attempt(at=time.time(), latency_s=0.0, outcome=error.kind, usage=error.usage)
                 failures.append((call, ModelCallError(error.kind, self._told(str(error), error.quote), (paid,))))
         entered = await self._ledger.collected(entry, answers, failures)
         for (call, _), completion in zip(answers, entered, strict=True):
-            if (waiting := waiters.get(call.key)) is not None and not waiting.future.done():
-                waiting.future.set_result(completion)
+            if not self._answer(call.key, completion):
+                self._brought.add(call.key)
         for call, failure in failures:
-            if (waiting := waiters.get(call.key)) is not None:
-                _fail(waiting, failure)
+            self._fail([call.key], failure)
 
-    def _waiters(self, keys: Sequence[str]) -> dict[str, _Waiting]:
-        found = {key: self._sent.pop(key, None) for key in keys}
-        return {key: waiting for key, waiting in found.items() if waiting is not None}
+    def _settled(self, entry: BatchEntry) -> bool:
+        saved = {e.id: e.status for e in self._ledger.batches(self._model)}
+        return saved.get(entry.id) in ("collected", "lost")
 
-    # One exchange
+    def _deliver(self, entry: BatchEntry) -> None:
+        """Tell those who wait what another process has entered."""
+        for key in entry.keys:
+            known = self._ledger.get(key) if key in self._waiting else None
+            if known is None:
+                told = self._told(f"batch {entry.job} brought no answer", "")
+                self._fail([key], ModelCallError("batch_failed", told))
+            else:
+                self._answer(key, known)
 
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        *,
-        data: bytes | aiohttp.FormData | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> HttpReply:
-        reply = await self._transport.request(method, path, data=data, headers=headers)
-        check_status(reply.status, reply.body, None, reply.headers.get("Location"))
-        return reply
+    def _answer(self, key: str, completion: Completion) -> bool:
+        """Whether anybody waited for it."""
+        waiting = self._waiting.pop(key, None)
+        if waiting is None or waiting.future.done():
+            return False
+        waiting.future.set_result(completion)
+        return True
 
-    async def _persistent(self, method: str, path: str) -> HttpReply:
-        """An exchange that loses nothing when it is repeated, repeated until it succeeds or cannot."""
-        while True:
-            try:
-                return await self._exchange(method, path)
-            except TransportError:
-                pass
-            except EndpointError as error:
-                if not error.retry:
-                    raise
-            await asyncio.sleep(self._poll_s)
+    def _fail(self, keys: Sequence[str], error: Exception) -> None:
+        for key in keys:
+            waiting = self._waiting.pop(key, None)
+            if waiting is not None and not waiting.future.done():
+                waiting.future.set_exception(error)
 
-    def _told(self, message: str, quote: str) -> str:
-        said = excerpt(quote, self._api_key)
+    def _told(self, message: str, raw: str) -> str:
+        said = excerpt(raw, self._api_key)
         return f"{self._model}: {message}" + (f": {said}" if said else "")
 
+    def _told_error(self, message: str, error: BaseException) -> CowestError:
+        """What went wrong, for those who wait. A full disk or an empty budget stays what it is."""
+        if isinstance(error, EndpointError | TransportError):
+            return ModelCallError(error.kind, self._told(f"{message}: {error}", error.quote))
+        if isinstance(error, CowestError):
+            return error
+        return ModelCallError("batch_failed", self._told(f"{message}: {type(error).__name__}", str(error)))
 
-def _answer(raw: str, call: Call) -> Completion:
-    """The completion in a line of the output file. Raises EndpointError for a request that failed."""
-    line = _loads(raw)
-    response, error = field(line, "response"), field(line, "error")
-    if not isinstance(response, dict):
-        code, message = field(error, "code"), field(error, "message")
-        kind = code if isinstance(code, str) and code.isidentifier() else "failed"
-        kind = kind if kind.startswith("batch_") else f"batch_{kind}"
-        raise EndpointError(kind, "the batch did not answer the request", retry=True, quote=str(message or raw))
-    status = response.get("status_code")
-    check_status(status if isinstance(status, int) else 500, json.dumps(response.get("body")).encode())
-    reply = read_payload(response.get("body"), raw, call.most.input_tokens)
-    first = reply.choices[0]
-    attempt = Attempt(at=time.time(), latency_s=0.0, outcome="ok", usage=reply.usage)
-    return Completion(
-        text=first.text,
-        finish_reason=first.finish_reason,
-        usage=reply.usage,
-        logprobs=first.logprobs,
-        attempts=(attempt,),
-    )
+    def _stop_error(self) -> ModelCallError:
+        return ModelCallError("stopped", f"{self._model}: stopped before the batch ended")
 
 
-def _loads(raw: str) -> object:
-    try:
-        found: object = json.loads(raw)
-    except ValueError:
-        return None
-    return found
-
-
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
-
-
-def _errors(job: Mapping[str, object]) -> str:
-    """What a failed job says of its input, line by line."""
-    found = field(field(job, "errors"), "data")
-    told = [
-        f"line {field(e, 'line')}: {field(e, 'message')}" if field(e, "line") else str(field(e, "message"))
-        for e in (found if isinstance(found, list) else ())
-    ]
-    return "; ".join(told)
-
-
-def _object(reply: HttpReply) -> Mapping[str, object]:
-    try:
-        found: object = json.loads(reply.body)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise EndpointError(
-            "bad_response",
-            "the batch API answered no JSON object",
-            retry=True,
-            quote=reply.body.decode("utf-8", "replace"),
-        )
-    return found
-
-
-def _text(found: object, key: str) -> str:
-    value = field(found, key)
-    if not isinstance(value, str) or not value:
-        raise EndpointError("bad_response", f"the batch API's answer has no {key}", retry=True, quote=str(found))
-    return value
+def _maker_lives(tag: str) -> bool:
+    """Whether the process that made this id runs."""
+    pid, _, rest = tag.partition("-")
+    return pid.isdecimal() and process_identity(int(pid)) == rest.partition("-")[0]
