@@ -26,6 +26,8 @@ class Job:
     status: str = "validating"
     output: str | None = None
     errors: str | None = None
+    done: int = 0
+    failed: int = 0
     problems: list[dict[str, JsonValue]] = field(default_factory=list)
 
     def json(self) -> dict[str, JsonValue]:
@@ -38,6 +40,7 @@ class Job:
             "output_file_id": self.output,
             "error_file_id": self.errors,
             "errors": {"object": "list", "data": list(self.problems)} if self.problems else None,
+            "request_counts": {"total": self.done + self.failed, "completed": self.done, "failed": self.failed},
             "metadata": dict(self.metadata),
         }
 
@@ -61,6 +64,7 @@ class Provider:
         self.lost_creations = 0  # so many batches are made, and the connection breaks before the answer
         self.download_faults: list[str] = []  # bodies sent with status 200 in place of the file
         self.page = 100
+        self.list_faults: list[int] = []
         self.forget_files = False
         self.refuse_to_create = False
         self.said: asyncio.Queue[str] = asyncio.Queue()
@@ -140,6 +144,7 @@ class Provider:
                 self.answered[json.dumps(line["body"], sort_keys=True)] += 1
                 done.append({"custom_id": key, "response": {"status_code": 200, "body": self._reply(line["body"])}})
         random.shuffle(done)
+        job.done, job.failed = len(done), len(failed)
         for kind, rows in (("output", done), ("errors", failed)):
             if rows:
                 name = f"file-{kind}-{job.id}"
@@ -147,6 +152,8 @@ class Provider:
                 setattr(job, kind, name)
 
     async def _list(self, request: web.Request) -> web.Response:
+        if self.list_faults:
+            return web.Response(status=self.list_faults.pop(0), text="hiccup")
         newest = [job.json() for job in reversed(self.jobs.values())]
         after = request.query.get("after")
         start = next((i + 1 for i, job in enumerate(newest) if job["id"] == after), 0)

@@ -126,6 +126,9 @@ class BatchApi:
             if found is None:
                 return None
             lines = found | lines
+        done = field(field(job, "request_counts"), "completed")
+        if isinstance(done, int) and done > 0 and not lines:
+            raise EndpointError("bad_response", f"the files of a batch of {done} answers hold none", retry=True)
         return lines
 
     async def aclose(self) -> None:
