@@ -91,7 +91,7 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     model: ChatModel = OpenAIChatModel(base_url=url, model="m", api_key="k", concurrency=concurrency)
     ledger = Ledger(ledger_file, "benchmark") if ledger_file else None
     if ledger is not None:
-        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0))
+        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0), at_risk=concurrency)
     sampling = Sampling(max_tokens=256)
     marks = {calls // 10, calls // 2, calls - 1} if watch else set()
 

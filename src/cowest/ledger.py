@@ -131,6 +131,7 @@ class Ledger:
         self._writer = Writer(path)
         self._hits = 0
         self._settled = asyncio.Event()
+        self._stuck: set[int] = set()  # held by calls that wait for more
         self._writer.call(self._forget_the_dead)
 
     def get(self, key: str) -> Completion | None:
@@ -243,23 +244,29 @@ class Ledger:
             )
         return RunBudget(self, price)
 
-    async def reserve(self, most: Sequence[Usage], price: Price | None, batch: bool = False) -> list[int]:
+    async def reserve(
+        self, most: Sequence[Usage], price: Price | None, batch: bool = False, beside: Sequence[int] = ()
+    ) -> list[int]:
         """Hold the most that these attempts can cost, all or none; what is held for a ``batch`` outlives this process.
 
         Waits while others hold what they may not need. Raises BudgetExceededError when it does not fit even then.
         """
         amounts = [(u.input_tokens + u.output_tokens, _micro(price.cost(u)) if price else None) for u in most]
-        while True:
-            self._settled.clear()
-            found = await self._writer.do(lambda db: self._try_reserve(db, amounts, batch))
-            if isinstance(found, list):
-                return found
-            if isinstance(found, str):
-                raise BudgetExceededError(found)
-            try:  # other calls hold what they may not need: of this process, which says so, or of another
-                await asyncio.wait_for(self._settled.wait(), POLL_S)
-            except TimeoutError:
-                await self._writer.do(self._forget_the_dead)
+        self._stuck.update(beside)
+        try:
+            while True:
+                self._settled.clear()
+                found = await self._writer.do(lambda db: self._try_reserve(db, amounts, batch))
+                if isinstance(found, list):
+                    return found
+                if isinstance(found, str):
+                    raise BudgetExceededError(found)
+                try:  # other calls hold what they may not need: of this process, which says so, or of another
+                    await asyncio.wait_for(self._settled.wait(), POLL_S)
+                except TimeoutError:
+                    await self._writer.do(self._forget_the_dead)
+        finally:
+            self._stuck.difference_update(beside)
 
     async def release(self, held: Sequence[int]) -> None:
         """Give back what was held for attempts that were not made."""
@@ -361,7 +368,8 @@ class Ledger:
         for i, name in enumerate(("budget_calls", "budget_tokens", "budget_usd")):
             limit = limits[i]
             if limit is not None and spent[i] + held[i] + more[i] > limit:
-                if held[0]:
+                rows = db.execute("SELECT id FROM reservations WHERE run = ?", (self.run,))
+                if {number for (number,) in rows} - self._stuck:  # of the rest each belongs to a call that waits here
                     return None
                 show = _dollars if name == "budget_usd" else _plain
                 what = "the next call" if len(amounts) == 1 else f"the next {len(amounts)} calls"
@@ -397,8 +405,8 @@ class RunBudget:
     ledger: Ledger
     price: Price | None
 
-    async def reserve(self, most: Usage) -> int:
-        return (await self.ledger.reserve([most], self.price))[0]
+    async def reserve(self, most: Usage, beside: Sequence[int] = ()) -> int:
+        return (await self.ledger.reserve([most], self.price, beside=beside))[0]
 
 
 def process_identity(pid: int) -> str | None:

@@ -80,7 +80,13 @@ class OpenModels:
         else:
             inner = build_model(config, self._config.folder, ledger.budget(price))
         return LedgeredChatModel(
-            inner, ledger, model=config.model, cache=self._config.cache, price=price, extra=config.extra
+            inner,
+            ledger,
+            model=config.model,
+            cache=self._config.cache,
+            price=price,
+            extra=config.extra,
+            at_risk=config.concurrency if mode == "live" else None,
         )
 
     def _open_ledger(self) -> Ledger:

@@ -40,8 +40,12 @@ class ManyChatModel(ChatModel, Protocol):
 class Budget(Protocol):
     """Asked before each attempt that may cost something; holds the most that it can cost until the call is entered."""
 
-    async def reserve(self, most: Usage) -> int:
-        """The reservation's number. Waits while others' answers may still leave room, then raises BudgetExceededError."""
+    async def reserve(self, most: Usage, beside: Sequence[int] = ()) -> int:
+        """The reservation's number. Waits while others' answers may still leave room, then raises BudgetExceededError.
+
+        ``beside``: what the call holds already for attempts that may have been paid. It stays held until the call ends, so
+        that to wait for it would be to wait for ever.
+        """
         ...
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from tests.models.scripted_endpoint import endpoint, too_slow
 
 from cowest.errors import BudgetExceededError, ModelCallError
 from cowest.ledger import Ledger, Limits
 from cowest.models.ledgered import LedgeredChatModel
+from cowest.models.openai import OpenAIChatModel
 from cowest.prices import Price
 from cowest.protocols import ManyChatModel
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
@@ -174,3 +176,19 @@ async def test_an_empty_budget_goes_through_and_leaves_no_failure(tmp_path: Path
         await model.generate(ASK, Sampling(max_tokens=7))
     assert (await model.generate(ASK, Sampling())).text == "answer 1", "what is paid for can still be used"
     assert ledger.summary("run").failed == 0
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+async def test_a_time_out_at_the_end_of_the_budget_ends_the_run_and_does_not_hang(tmp_path: Path, calls: int) -> None:
+    async with endpoint(too_slow) as server:
+        ledger = Ledger(tmp_path / "ledger.sqlite", "run", Limits(calls=calls))
+        inner = OpenAIChatModel(
+            base_url=server.url, model="m", api_key=None, budget=ledger.budget(None), timeout_s=0.1, backoff_s=0.01
+        )
+        model = LedgeredChatModel(inner, ledger, model="m")
+        asked = [model.generate((Message(role="user", content=str(i)),), Sampling()) for i in range(calls)]
+        async with asyncio.timeout(30):
+            got = await asyncio.gather(*asked, return_exceptions=True)
+        await model.aclose()
+        ledger.close()
+    assert len(server.bodies) == calls and all(isinstance(e, BudgetExceededError) for e in got)

@@ -138,6 +138,17 @@ async def test_closing_lets_nothing_begin() -> None:
     await first
 
 
+async def test_closing_wakes_those_who_wait_out_a_pause() -> None:
+    limiter = Limiter(4)
+    limiter.pause(60)
+    waiting = [asyncio.ensure_future(_hold(limiter, [])) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    limiter.close()
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(e, LimiterClosedError) for e in found) and limiter.in_flight == 0
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -278,7 +278,7 @@ class OneAtATime:
     def __init__(self) -> None:
         self.room, self.asked = asyncio.Semaphore(1), list[Usage]()
 
-    async def reserve(self, most: Usage) -> int:
+    async def reserve(self, most: Usage, beside: Sequence[int] = ()) -> int:
         await self.room.acquire()
         self.asked.append(most)
         return len(self.asked)
@@ -326,7 +326,7 @@ async def test_stop_wakes_those_who_wait_to_try_again() -> None:
 
 async def test_stop_lets_what_is_under_way_finish_and_tells_the_budget_of_the_rest() -> None:
     class Generous(OneAtATime):
-        async def reserve(self, most: Usage) -> int:
+        async def reserve(self, most: Usage, beside: Sequence[int] = ()) -> int:
             self.asked.append(most)
             return len(self.asked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -44,7 +45,8 @@ class LedgeredChatModel:
     ``cache``: ``read`` answers from the ledger what is in it; ``refresh`` asks everything anew once, and then reads what it got;
     ``off`` always asks. Every call is entered in each mode. Equal requests under way share one call, except with ``off``.
     A paid call runs in a task of its own: a caller that is cancelled does not cancel it, and ``aclose`` waits for it, up
-    to ``drain_s`` seconds.
+    to ``drain_s`` seconds. ``at_risk`` bounds how many calls are under way or answered and not yet entered: what a kill
+    can lose.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class LedgeredChatModel:
         cache: Literal["read", "refresh", "off"] = "read",
         price: Price | None = None,
         extra: Mapping[str, JsonValue] | None = None,
+        at_risk: int | None = None,
         drain_s: float = 60.0,
     ) -> None:
         self._inner, self._ledger, self._model, self._cache = inner, ledger, model, cache
         self._price, self._extra, self._drain_s = price, dict(extra or {}), drain_s
+        self._places = asyncio.Semaphore(at_risk) if at_risk else contextlib.nullcontext()
         self._under_way: dict[str, asyncio.Task[list[Completion]]] = {}
         self._tasks: set[asyncio.Task[list[Completion]]] = set()
         self._fresh: set[str] = set()
@@ -130,12 +134,13 @@ class LedgeredChatModel:
         return await asyncio.shield(task)
 
     async def _buy(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        try:
-            completion = await self._inner.generate(messages, sampling)
-        except (ModelCallError, BudgetExceededError) as error:
-            await self._enter_failure(call, error)
-            raise
-        return completion if self._enters else await self._enter(call, completion)
+        async with self._places:
+            try:
+                completion = await self._inner.generate(messages, sampling)
+            except (ModelCallError, BudgetExceededError) as error:
+                await self._enter_failure(call, error)
+                raise
+            return completion if self._enters else await self._enter(call, completion)
 
     async def _buy_many(
         self, missing: Sequence[int], messages: Sequence[Message], sampling: Sampling
@@ -149,14 +154,15 @@ class LedgeredChatModel:
         while len(bought) < len(missing):
             # The seed of the first sample that is missing: the rest of a series does not repeat its beginning.
             rest = missing[len(bought) :]
-            try:
-                some = await self._inner.sample(messages, _nth(sampling, rest[0]), len(rest))
-            except (ModelCallError, BudgetExceededError) as error:
-                await self._enter_failure(self._call(messages, sampling, rest[0], len(rest)), error)
-                raise
-            # Entered before more is bought: what is held for them is free then, and a stop loses none.
-            entered = zip(calls[len(bought) :], some, strict=False)
-            bought += await asyncio.gather(*(self._enter(call, completion) for call, completion in entered))
+            async with self._places:
+                try:
+                    some = await self._inner.sample(messages, _nth(sampling, rest[0]), len(rest))
+                except (ModelCallError, BudgetExceededError) as error:
+                    await self._enter_failure(self._call(messages, sampling, rest[0], len(rest)), error)
+                    raise
+                # Entered before more is bought: what is held for them is free then, and a stop loses none.
+                entered = zip(calls[len(bought) :], some, strict=False)
+                bought += await asyncio.gather(*(self._enter(call, completion) for call, completion in entered))
         return bought
 
     async def _enter(self, call: Call, completion: Completion) -> Completion:

@@ -76,6 +76,7 @@ class Limiter:
         self._requests = Pace(requests_per_minute, clock) if requests_per_minute else None
         self._tokens = Pace(tokens_per_minute, clock) if tokens_per_minute else None
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._sleepers: set[asyncio.Future[None]] = set()
         self._paused_until = self._ramp_until = 0.0
         self._last_ramped = 0.0
         self._round = 0
@@ -134,7 +135,7 @@ class Limiter:
     def close(self) -> None:
         """Let nothing new begin: those that wait get LimiterClosedError."""
         self._closed = True
-        for waiter in self._waiters:
+        for waiter in (*self._waiters, *self._sleepers):
             if not waiter.done():
                 waiter.set_exception(LimiterClosedError())
         self._waiters.clear()
@@ -171,18 +172,35 @@ class Limiter:
             self._tokens.take(tokens) if self._tokens else 0.0,
         )
         if wait:
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
         while True:
             now = self._clock()
             if now >= self._paused_until:
                 break
-            await asyncio.sleep(self._paused_until - now)
+            await self._sleep(self._paused_until - now)
         if now < self._ramp_until:
             at = max(now, self._last_ramped + RAMP_S)
             self._last_ramped = at
-            await asyncio.sleep(at - now)
+            await self._sleep(at - now)
         if self._closed:
             raise LimiterClosedError
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, or until the limiter is closed: then LimiterClosedError."""
+        loop = asyncio.get_running_loop()
+        sleeper: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _wake_up, sleeper)
+        self._sleepers.add(sleeper)
+        try:
+            await sleeper
+        finally:
+            timer.cancel()
+            self._sleepers.discard(sleeper)
+
+
+def _wake_up(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 def _header_names(prefix: str, what: str) -> tuple[str, str]:

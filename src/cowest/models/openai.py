@@ -230,7 +230,8 @@ class OpenAIChatModel:
         """One answer to a request; lessons that a 400 teaches cost nothing and are applied at once."""
         # The budget before the slot: who waits for others' reservations must not keep their retries from a slot.
         if self._budget is not None and call.reservation is None:
-            call.reservation = await self._budget.reserve(call.most)
+            held = {a.reservation for a in call.attempts if a.reservation is not None}
+            call.reservation = await self._budget.reserve(call.most, sorted(held))
         async with self._limiter.slot(call.most.input_tokens // 4 + call.most.output_tokens) as slot:
             call.started = call.started or time.perf_counter()
             while True:

@@ -1,0 +1,68 @@
+"""OpenAI's answers as JSON: made from a model's text, cut into chunks, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import JsonValue
+
+from cowest.models.endpoint import reply_body
+from cowest.models.wire import read_usage
+from cowest.server.request import Body
+from cowest.types import Completion, Usage
+
+
+def completion_of(model: str, completions: Sequence[Completion]) -> Body:
+    """A ``chat.completion``."""
+    return {key: _json(value) for key, value in reply_body(model, list(completions)).items()}
+
+
+def _json(value: object) -> JsonValue:
+    """``reply_body`` gives JSON, and its type says only ``object``."""
+    if isinstance(value, dict):
+        return {str(k): _json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return value if isinstance(value, str | int | float | bool) else None
+
+
+def chunks_of(completion: Body, with_usage: bool) -> Iterator[Body]:
+    """A whole completion as the chunks of a stream: each choice in one piece, then its end, then the usage."""
+    head = {key: completion.get(key) for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    choices = completion.get("choices")
+    for choice in choices if isinstance(choices, list) else []:
+        if not isinstance(choice, dict):
+            continue
+        message, index = choice.get("message"), choice.get("index", 0)
+        delta: JsonValue = {**message} if isinstance(message, dict) else {}
+        if isinstance(delta, dict) and isinstance(calls := delta.get("tool_calls"), list):
+            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls) if isinstance(call, dict)]
+        first: Body = {"index": index, "delta": delta, "finish_reason": None}
+        if choice.get("logprobs") is not None:
+            first["logprobs"] = choice["logprobs"]
+        yield {**head, "choices": [first]}
+        yield {**head, "choices": [{"index": index, "delta": {}, "finish_reason": choice.get("finish_reason", "stop")}]}
+    if with_usage and completion.get("usage") is not None:
+        yield {**head, "choices": [], "usage": completion["usage"]}
+
+
+def usage_of(answer: Body) -> Usage | None:
+    """What a completion or chunk says that it took; None where it says nothing."""
+    if not isinstance(answer.get("usage"), dict):
+        return None
+    found = read_usage(answer, 0, 0)
+    return None if found.estimated_calls else found
+
+
+def count_both(answer: Body, weak: Usage) -> None:
+    """Add the weak model's tokens to the usage of an answer, where it has one; its other fields stay."""
+    usage, strong = answer.get("usage"), usage_of(answer)
+    if not isinstance(usage, dict) or strong is None or not weak.calls:
+        return
+    prompt, output = strong.input_tokens + weak.input_tokens, strong.output_tokens + weak.output_tokens
+    answer["usage"] = {
+        **usage,
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+    }

@@ -1,0 +1,91 @@
+"""Any ChatModel (the lab's strong model, a weak model alone) as a backend of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from cowest.errors import ModelCallError
+from cowest.models.endpoint import ApiError as EndpointApiError
+from cowest.models.endpoint import parse_request
+from cowest.models.wire import request_body
+from cowest.protocols import ChatModel
+from cowest.server.answers import chunks_of, completion_of
+from cowest.server.breaker import Breaker
+from cowest.server.errors import ApiError, Unavailable
+from cowest.server.request import Body
+from cowest.server.upstream import patience, with_defaults
+from cowest.types import Completion, Message, Sampling
+
+REQUEST_FAULTS: Final = frozenset({"too_long", "chat_template", "http_400", "http_413", "http_422"})
+"""Failures that say nothing of the model's health: this prompt cannot be answered by it."""
+ANSWER_FAULTS: Final = frozenset({"empty", "refusal", "content_filter", "no_choices"})
+"""The model answered, and the answer is of no use."""
+
+
+class ChatBackend:
+    """Answers with a ChatModel. What would change the answer and cannot be done (tools, a schema, images) is refused with 400.
+
+    A stream has each choice in one piece, as a ChatModel gives whole texts. ``sampling`` counts where the client says nothing.
+    """
+
+    def __init__(self, model: ChatModel, sampling: Sampling, breaker: Breaker) -> None:
+        self._model, self._breaker = model, breaker
+        self._defaults = request_body("", (), sampling)
+        del self._defaults["messages"], self._defaults["model"]
+
+    async def complete(self, body: Body, until: float) -> Body:
+        """See Backend."""
+        asked = with_defaults(body, self._defaults) | {"model": self._model.name}
+        stops = _stops(asked.pop("stop", None))
+        asked.pop("stream", None)
+        try:
+            request = parse_request(json.dumps(asked).encode(), self._model.name)
+        except EndpointApiError as error:
+            raise ApiError(error.status, str(error), param=error.param, code=error.code) from None
+        messages = tuple(turn.message() for turn in request.messages)
+        with self._breaker.guarded():
+            async with patience(until):
+                try:
+                    async with asyncio.TaskGroup() as group:  # one failure, or a client that leaves, ends them all
+                        tasks = [group.create_task(self._one(messages, s)) for s in request.samplings()]
+                except* (ApiError, Unavailable) as failed:
+                    raise failed.exceptions[0] from None
+        return completion_of(self._model.name, [_stopped(task.result(), stops) for task in tasks])
+
+    async def stream(self, body: Body, until: float) -> AsyncIterator[Body]:
+        """See Backend."""
+        options = body.get("stream_options")
+        usage = isinstance(options, dict) and options.get("include_usage") is True
+        for chunk in chunks_of(await self.complete(body, until), usage):
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the model."""
+        await self._model.aclose()
+
+    async def _one(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        try:
+            return await self._model.generate(messages, sampling)
+        except ModelCallError as error:
+            if error.kind in REQUEST_FAULTS:
+                code = "context_length_exceeded" if error.kind == "too_long" else error.kind
+                raise ApiError(400, f"the model cannot take this request ({error.kind})", code=code) from None
+            down = error.kind not in ANSWER_FAULTS
+            raise Unavailable(error.kind, f"the model gave no answer ({error.kind})", down=down) from None
+
+
+def _stops(found: object) -> list[str]:
+    """``stop`` as a list. Raises ApiError for what is none."""
+    stops = [found] if isinstance(found, str) else found if isinstance(found, list) else [] if found is None else None
+    if stops is None or not all(isinstance(s, str) and s for s in stops):
+        raise ApiError(400, "stop: must be a string or a list of strings", param="stop")
+    return stops
+
+
+def _stopped(done: Completion, stops: Sequence[str]) -> Completion:
+    """The text up to the first stop. A ChatModel knows no stops, so what it wrote beyond is thrown away."""
+    cuts = [at for stop in stops if (at := done.text.find(stop)) >= 0]
+    return done.model_copy(update={"text": done.text[: min(cuts)], "finish_reason": "stop"}) if cuts else done

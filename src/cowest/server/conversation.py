@@ -1,0 +1,111 @@
+"""How a conversation is put to each model: the last user turn goes into the recipe's frames, everything else stays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import JsonValue
+
+from cowest.protocols import Frames
+from cowest.server.request import Body, ChatRequest, text_of
+from cowest.types import Example, Message, Role
+
+_ROLES: Final[dict[str, Role]] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_CONTROL: Final = re.compile(  # invisible: C0 and C1 but tab and newline, zero width, bidi controls, Unicode's "tag" letters
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+_JOINERS: Final = re.compile("[\u200c\u200d](?=[\x00-\x7f])|(?<=[\x00-\x7f])[\u200c\u200d]")
+_TURN_MARKS: Final = re.compile(
+    r"<(?=\||｜|/?s>|/?(start|end)_of_turn|/?bos>|/?eos>|<SYS|</SYS|/?(system|user|assistant|tool|im_start|im_end)\b)|"
+    r"\[(?=/?INST\]|/?SYSTEM_PROMPT\]|/?TOOL_)",
+    re.IGNORECASE,
+)
+
+
+def tamed(draft: str) -> str:
+    """A draft without what could make it more than text: chat templates' own marks are broken up, invisible characters go.
+
+    The strong model's server may render the conversation as one string and read ``<|im_end|>`` in it as the end of a turn.
+    """
+    text = _JOINERS.sub("", _CONTROL.sub("", draft.replace("\r\n", "\n")))
+    return _TURN_MARKS.sub("(", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The turns of a request. ``turn`` is the index of the last user turn; -1 where there is none with text."""
+
+    messages: list[Body]
+    turn: int
+    example: Example
+
+    @property
+    def has_question(self) -> bool:
+        """Whether there is anything to draft for."""
+        return self.turn >= 0
+
+    def for_weak(self, frames: Frames) -> tuple[Message, ...]:
+        """Earlier turns as text, then the draft frame. Turns of tools are left out; neighbours of one role become one."""
+        turns: list[Message] = []
+        for message in self.messages[: self.turn]:
+            role, text = _ROLES.get(str(message["role"])), text_of(message)
+            if role is None or not text.strip():
+                continue
+            if turns and turns[-1].role == role:
+                text = f"{turns.pop().content}\n\n{text}"
+            turns.append(Message(role=role, content=text))
+        framed = frames.draft(self.example)
+        if turns and framed and turns[-1].role == framed[0].role == "user":
+            first = framed[0].model_copy(update={"content": f"{turns.pop().content}\n\n{framed[0].content}"})
+            framed = (first, *framed[1:])
+        return (*turns, *framed)
+
+    def with_draft(self, frames: Frames, draft: str) -> list[Body]:
+        """The strong model's messages where there is a draft."""
+        return self._framed(frames.refine(self.example, tamed(draft)))
+
+    def alone(self, frames: Frames) -> list[Body]:
+        """The strong model's messages where there is none."""
+        return self._framed(frames.solo(self.example)) if self.has_question else self.messages
+
+    def _framed(self, framed: tuple[Message, ...]) -> list[Body]:
+        *before, last = framed
+        turn = self.messages[self.turn]
+        return [
+            *self.messages[: self.turn],
+            *({"role": m.role, "content": m.content} for m in before),
+            {**turn, "content": _with_text(turn.get("content"), last.content)},
+            *self.messages[self.turn + 1 :],
+        ]
+
+
+def conversation(request: ChatRequest, id_: str) -> Conversation:
+    """The conversation of a request; ``id_`` becomes its example's."""
+    users = [i for i, message in enumerate(request.messages) if message["role"] == "user"]
+    turn = users[-1] if users else -1
+    text = text_of(request.messages[turn]) if users else ""
+    asked = Example(
+        id=id_,
+        input=text,
+        context=request.extension.context,
+        references=("",),  # unknown here; frames never read it
+        choices=tuple(request.extension.choices),
+    )
+    return Conversation(request.messages, turn if text.strip() else -1, asked)
+
+
+def _with_text(content: JsonValue, text: str) -> JsonValue:
+    """``text`` in place of the content's text parts, at the first one's place; images and other parts stay."""
+    if not isinstance(content, list):
+        return text
+    parts: list[JsonValue] = []
+    placed = False
+    for part in content:
+        if not (isinstance(part, dict) and part.get("type") == "text"):
+            parts.append(part)
+        elif not placed:
+            parts.append({**part, "text": text})
+            placed = True
+    return parts

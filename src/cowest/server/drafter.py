@@ -1,0 +1,91 @@
+"""The weak model's draft, or the reason why there is none: nothing that it does may cost the client the answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cowest.errors import BudgetExceededError, ModelCallError
+from cowest.protocols import ChatModel
+from cowest.server.breaker import Breaker
+from cowest.server.chat_backend import ANSWER_FAULTS, REQUEST_FAULTS
+from cowest.server.errors import Unavailable
+from cowest.server.upstream import patience
+from cowest.types import Completion, Message, Sampling, Usage
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_UNIT: Final = 200
+_REPEATS: Final = 6
+_SHORTEST_LOOP: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A draft, or ``problem``: why there is none (docs/serving.md lists the reasons). ``usage`` counts either way."""
+
+    text: str | None
+    problem: str | None = None
+    completion: Completion | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the draft took."""
+        return Usage() if self.completion is None else self.completion.usage
+
+
+def ends_in_loop(text: str) -> bool:
+    """Whether a text ends in one unit (up to 200 characters) said six times or more, over at least 100 characters."""
+    text = text.rstrip()
+    for unit in range(1, min(_LONGEST_UNIT, len(text) // _REPEATS) + 1):
+        needed = max(_SHORTEST_LOOP, unit * _REPEATS) - unit
+        if len(text) >= needed + unit and text[-needed:] == text[-needed - unit : -unit]:
+            return True
+    return False
+
+
+class Drafter:
+    """Asks the weak model once, within ``deadline_s`` seconds, and looks at what came."""
+
+    def __init__(
+        self, weak: ChatModel, sampling: Sampling, breaker: Breaker, *, deadline_s: float, max_chars: int
+    ) -> None:
+        self._weak, self._sampling, self._breaker = weak, sampling, breaker
+        self._deadline_s, self._max_chars = deadline_s, max_chars
+
+    async def draft(self, messages: Sequence[Message], now: float, until: float) -> Drafted:
+        """Never raises, but for a cancellation; ``now`` and ``until`` are the event loop's times."""
+        try:
+            with self._breaker.guarded():
+                async with patience(min(until, now + self._deadline_s)):
+                    done = await self._ask(messages)
+        except Unavailable as error:
+            return Drafted(None, error.kind if error.kind.startswith(("draft_", "weak_")) else f"weak_{error.kind}")
+        problem = self._problem(done.text)
+        return Drafted(None if problem else done.text, problem, done)
+
+    async def _ask(self, messages: Sequence[Message]) -> Completion:
+        try:
+            return await self._weak.generate(messages, self._sampling)
+        except ModelCallError as error:
+            if error.kind in ANSWER_FAULTS:
+                kind = "draft_empty" if error.kind in ("empty", "no_choices") else "draft_refused"
+                raise Unavailable(kind, "no draft", down=False) from None
+            if error.kind in REQUEST_FAULTS:
+                kind = "weak_prompt_too_long" if error.kind == "too_long" else "weak_rejected"
+                raise Unavailable(kind, "no draft", down=False) from None
+            raise Unavailable("weak_down", "no draft") from None
+        except BudgetExceededError:
+            raise Unavailable("weak_budget", "no draft", down=False) from None
+        except Exception:  # a bug in the weak side must not cost the answer
+            logger.exception("the weak model failed in an unexpected way")
+            raise Unavailable("weak_down", "no draft") from None
+
+    def _problem(self, text: str) -> str | None:
+        if not text.strip():
+            return "draft_empty"
+        if len(text) > self._max_chars:
+            return "draft_too_long"
+        return "draft_repetition" if ends_in_loop(text) else None

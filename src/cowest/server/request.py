@@ -1,0 +1,134 @@
+"""A request's body, checked only as far as the server itself reads it: everything else is the strong model's business."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from cowest.server.errors import ApiError
+from cowest.server.settings import Settings
+
+Body: TypeAlias = dict[str, JsonValue]
+"""A JSON object."""
+EXTENSION = "cowest"
+
+
+class Extension(BaseModel):
+    """The request's ``cowest`` field. ``context`` and ``choices`` are those of the task's questions (``Example``)."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    details: bool = False
+    context: str | None = None
+    choices: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """``body`` is what the strong model is to get, apart from the framed turn; ``messages`` are the body's own."""
+
+    model: str
+    messages: list[Body]
+    body: Body
+    stream: bool
+    extension: Extension
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream is to end with a usage chunk."""
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def parse(raw: bytes, settings: Settings) -> ChatRequest:
+    """Raises ApiError 400, which names the field that is wrong."""
+    try:
+        body: JsonValue = json.loads(raw, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "the body is not valid JSON") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    model = body.get("model")
+    if not isinstance(model, str):
+        raise ApiError(400, "model: must be a string", param="model")
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise ApiError(400, "stream: must be true or false", param="stream")
+    messages = _messages(body.get("messages"), settings)
+    _check_limits(body, len(raw), messages, settings)
+    extension = _extension(body.pop(EXTENSION, None))
+    return ChatRequest(model=model, messages=messages, body=body, stream=bool(stream), extension=extension)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _messages(found: JsonValue, settings: Settings) -> list[Body]:
+    if not isinstance(found, list) or not found:
+        raise ApiError(400, "messages: must be a list of at least one message", param="messages")
+    if len(found) > settings.max_messages:
+        raise ApiError(400, f"messages: at most {settings.max_messages} are taken", param="messages")
+    messages: list[Body] = []
+    for i, message in enumerate(found):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise ApiError(400, f"messages[{i}]: must be an object with a role", param=f"messages[{i}].role")
+        content = message.get("content")
+        parts = content if isinstance(content, list) else []
+        if not (content is None or isinstance(content, str | list)) or not all(isinstance(p, dict) for p in parts):
+            what = "must be a string or a list of content parts"
+            raise ApiError(400, f"messages[{i}].content: {what}", param=f"messages[{i}].content")
+        if not text_of(message).isascii() and not _is_unicode(text_of(message)):
+            raise ApiError(400, f"messages[{i}].content: is not valid Unicode", param=f"messages[{i}].content")
+        messages.append(message)
+    return messages
+
+
+def text_of(message: Mapping[str, JsonValue]) -> str:
+    """A message's text; parts that are no text (images, files) are left out."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
+    return "\n".join(t for t in texts if isinstance(t, str))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON's escapes can write
+        return False
+    return True
+
+
+def _check_limits(body: Body, size: int, messages: list[Body], settings: Settings) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        asked = body.get(name)
+        if isinstance(asked, int) and asked > settings.max_output_tokens:
+            raise ApiError(400, f"{name}: at most {settings.max_output_tokens} are allowed here", param=name)
+    n = body.get("n")
+    if isinstance(n, int) and n > settings.max_n:
+        raise ApiError(400, f"n: at most {settings.max_n} are allowed here", param="n")
+    if size <= 4 * settings.max_prompt_tokens:
+        return  # 4 bytes a token, as tokens.py has it: a short body cannot hold too many
+    tokens = sum(len(text_of(message).encode()) for message in messages) // 4
+    if tokens > settings.max_prompt_tokens:
+        message = f"messages: about {tokens} tokens, and at most {settings.max_prompt_tokens} are allowed here"
+        raise ApiError(400, message, param="messages", code="context_length_exceeded")
+
+
+def _extension(found: JsonValue) -> Extension:
+    if found is None:
+        return Extension()
+    try:
+        return Extension.model_validate(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        param = ".".join((EXTENSION, *(str(part) for part in first["loc"])))[:80]
+        raise ApiError(400, f"{param}: {first['msg']}", param=param) from None
