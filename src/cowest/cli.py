@@ -18,6 +18,7 @@ import typer
 
 import cowest
 from cowest.errors import CowestError
+from cowest.server_cli import serve
 
 app = typer.Typer(
     name="cowest",
@@ -207,6 +208,9 @@ def merge(
     from cowest.pipeline import export_weak
 
     print(export_weak(directory, which, out).base)
+
+
+app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 
 
 @lab.command(epilog="Example: cowest lab study --seeds 11,12,13 --out runs/study --jobs 2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from cowest.errors import ModelCallError
@@ -48,14 +48,10 @@ class ChatBackend:
         messages = tuple(turn.message() for turn in request.messages)
         with self._breaker.guarded():
             async with patience(until):
-                try:
-                    async with asyncio.TaskGroup() as group:  # one failure, or a client that leaves, ends them all
-                        tasks = [group.create_task(self._one(messages, s)) for s in request.samplings()]
-                except* (ApiError, Unavailable) as failed:
-                    raise failed.exceptions[0] from None
-        return completion_of(self._model.name, [_stopped(task.result(), stops) for task in tasks])
+                answers = await self._all(messages, request.samplings())
+        return completion_of(self._model.name, [_stopped(answer, stops) for answer in answers])
 
-    async def stream(self, body: Body, until: float) -> AsyncIterator[Body]:
+    async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """See Backend."""
         options = body.get("stream_options")
         usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -65,6 +61,15 @@ class ChatBackend:
     async def aclose(self) -> None:
         """Close the model."""
         await self._model.aclose()
+
+    async def _all(self, messages: Sequence[Message], samplings: Sequence[Sampling]) -> list[Completion]:
+        """An answer for each sampling; one failure, or a client that leaves, ends them all."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._one(messages, sampling)) for sampling in samplings]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     async def _one(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         try:

@@ -18,7 +18,7 @@ _CONTROL: Final = re.compile(  # invisible: C0 and C1 but tab and newline, zero 
 )
 _JOINERS: Final = re.compile("[\u200c\u200d](?=[\x00-\x7f])|(?<=[\x00-\x7f])[\u200c\u200d]")
 _TURN_MARKS: Final = re.compile(
-    r"<(?=\||｜|/?s>|/?(start|end)_of_turn|/?bos>|/?eos>|<SYS|</SYS|/?(system|user|assistant|tool|im_start|im_end)\b)|"
+    r"<(?=\||\uff5c|/?s>|/?(start|end)_of_turn|/?bos>|/?eos>|<SYS|</SYS|/?(system|user|assistant|tool|im_start|im_end)\b)|"
     r"\[(?=/?INST\]|/?SYSTEM_PROMPT\]|/?TOOL_)",
     re.IGNORECASE,
 )
@@ -62,6 +62,10 @@ class Conversation:
             framed = (first, *framed[1:])
         return (*turns, *framed)
 
+    def as_draft(self, frames: Frames) -> list[Body]:
+        """The same as JSON, where the weak model alone is asked."""
+        return [{"role": m.role, "content": m.content} for m in self.for_weak(frames)]
+
     def with_draft(self, frames: Frames, draft: str) -> list[Body]:
         """The strong model's messages where there is a draft."""
         return self._framed(frames.refine(self.example, tamed(draft)))
@@ -73,9 +77,10 @@ class Conversation:
     def _framed(self, framed: tuple[Message, ...]) -> list[Body]:
         *before, last = framed
         turn = self.messages[self.turn]
+        others: list[Body] = [{"role": m.role, "content": m.content} for m in before]
         return [
             *self.messages[: self.turn],
-            *({"role": m.role, "content": m.content} for m in before),
+            *others,
             {**turn, "content": _with_text(turn.get("content"), last.content)},
             *self.messages[self.turn + 1 :],
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from cowest.server.errors import ApiError
 
@@ -38,9 +38,8 @@ class Admission:
         self._buckets: dict[str, TokenBucket] = {}
         self.inside = 0
 
-    @contextmanager
-    def admitted(self, who: str) -> Iterator[None]:
-        """A place for one request. Raises ApiError 429 with Retry-After. ``who`` is one of the keys, so few."""
+    def admitted(self, who: str) -> AbstractContextManager[None]:
+        """A place for one request, to be entered at once. Raises ApiError 429 with Retry-After; ``who`` is a key's number."""
         if self._per_minute is not None:
             bucket = self._buckets.setdefault(who, TokenBucket(self._per_minute, self._clock))
             wait = bucket.take()
@@ -48,6 +47,10 @@ class Admission:
                 raise _too_many("this key's rate limit is reached", "rate_limit_exceeded", wait)
         if self.inside >= self._most:
             raise _too_many("the queue is full", "queue_full", 1.0)
+        return self._place()
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
         self.inside += 1
         try:
             yield

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -47,16 +47,17 @@ T = TypeVar("T")
 
 
 class Backend(Protocol):
-    """A model that answers OpenAI's JSON. ``until`` is the event loop's time by which the answer must be there (begin, in a stream).
+    """A model that answers OpenAI's JSON.
 
-    Raises Unavailable, or ApiError where the request is at fault.
+    ``until`` is the event loop's time by which the answer must be there (in a stream: must have begun). Raises Unavailable, or
+    ApiError where the request is at fault.
     """
 
     async def complete(self, body: Body, until: float) -> Body:
         """The ``chat.completion``."""
         ...
 
-    def stream(self, body: Body, until: float) -> AsyncIterator[Body]:
+    def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """The chunks as they arrive. A stream that breaks off raises Unavailable; close it to free the model."""
         ...
 
@@ -134,7 +135,7 @@ class HttpBackend:
 
         return await self._retrying(attempt, until)
 
-    async def stream(self, body: Body, until: float) -> AsyncIterator[Body]:
+    async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """See Backend."""
         opened = await self._retrying(lambda: self._open(body, until), until)
         async with opened.held:

@@ -1,0 +1,251 @@
+"""The HTTP surface: routes, checks, server-sent events, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from cowest.server.auth import Keys
+from cowest.server.breaker import Breaker
+from cowest.server.errors import CLIENT_GONE, ApiError, Unavailable
+from cowest.server.gateway import Exchange, Gateway, Served
+from cowest.server.limits import Admission
+from cowest.server.metrics import Metrics
+from cowest.server.request import Body, ChatRequest, parse
+from cowest.server.settings import Settings
+
+logger = logging.getLogger("cowest.server")
+
+BODY_TIMEOUT_S: Final = 30.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Server:
+    """What the routes share. ``draining``: nothing new is taken, and what is under way is finished."""
+
+    served: Mapping[str, Served]
+    settings: Settings
+    keys: Keys
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    admission: Admission = field(init=False)
+    gateway: Gateway = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the parts that follow from the settings."""
+        s = self.settings
+        self.admission = Admission(s.concurrency, s.queue, s.rate_per_minute)
+        self.gateway = Gateway(s)
+        self.metrics.inside(lambda: self.admission.inside)
+        self.metrics.breakers(self.breakers)
+
+    def application(self) -> web.Application:
+        """The routes. Run it with ``handler_cancellation``, so that a client that leaves frees the models."""
+        app = web.Application(middlewares=[self._shaped], client_max_size=self.settings.max_body_bytes)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{id:.+}", self._model)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        if self.settings.cors_origin is not None:
+            app.router.add_route("OPTIONS", "/v1/{any:.*}", self._preflight)
+            app.on_response_prepare.append(self._cors)
+        return app
+
+    @web.middleware
+    async def _shaped(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every failure leaves in OpenAI's shape, none with a traceback."""
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return _told(error)
+        except web.HTTPException as error:
+            return _told(ApiError(error.status, error.reason))
+        except Exception:
+            logger.exception("the server failed")
+            return _told(ApiError(500, "internal error", type_="server_error"))
+
+    def _allowed(self, request: web.Request) -> str:
+        """Who asks. Raises ApiError 401 or 403."""
+        try:
+            return self.keys.check(request.headers.get("Authorization", ""), request.headers.get("Host", ""))
+        except ApiError as error:
+            self.metrics.rejected(error.code or "auth")
+            raise
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        exchange, began = Exchange(), time.perf_counter()
+        model, status = "unknown", CLIENT_GONE
+        try:
+            who = self._allowed(request)
+            if self.draining:
+                raise ApiError(503, "the server is shutting down", type_="server_error", headers=_CLOSE)
+            with self._admit(who):
+                chat = await self._read(request)
+                served = self._find(chat.model)
+                model = served.id
+                if chat.stream:
+                    response, status = await self._streamed(request, served, chat, exchange)
+                    return response
+                answer = await self.gateway.complete(served, chat, exchange)
+            status = 200
+            return web.Response(
+                body=json.dumps(answer).encode(), content_type="application/json", headers=_ids(exchange)
+            )
+        except (ApiError, Unavailable) as error:
+            told = error if isinstance(error, ApiError) else error.for_client()
+            status = told.status
+            return _told(told, exchange)
+        except web.HTTPRequestEntityTooLarge:
+            status = 413
+            return _told(ApiError(413, f"the body is longer than {self.settings.max_body_bytes} bytes"), exchange)
+        except Exception:
+            status = 500
+            logger.exception("the server failed (%s)", exchange.id)
+            return _told(ApiError(500, "internal error", type_="server_error"), exchange)
+        finally:
+            self._note(model, status, exchange, time.perf_counter() - began)
+
+    def _admit(self, who: str) -> AbstractContextManager[None]:
+        """A place for one request. Raises ApiError 429."""
+        try:
+            return self.admission.admitted(who)
+        except ApiError as error:
+            self.metrics.rejected(error.code or "limit")
+            raise
+
+    async def _read(self, request: web.Request) -> ChatRequest:
+        if request.content_type != "application/json":  # also keeps a web page's plain form from reaching the models
+            raise ApiError(415, "the body must be sent as application/json")
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                raw = await request.read()
+        except TimeoutError:
+            raise ApiError(408, "the body did not arrive in time", headers=_CLOSE) from None
+        chat = parse(raw, self.settings)
+        if request.headers.get("X-Cowest-Details") == "1" and not chat.extension.details:
+            extension = chat.extension.model_copy(update={"details": True})
+            return ChatRequest(chat.model, chat.messages, chat.body, chat.stream, extension)
+        return chat
+
+    def _find(self, name: str) -> Served:
+        served = self.served.get(name)
+        if served is None:
+            message = "the model does not exist here; GET /v1/models lists those that do"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return served
+
+    async def _streamed(
+        self, request: web.Request, served: Served, chat: ChatRequest, exchange: Exchange
+    ) -> tuple[web.StreamResponse, int]:
+        """Send the chunks as server-sent events. Raises ApiError or Unavailable as long as nothing was sent."""
+        response = web.StreamResponse(headers=_SSE | _ids(exchange))
+        async with aclosing(self.gateway.stream(served, chat, exchange)) as chunks:
+            first = await anext(chunks)
+            try:
+                await self._send(request, response, first, prepare=True)
+                async for chunk in chunks:
+                    await self._send(request, response, chunk)
+                await self._send(request, response, None)
+                await response.write_eof()
+            except Unavailable as error:
+                told = error.for_client()
+                await self._send(request, response, told.payload())
+                return response, told.status
+            except (ConnectionError, TimeoutError):
+                _hang_up(request)
+                return response, CLIENT_GONE
+            except Exception:
+                logger.exception("the server failed in a stream (%s)", exchange.id)
+                _hang_up(request)
+                return response, 500
+        return response, 200
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, chunk: Body | None, prepare: bool = False
+    ) -> None:
+        """One event (None: the end). Waits for a slow client, up to the limit; then TimeoutError."""
+        data = b"data: [DONE]\n\n" if chunk is None else b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        async with asyncio.timeout(self.settings.write_timeout_s):
+            if prepare:
+                await response.prepare(request)
+            await response.write(data)
+
+    def _note(self, model: str, status: int, exchange: Exchange, seconds: float) -> None:
+        self.metrics.answered(model, status, exchange, seconds)
+        fields = {
+            "id": exchange.id,
+            "model": model,
+            "status": status,
+            "mode": exchange.mode,
+            "degraded": exchange.degraded,
+            "ms": round(seconds * 1000, 1),
+        }
+        logger.info("request", extra={"fields": fields})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self._allowed(request)
+        return web.json_response({"object": "list", "data": [_card(name) for name in self.served]})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        self._allowed(request)
+        return web.json_response(_card(self._find(request.match_info["id"]).id))
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        states = {side: breaker.state for side, breaker in self.breakers.items()}
+        dead = self.settings.strong_down == "error" and states.get("strong") == "open"
+        status = "draining" if self.draining else "strong_down" if dead else "ready"
+        body = {"status": status, "models": list(self.served), "breakers": states}
+        return web.json_response(body, status=200 if status == "ready" else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self._allowed(request)
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _preflight(self, request: web.Request) -> web.Response:
+        allowed = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": "*, Authorization"}
+        return web.Response(status=204, headers=allowed)
+
+    async def _cors(self, request: web.Request, response: web.StreamResponse) -> None:
+        origin = self.settings.cors_origin
+        if origin is not None and request.headers.get("Origin") == origin:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Vary"] = "Origin"
+
+
+_CLOSE: Final = {"Connection": "close", "Retry-After": "5"}
+_SSE: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def _ids(exchange: Exchange) -> dict[str, str]:
+    return {"X-Request-Id": exchange.id}
+
+
+def _told(error: ApiError, exchange: Exchange | None = None) -> web.Response:
+    headers = error.headers | (_ids(exchange) if exchange is not None else {})
+    return web.Response(body=error.body(), status=error.status, headers=headers, content_type="application/json")
+
+
+def _card(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "cowest"}
+
+
+def _hang_up(request: web.Request) -> None:
+    """Close the connection: a client of a stream that was cut must not take it for whole."""
+    if request.transport is not None:
+        request.transport.abort()

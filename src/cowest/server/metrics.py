@@ -1,0 +1,83 @@
+"""Prometheus metrics of one server (docs/serving.md lists them)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cowest.server.breaker import Breaker
+from cowest.server.gateway import Exchange
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
+
+
+def _number(breaker: Breaker) -> float:
+    return _STATES[breaker.state]
+
+
+class Metrics:
+    """A registry of its own, so that several servers in one process (tests) do not share counts.
+
+    Label values are the server's own words and model ids, never a client's: their number is bounded.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        r = self._registry
+        self._requests = Counter("cowest_requests", "Answered requests.", ("model", "status"), registry=r)
+        self._seconds = Histogram(
+            "cowest_request_seconds", "Whole requests, streams to their end.", ("model",), buckets=_SECONDS, registry=r
+        )
+        self._modes = Counter("cowest_answers", "Answers by who gave them.", ("model", "mode"), registry=r)
+        self._degraded = Counter(
+            "cowest_degraded", "Answers that one model had to give alone.", ("reason",), registry=r
+        )
+        self._parts = Histogram(
+            "cowest_part_seconds", "draft, strong, or first_token of a stream.", ("part",), buckets=_SECONDS, registry=r
+        )
+        self._tokens = Counter("cowest_tokens", "Tokens as reported by the models.", ("side", "kind"), registry=r)
+        self._attempts = Counter("cowest_strong_attempts", "Attempts at the strong model.", ("outcome",), registry=r)
+        self._rejected = Counter("cowest_rejected", "Requests turned away by the server.", ("reason",), registry=r)
+
+    def inside(self, count: Callable[[], int]) -> None:
+        """Show how many requests are inside."""
+        Gauge("cowest_requests_inside", "Requests worked on or waiting.", registry=self._registry).set_function(count)
+
+    def breakers(self, breakers: dict[str, Breaker]) -> None:
+        """Show each breaker's state."""
+        gauge = Gauge("cowest_breaker", "0 closed, 1 half open, 2 open.", ("side",), registry=self._registry)
+        for side, breaker in breakers.items():
+            gauge.labels(side).set_function(partial(_number, breaker))
+
+    def attempted(self, outcome: str) -> None:
+        """Count an attempt at the strong model."""
+        self._attempts.labels(outcome).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was turned away."""
+        self._rejected.labels(reason).inc()
+
+    def answered(self, model: str, status: int, exchange: Exchange, seconds: float) -> None:
+        """Count a finished request; ``model`` is one of ours, or ``unknown``."""
+        self._requests.labels(model, str(status)).inc()
+        self._seconds.labels(model).observe(seconds)
+        parts = (("draft", exchange.draft_s), ("strong", exchange.strong_s), ("first_token", exchange.first_s))
+        for part, spent in parts:
+            if spent is not None:
+                self._parts.labels(part).observe(spent)
+        for side, usage in (("weak", exchange.weak_usage), ("strong", exchange.strong_usage)):
+            if usage is not None and usage.calls:
+                self._tokens.labels(side, "prompt").inc(usage.input_tokens)
+                self._tokens.labels(side, "completion").inc(usage.output_tokens)
+        if status == 200:
+            self._modes.labels(model, exchange.mode or "both").inc()
+        if exchange.degraded is not None:
+            self._degraded.labels(exchange.degraded).inc()
+
+    def render(self) -> bytes:
+        """The text format."""
+        return generate_latest(self._registry)

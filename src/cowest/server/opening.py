@@ -1,0 +1,148 @@
+"""The served models of a finished run, or of a recipe whose models need no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
+from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.errors import ConfigError
+from cowest.pipeline import run_dir_config
+from cowest.protocols import ChatModel, Frames
+from cowest.server.breaker import Breaker
+from cowest.server.chat_backend import ChatBackend
+from cowest.server.drafter import Drafter
+from cowest.server.gateway import Served
+from cowest.server.settings import Settings
+from cowest.server.upstream import Backend, HttpBackend
+from cowest.stages.learn import Selection
+from cowest.types import ModelRef
+
+ALWAYS: Final = ("collab", "weak", "strong")
+
+
+@dataclass(slots=True)
+class Opened:
+    """Served models by id, and what is behind them. ``settings`` has the strong model's concurrency."""
+
+    settings: Settings
+    served: dict[str, Served] = field(default_factory=dict)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    models: list[ChatModel | Backend] = field(default_factory=list)
+
+    async def aclose(self) -> None:
+        """Close every model."""
+        for model in self.models:
+            await model.aclose()
+
+
+def open_served(
+    path: Path,
+    settings: Settings,
+    attempted: Callable[[str], None] = lambda outcome: None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Opened:
+    """Open a run directory or a recipe; ``only`` names the systems to serve (all, unless given).
+
+    Raises ConfigError where the run is not finished or a key is missing, and ModelNotFoundError.
+    """
+    config = run_dir_config(path) if path.is_dir() else load_config(path, overrides)
+    settings = replace(settings, concurrency=_concurrency(config))
+    opened = Opened(settings)
+    for side in ("weak", "strong"):
+        opened.breakers[side] = Breaker(side, settings.breaker_failures, settings.breaker_cooldown_s)
+    opener = _Opener(config, path if path.is_dir() else None, opened, attempted)
+    for name, single in config.by_task().items():
+        opener.open(single, name, only)
+    return opened
+
+
+def _concurrency(config: RunConfig) -> int:
+    if isinstance(config.strong, OpenAIModelConfig):
+        return config.strong.concurrency
+    return config.strong.batch_size if isinstance(config.strong, LocalModelConfig) else 64
+
+
+class _Opener:
+    """Opens each model once, however many ids it is behind."""
+
+    def __init__(self, config: RunConfig, run: Path | None, opened: Opened, attempted: Callable[[str], None]) -> None:
+        self._config, self._run, self._opened = config, run, opened
+        self._weak: dict[ModelRef, ChatModel] = {}
+        self._strong = self._open_strong(attempted)
+        opened.models.append(self._strong)
+
+    def open(self, config: RunConfig, name: str, only: Sequence[str]) -> None:
+        """Serve one task's systems."""
+        task = build_task(config, name)
+        frames = build_frames(config, task)
+        systems = [system for system in dict.fromkeys((*ALWAYS, *config.systems)) if not only or system in only]
+        if self._run is None:
+            systems = [system for system in systems if system != "collab_aligned"]
+        if not systems:
+            raise ConfigError(f"--systems: this recipe has {', '.join(dict.fromkeys((*ALWAYS, *config.systems)))}")
+        prefix = f"{config.name}/{name}" if name else config.name
+        for system in systems:
+            id_ = f"{prefix}/{system}"
+            self._opened.served[id_] = self._served(id_, prefix, system, config, name, frames)
+        best = next((s for s in ("collab_aligned", "collab", *systems) if s in systems), systems[0])
+        whole = replace(self._opened.served[f"{prefix}/{best}"], id=prefix)
+        self._opened.served = {prefix: whole, **self._opened.served}
+
+    def _served(self, id_: str, prefix: str, system: str, config: RunConfig, name: str, frames: Frames) -> Served:
+        settings, breakers = self._opened.settings, self._opened.breakers
+        if system == "strong":
+            return Served(id_, frames, self._strong)
+        weak = self._weak_model(self._ref(system, config, name))
+        if system == "weak":
+            return Served(id_, frames, ChatBackend(weak, config.evaluate.draft, breakers["weak"]), "weak_alone")
+        drafter = Drafter(
+            weak,
+            config.evaluate.draft,
+            breakers["weak"],
+            deadline_s=settings.draft_deadline_s,
+            max_chars=settings.max_draft_chars,
+        )
+        return Served(
+            id_, frames, self._strong, drafter=drafter, weak_id=f"{prefix}/weak", strong_id=f"{prefix}/strong"
+        )
+
+    def _ref(self, system: str, config: RunConfig, name: str) -> ModelRef:
+        """Which weak model a system has."""
+        weak = config.weak
+        if not isinstance(weak, LocalModelConfig):
+            return ModelRef(base=weak.model)
+        if self._run is None:
+            return ModelRef(base=model_path(weak.model), adapter=weak.adapter)
+        needed = self._run / name / ("align/selection.json" if system == "collab_aligned" else "sft/model_ref.json")
+        if not needed.exists():
+            raise ConfigError(
+                f"{needed} is not there: the run is not finished. `cowest run` with its recipe continues it; "
+                "--systems serves those systems only that are there."
+            )
+        text = needed.read_bytes()
+        if system == "collab_aligned":
+            return Selection.model_validate_json(text).model
+        return ModelRef.model_validate_json(text)
+
+    def _weak_model(self, ref: ModelRef) -> ChatModel:
+        if ref not in self._weak:
+            weak = self._config.weak
+            model = (
+                build_weak(weak, ref) if isinstance(weak, LocalModelConfig) else build_model(weak, self._config.folder)
+            )
+            self._weak[ref] = model
+            self._opened.models.append(model)
+        return self._weak[ref]
+
+    def _open_strong(self, attempted: Callable[[str], None]) -> Backend:
+        strong, settings, breaker = self._config.strong, self._opened.settings, self._opened.breakers["strong"]
+        answer = self._config.evaluate.answer
+        if isinstance(strong, OpenAIModelConfig):
+            key = api_key(strong, self._config.folder)
+            return HttpBackend(strong, key, answer, breaker, backoff_s=settings.backoff_s, attempted=attempted)
+        return ChatBackend(build_model(strong), answer, breaker)
