@@ -23,6 +23,7 @@ from cowest.models.endpoint import make_app, serve
 from cowest.pipeline import STAGES, check_wiring, export_weak, report_again, run, run_dir_config
 from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
 
+FEEDBACK_TOKENS = 512  # the default of feedback.sampling, which tells that stage's requests from the evaluation's
 RECORDS: dict[str, type[Record]] = {
     "drafts": Draft,
     "solo": Refinement,
@@ -139,7 +140,7 @@ def test_the_checkpoint_with_the_best_validation_score_was_chosen(finished: Fini
 
 
 def test_the_strong_model_was_asked_once_about_equal_drafts(finished: Finished) -> None:
-    asked = [r for r in finished.oracle.requests if r.sampling.seed is not None]  # those of stage feedback
+    asked = [r for r in finished.oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]  # those of stage feedback
     made = counts(finished.out, "feedback")
     drafts = {(d["example_id"], d["text"]) for d in records(finished.out, "drafts") if d["text"] is not None}
     assert made["refined_by_shared_draft"] > 0
@@ -243,7 +244,7 @@ def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finish
     log, oracle = Log(), Oracle()
     run_tiny(finished.weak, out, oracle, log)
     assert log.verdicts["feedback"] == f"continued, to retry {1 + made['refined_failed']} failed calls"
-    assert len([r for r in oracle.requests if r.sampling.seed is not None]) == 2
+    assert len([r for r in oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]) == 2
     # What follows from the mended records is made again from them.
     assert log.verdicts["pairs"] == "run again, because feedback.jsonl changed"
     for name in RECORDS:
@@ -257,10 +258,10 @@ def test_failures_in_the_evaluation_are_counted_not_scored(finished: Finished, c
     outage = [ModelCallError("overloaded", "try later")] * 3
     small: dict[str, JsonValue] = {"temperature": 0.0, "max_tokens": 13}
     evaluate: dict[str, JsonValue] = {"systems": ["strong"], "answer": small, "draft": small}
-    done = run_tiny(finished.weak, copy, Oracle(fail=[*[None] * 24, *outage]), log, evaluate=evaluate)
+    done = run_tiny(finished.weak, copy, Oracle(fail=[*[None] * 24, *outage]), log, evaluate=evaluate, cache="off")
     value = done.results[""].systems["strong"].metrics["accuracy"]
     assert (value.n, value.n_failed) == (9, 3)
-    mended = run_tiny(finished.weak, copy, Oracle(), log, evaluate=evaluate)
+    mended = run_tiny(finished.weak, copy, Oracle(), log, evaluate=evaluate, cache="off")
     assert log.verdicts["evaluate"] == "continued, to retry 3 failed calls"
     value = mended.results[""].systems["strong"].metrics["accuracy"]
     assert (value.n, value.n_failed) == (12, 0)
@@ -330,8 +331,8 @@ def test_a_killed_run_goes_on_where_it_was(finished: Finished, tmp_path: Path, a
     assert log.verdicts["feedback"] == "continued where it stopped"
     for name in RECORDS:
         assert records(out, name) == records(finished.out, name)
-    asked = [r for r in oracle.requests if r.sampling.seed is not None]
-    undisturbed = [r for r in finished.oracle.requests if r.sampling.seed is not None]
+    asked = [r for r in oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]
+    undisturbed = [r for r in finished.oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]
     assert set(asked) == set(undisturbed)
     assert len(asked) - len(undisturbed) <= 2  # concurrency: only what was under way at the kill was asked twice
     assert Results.model_validate_json((out / "results.json").read_bytes()).systems == finished.results.systems
