@@ -11,7 +11,7 @@ in the last bit, which matters only where a uniform number falls within that of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 
@@ -58,12 +58,19 @@ class Decoder:
         self._positions = "position_ids" in known
 
     @torch.inference_mode()
-    def decode(self, rows: Sequence[Row], stop: Event | None = None) -> list[Decoded]:
-        """Decode all ``rows`` in one batch. Raises :class:`Interrupted` soon after ``stop`` is set."""
+    def decode(
+        self, rows: Sequence[Row], stop: Event | None = None, gone: Callable[[int], bool] | None = None
+    ) -> list[Decoded]:
+        """Decode all ``rows`` in one batch. Raises :class:`Interrupted` soon after ``stop`` is set.
+
+        ``gone`` tells of a row (by its index) whether nobody waits for it any more: it leaves the batch unfinished.
+        """
         batch = _Batch(self, rows)
         while batch.alive:
             if stop is not None and stop.is_set():
                 raise Interrupted
+            if gone is not None:
+                batch.drop(gone)
             batch.step()
         return batch.results()
 
@@ -134,6 +141,12 @@ class _Batch:
         self._done = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self.alive = list(range(len(rows)))
         self._step = 0
+
+    def drop(self, gone: Callable[[int], bool]) -> None:
+        """End the rows for which nobody waits any more; the next step leaves them out."""
+        ended = [gone(request) for request in self.alive]
+        if any(ended):
+            self._done |= torch.tensor(ended, device=self._done.device)
 
     def step(self) -> None:
         """Choose a token for each row, drop the rows that are finished, and read the chosen tokens."""

@@ -235,7 +235,7 @@ class LocalChatModel:
         try:
             if self._stop.is_set():
                 raise Interrupted
-            decoded = await loop.run_in_executor(self._executor, self._decode, [r.row for r in batch])
+            decoded = await loop.run_in_executor(self._executor, self._decode, batch)
         except Interrupted:
             _fail(batch, ModelCallError("closed", f"{self._name}: the model was closed while it was decoding"))
         except torch.OutOfMemoryError:
@@ -255,8 +255,9 @@ class LocalChatModel:
             for request, (row, text) in zip(batch, decoded, strict=True):
                 self._settle(request, row, text)
 
-    def _decode(self, rows: list[Row]) -> list[tuple[Decoded, str]]:
-        decoded = self._decoder.decode(rows, self._stop)
+    def _decode(self, batch: list[_Request]) -> list[tuple[Decoded, str]]:
+        # A cancelled caller's row leaves the batch; reading a future's state from this thread is safe.
+        decoded = self._decoder.decode([r.row for r in batch], self._stop, lambda i: batch[i].future.done())
         texts = self._tokenizer.batch_decode(
             [d.tokens for d in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

@@ -43,7 +43,10 @@ class Breaker:
         try:
             yield
         except Unavailable as error:
-            self._settle(probe, down=error.down)
+            if error.down is None:
+                self._probing = self._probing and not probe
+            else:
+                self._settle(probe, down=error.down)
             raise
         except Exception:
             self._settle(probe, down=False)
@@ -59,7 +62,7 @@ class Breaker:
         left = self._cooldown_s - (self._clock() - self._opened)
         if left > 0 or self._probing:
             message = f"the {self._name} model has failed repeatedly and is left alone for a moment"
-            raise Unavailable("breaker_open", message, down=False, retry_after_s=max(1.0, left))
+            raise Unavailable("breaker_open", message, down=None, retry_after_s=max(1.0, left))
         self._probing = True
         return True
 

@@ -41,11 +41,17 @@ class ApiError(Exception):
 class Unavailable(Exception):
     """A model gave no answer, and not for a fault of the request.
 
-    ``down`` counts for its breaker (an overloaded model is not down); ``retry``: another attempt may do better.
+    ``down`` is what its breaker learns (an overloaded model is not down; None: nothing); ``retry``: another attempt may do better.
     """
 
     def __init__(
-        self, kind: str, message: str, *, down: bool = True, retry: bool = False, retry_after_s: float | None = None
+        self,
+        kind: str,
+        message: str,
+        *,
+        down: bool | None = True,
+        retry: bool = False,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.kind, self.down, self.retry, self.retry_after_s = kind, down, retry, retry_after_s

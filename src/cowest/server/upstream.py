@@ -72,8 +72,8 @@ def with_defaults(body: Body, defaults: Body) -> Body:
 
 
 @asynccontextmanager
-async def patience(until: float, down: bool = True) -> AsyncIterator[None]:
-    """Turns the deadline into Unavailable ``timeout``; ``down`` where the model is to blame."""
+async def patience(until: float, down: bool | None = True) -> AsyncIterator[None]:
+    """Turns the deadline into Unavailable ``timeout``; ``down`` as there."""
     try:
         async with asyncio.timeout_at(until):
             yield
@@ -127,17 +127,18 @@ class HttpBackend:
         async def attempt() -> Body:
             async with AsyncExitStack() as held:
                 slot = await self._slot(held, body, until)
-                with self._breaker.guarded():
-                    async with patience(until):
-                        answer = await self._exchange(body, slot)
+                async with patience(until):
+                    answer = await self._exchange(body, slot)
                 self._limiter.succeeded()
                 return answer
 
-        return await self._retrying(attempt, until)
+        with self._breaker.guarded():  # around the retries: one request that always fails does not stop the others
+            return await self._retrying(attempt, until)
 
     async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """See Backend."""
-        opened = await self._retrying(lambda: self._open(body, until), until)
+        with self._breaker.guarded():
+            opened = await self._retrying(lambda: self._open(body, until), until)
         async with opened.held:
             yield opened.first
             async for chunk in opened.rest:
@@ -155,7 +156,7 @@ class HttpBackend:
         else:
             limit = next((n for name in _LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
             expected = len(json.dumps(body.get("messages"))) // 4 + limit
-        async with patience(until, down=False):
+        async with patience(until, down=None):
             return await held.enter_async_context(self._limiter.slot(expected))
 
     async def _exchange(self, body: Body, slot: Slot) -> Body:
@@ -174,13 +175,12 @@ class HttpBackend:
     async def _open(self, body: Body, until: float) -> _Opened:
         async with AsyncExitStack() as held:
             slot = await self._slot(held, body, until)
-            with self._breaker.guarded():
-                async with patience(until):
-                    chunks = await self._begin(held, body, slot)
-                    try:
-                        first = await anext(chunks)
-                    except StopAsyncIteration:
-                        raise Unavailable("bad_response", "the model's stream was empty", retry=True) from None
+            async with patience(until):
+                chunks = await self._begin(held, body, slot)
+                try:
+                    first = await anext(chunks)
+                except StopAsyncIteration:
+                    raise Unavailable("bad_response", "the model's stream was empty", retry=True) from None
             self._limiter.succeeded()
             return _Opened(held.pop_all(), first, chunks)
 
@@ -195,7 +195,8 @@ class HttpBackend:
             except TransportError as error:
                 raise _unreachable(error) from None
             held.push_async_exit(exchange)
-            if status == 200 and "json" not in headers.get("Content-Type", ""):
+            kind = headers.get("Content-Type", "")
+            if status == 200 and "json" not in kind and "html" not in kind:
                 return _chunks(pieces)
             got = HttpReply(status, headers, await _whole(pieces))
             await exchange.aclose()
