@@ -54,10 +54,10 @@ def usage_of(answer: Body) -> Usage | None:
     return None if found.estimated_calls else found
 
 
-def count_both(answer: Body, weak: Usage) -> None:
-    """Add the weak model's tokens to the usage of an answer, where it has one; its other fields stay."""
-    usage, strong = answer.get("usage"), usage_of(answer)
-    if not isinstance(usage, dict) or strong is None or not weak.calls:
+def count_both(answer: Body, strong: Usage, weak: Usage) -> None:
+    """Put both models' tokens into the usage of the strong one's answer; its other fields stay."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict) or not weak.calls:
         return
     prompt, output = strong.input_tokens + weak.input_tokens, strong.output_tokens + weak.output_tokens
     answer["usage"] = {

@@ -170,7 +170,7 @@ class Gateway:
                 exchange.weak_usage = found
             else:
                 exchange.strong_usage = found
-                count_both(answer, exchange.weak_usage)
+                count_both(answer, found, exchange.weak_usage)
         answer["id"], answer["model"] = exchange.id, served.name_of(mode)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,6 +12,7 @@ from cowest.server.breaker import Breaker
 from cowest.server.gateway import Exchange
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+M = TypeVar("M", Counter, Histogram)
 _STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -41,7 +42,16 @@ class Metrics:
         )
         self._tokens = Counter("cowest_tokens", "Tokens as reported by the models.", ("side", "kind"), registry=r)
         self._attempts = Counter("cowest_strong_attempts", "Attempts at the strong model.", ("outcome",), registry=r)
+        self._children: dict[tuple[object, ...], object] = {}
         self._rejected = Counter("cowest_rejected", "Requests turned away by the server.", ("reason",), registry=r)
+
+    def _child(self, metric: M, *labels: str) -> M:
+        """``metric.labels(*labels)``, looked up once: it takes a lock."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast(M, child)
 
     def inside(self, count: Callable[[], int]) -> None:
         """Show how many requests are inside."""
@@ -55,28 +65,28 @@ class Metrics:
 
     def attempted(self, outcome: str) -> None:
         """Count an attempt at the strong model."""
-        self._attempts.labels(outcome).inc()
+        self._child(self._attempts, outcome).inc()
 
     def rejected(self, reason: str) -> None:
         """Count a request that was turned away."""
-        self._rejected.labels(reason).inc()
+        self._child(self._rejected, reason).inc()
 
     def answered(self, model: str, status: int, exchange: Exchange, seconds: float) -> None:
         """Count a finished request; ``model`` is one of ours, or ``unknown``."""
-        self._requests.labels(model, str(status)).inc()
-        self._seconds.labels(model).observe(seconds)
+        self._child(self._requests, model, str(status)).inc()
+        self._child(self._seconds, model).observe(seconds)
         parts = (("draft", exchange.draft_s), ("strong", exchange.strong_s), ("first_token", exchange.first_s))
         for part, spent in parts:
             if spent is not None:
-                self._parts.labels(part).observe(spent)
+                self._child(self._parts, part).observe(spent)
         for side, usage in (("weak", exchange.weak_usage), ("strong", exchange.strong_usage)):
             if usage is not None and usage.calls:
-                self._tokens.labels(side, "prompt").inc(usage.input_tokens)
-                self._tokens.labels(side, "completion").inc(usage.output_tokens)
+                self._child(self._tokens, side, "prompt").inc(usage.input_tokens)
+                self._child(self._tokens, side, "completion").inc(usage.output_tokens)
         if status == 200:
-            self._modes.labels(model, exchange.mode or "both").inc()
+            self._child(self._modes, model, exchange.mode or "both").inc()
         if exchange.degraded is not None:
-            self._degraded.labels(exchange.degraded).inc()
+            self._child(self._degraded, exchange.degraded).inc()
 
     def render(self) -> bytes:
         """The text format."""

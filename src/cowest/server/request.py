@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -25,6 +25,9 @@ class Extension(BaseModel):
     details: bool = False
     context: str | None = None
     choices: list[str] = []
+
+
+_NO_EXTENSION: Final = Extension()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def _messages(found: JsonValue, settings: Settings) -> list[Body]:
         if not (content is None or isinstance(content, str | list)) or not all(isinstance(p, dict) for p in parts):
             what = "must be a string or a list of content parts"
             raise ApiError(400, f"messages[{i}].content: {what}", param=f"messages[{i}].content")
-        if not text_of(message).isascii() and not _is_unicode(text_of(message)):
+        if not _is_unicode(text_of(message)):
             raise ApiError(400, f"messages[{i}].content: is not valid Unicode", param=f"messages[{i}].content")
         messages.append(message)
     return messages
@@ -100,6 +103,8 @@ def text_of(message: Mapping[str, JsonValue]) -> str:
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON's escapes can write
@@ -125,7 +130,7 @@ def _check_limits(body: Body, size: int, messages: list[Body], settings: Setting
 
 def _extension(found: JsonValue) -> Extension:
     if found is None:
-        return Extension()
+        return _NO_EXTENSION
     try:
         return Extension.model_validate(found)
     except ValidationError as error:

@@ -78,7 +78,11 @@ async def patience(until: float, down: bool | None = True) -> AsyncIterator[None
         async with asyncio.timeout_at(until):
             yield
     except TimeoutError:
-        raise Unavailable("timeout", "the model did not answer in time", down=down) from None
+        raise _late(down) from None
+
+
+def _late(down: bool | None) -> Unavailable:
+    return Unavailable("timeout", "the model did not answer in time", down=down)
 
 
 @dataclass(slots=True)
@@ -125,12 +129,15 @@ class HttpBackend:
         """See Backend."""
 
         async def attempt() -> Body:
-            async with AsyncExitStack() as held:
-                slot = await self._slot(held, body, until)
-                async with patience(until):
+            down: bool | None = None  # the wait for a place is no fault of the model
+            try:
+                async with asyncio.timeout_at(until), self._limiter.slot(self._expected(body)) as slot:
+                    down = True
                     answer = await self._exchange(body, slot)
-                self._limiter.succeeded()
-                return answer
+            except TimeoutError:
+                raise _late(down) from None
+            self._limiter.succeeded()
+            return answer
 
         with self._breaker.guarded():  # around the retries: one request that always fails does not stop the others
             return await self._retrying(attempt, until)
@@ -149,15 +156,12 @@ class HttpBackend:
         await self._transport.aclose()
         await self._streams.aclose()
 
-    async def _slot(self, held: AsyncExitStack, body: Body, until: float) -> Slot:
-        """A place among the calls under way, kept until ``held`` ends. The wait for it is no fault of the model."""
+    def _expected(self, body: Body) -> int:
+        """The tokens that a call may take, where the recipe limits them."""
         if self._config.tokens_per_minute is None:
-            expected = 0
-        else:
-            limit = next((n for name in _LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
-            expected = len(json.dumps(body.get("messages"))) // 4 + limit
-        async with patience(until, down=None):
-            return await held.enter_async_context(self._limiter.slot(expected))
+            return 0
+        limit = next((n for name in _LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
+        return len(json.dumps(body.get("messages"))) // 4 + limit
 
     async def _exchange(self, body: Body, slot: Slot) -> Body:
         while True:
@@ -174,7 +178,8 @@ class HttpBackend:
 
     async def _open(self, body: Body, until: float) -> _Opened:
         async with AsyncExitStack() as held:
-            slot = await self._slot(held, body, until)
+            async with patience(until, down=None):  # the wait for a place is no fault of the model
+                slot = await held.enter_async_context(self._limiter.slot(self._expected(body)))
             async with patience(until):
                 chunks = await self._begin(held, body, slot)
                 try:
