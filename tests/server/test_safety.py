@@ -97,7 +97,7 @@ def test_a_bucket_refills() -> None:
     assert bucket.take() == 0.0 and bucket.take() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "[evil", "[::1", "127.0.0.1.evil.example", ""])
 async def test_a_page_whose_name_points_here_is_refused(client: Client, host: str) -> None:
     got = await client.ask(headers={"Host": host})
     assert got.status == 403 and got.json["error"]["code"] == "forbidden_host"

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from cowest.errors import ConfigError
@@ -41,7 +42,7 @@ class Keys:
         machine's, as a web page whose name was pointed here (DNS rebinding) could else use the endpoint.
         """
         if not self._digests:
-            if not is_loopback(urlsplit(f"//{host}").hostname or "" if _plain(host) else ""):
+            if not _names_this_machine(host):
                 raise ApiError(403, "without an API key only localhost may be asked by its name", code="forbidden_host")
             return "anonymous"
         scheme, _, given = authorization.partition(" ")
@@ -54,5 +55,12 @@ class Keys:
         return f"key{found}"
 
 
-def _plain(host: str) -> bool:
-    return all(c.isalnum() or c in ".-:[]" for c in host)
+@lru_cache(maxsize=256)
+def _names_this_machine(host: str) -> bool:
+    """Whether a ``Host`` header is a loopback address or name, with or without a port."""
+    if not all(c.isalnum() or c in ".-:[]" for c in host):
+        return False
+    try:
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:  # brackets that hold no address
+        return False
