@@ -82,6 +82,7 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     from cowest.ledger import Ledger
     from cowest.models.ledgered import LedgeredChatModel
     from cowest.models.openai import OpenAIChatModel
+    from cowest.opened import AT_RISK
     from cowest.prices import Price
     from cowest.protocols import ChatModel
     from cowest.stages.base import IN_FLIGHT
@@ -91,7 +92,7 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     model: ChatModel = OpenAIChatModel(base_url=url, model="m", api_key="k", concurrency=concurrency)
     ledger = Ledger(ledger_file, "benchmark") if ledger_file else None
     if ledger is not None:
-        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0), at_risk=concurrency)
+        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0), at_risk=AT_RISK * concurrency)
     sampling = Sampling(max_tokens=256)
     marks = {calls // 10, calls // 2, calls - 1} if watch else set()
 
@@ -136,7 +137,7 @@ async def openai_sdk(url: str, calls: int, concurrency: int) -> None:
 
 
 async def distilabel(url: str, calls: int, concurrency: int) -> None:
-    """Distilabel's model class, asked as its steps ask it: a batch of inputs at a time."""
+    """Distilabel's model class. It uses the SDK with its default connections, and stands still above some 200 calls at once: 64."""
     from distilabel.models import OpenAILLM  # type: ignore[import-not-found,unused-ignore]
 
     llm = OpenAILLM(model="m", base_url=url, api_key="k", generation_kwargs={"max_new_tokens": 256, "temperature": 0.0})
@@ -147,7 +148,7 @@ async def distilabel(url: str, calls: int, concurrency: int) -> None:
         done = await llm.agenerate(input=messages, max_new_tokens=256, temperature=0.0)
         assert done["generations"][0]
 
-    await _in_parallel(ask, calls, concurrency)
+    await _in_parallel(ask, calls, min(concurrency, 64))
 
 
 OURS = {f.__name__: f for f in (bare_asyncio, bare_aiohttp, cowest, cowest_ledger)}

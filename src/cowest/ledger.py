@@ -92,6 +92,7 @@ def call_of(
     asked_json = asked.model_dump_json(exclude_defaults=True)
     request = f'{{"messages":{said},"sampling":{asked_json},"extra":{_JSON.encode(dict(extra))}}}'
     digest = hashlib.sha256(f"{model}\n{index}\n{request}".encode("utf-8", "surrogatepass")).hexdigest()
+    request = request.encode("utf-8", "replace").decode()  # as it is sent: SQLite takes no lone surrogate either
     # The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few.
     prompt = sum(len(m.content.encode("utf-8", "surrogatepass")) + 16 for m in messages)
     return Call(
@@ -285,12 +286,17 @@ class Ledger:
     ) -> list[Completion]:
         """Enter all that a batch brought and its new state, together.
 
-        Nothing of it is entered twice. Returns the answers, priced.
+        Nothing of it is entered twice, also when two processes bring it. Returns the answers, priced.
         """
         priced = [(call, _priced(completion, call.price), purpose.get()) for call, completion in answers]
         told = [self._failure(call, e.kind, str(e), e.attempts) for call, e in failures]
 
         def enter(db: sqlite3.Connection) -> None:
+            saved = db.execute(
+                "SELECT entry FROM batches WHERE id = ? AND model = ?", (entry.id, entry.model)
+            ).fetchone()
+            if saved and BatchEntry.model_validate_json(saved[0]).status in ("collected", "lost"):
+                return  # another process was faster
             for start in range(0, len(priced), MOST):
                 self._enter_answers(db, priced[start : start + MOST])
             for write in told:

@@ -21,8 +21,9 @@ E = TypeVar("E")
 T = TypeVar("T")
 MOST: Final = 512  # writes in one transaction, so that another process gets its turn
 GATHER_S: Final = 0.005
-"""So long the first write of a transaction waits for others: at thousands of calls a second each transaction's own cost, and the
-interpreter lock that it takes from the event loop again and again, would be most of the work."""
+BUSY: Final = 8
+"""After a transaction of so many writes, the first of the next one waits ``GATHER_S`` for others: at thousands of calls a
+second each transaction's own cost, and the interpreter lock that it takes from the event loop, would be most of the work."""
 
 
 class _Write(Generic[T]):
@@ -113,9 +114,10 @@ class Writer:
             self._fail_all(error)
             return
         try:
+            busy = False
             while (first := self._queue.get()) is not None:
                 writes, ended = [first], False
-                if not self.closed:
+                if busy and not self.closed:
                     time.sleep(GATHER_S)
                 while len(writes) < MOST and not self._queue.empty():
                     more = self._queue.get()
@@ -124,6 +126,7 @@ class Writer:
                         break
                     writes.append(more)
                 self._transact(db, writes)
+                busy = len(writes) >= BUSY
                 if ended:
                     return
         finally:

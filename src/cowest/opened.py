@@ -14,6 +14,10 @@ from cowest.prices import price_of
 from cowest.protocols import ChatModel
 from cowest.types import ModelRef
 
+AT_RISK = 2
+"""Calls that a kill can lose, as a multiple of the concurrency: those under way, and as many answers that are not entered yet, so
+that the endpoint is kept busy while the ledger writes."""
+
 
 def ledger_path(config: RunConfig, out: Path) -> Path:
     """Where a run's paid calls are entered."""
@@ -86,7 +90,7 @@ class OpenModels:
             cache=self._config.cache,
             price=price,
             extra=config.extra,
-            at_risk=config.concurrency if mode == "live" else None,
+            at_risk=AT_RISK * config.concurrency if mode == "live" else None,
         )
 
     def _open_ledger(self) -> Ledger:

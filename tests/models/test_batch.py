@@ -363,16 +363,45 @@ async def test_equal_calls_share_a_line(tmp_path: Path) -> None:
     assert [f.text for f in found] == expected(1) * 4 and sum(provider.answered.values()) == 1
 
 
+async def test_refresh_asks_once_a_process(tmp_path: Path) -> None:
+    provider = Provider()
+    async with provider.serve() as url, opened(url, tmp_path, cache="refresh") as (model, _):
+        for _ in range(2):
+            assert texts(await ask_all(model, 3)) == expected(3)
+    assert len(provider.jobs) == 1
+
+
+async def test_samples_of_one_request_are_lines_of_their_own_and_found_again(tmp_path: Path) -> None:
+    provider = Provider()
+    sampling = Sampling(temperature=1.0, seed=5)
+    async with provider.serve() as url:
+        for _ in range(2):
+            async with opened(url, tmp_path) as (model, ledger):
+                assert len(await model.generate_many(ask(0), sampling, 3)) == 3
+                assert ledger.summary("run").answered == 3
+    [job] = provider.jobs.values()
+    bodies = [json.loads(line)["body"] for line in provider.files[job.file].splitlines()]
+    assert [body["seed"] for body in bodies] == [5, 6, 7]
+
+
+async def test_a_text_that_is_no_unicode_keeps_no_batch_from_the_ledger(tmp_path: Path) -> None:
+    provider = Provider()
+    async with provider.serve() as url, opened(url, tmp_path) as (model, ledger):
+        await model.generate([Message(role="user", content="half a pair: \ud800")], Sampling())
+        assert ledger.summary("run").answered == 1
+
+
 # Processes
 
 
-async def test_two_that_follow_one_job_enter_it_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("poll_s", [1.0, 0.02])
+async def test_two_that_follow_one_job_enter_it_once(tmp_path: Path, poll_s: float) -> None:
     provider = Provider()
     provider.looks_until_done = 10**6
     async with (
         provider.serve() as url,
         opened(url, tmp_path) as (first, ledger),
-        opened(url, tmp_path, poll_s=1.0) as (second, _),
+        opened(url, tmp_path, poll_s=poll_s) as (second, _),
     ):
         asking = asyncio.ensure_future(ask_all(first, 3))
         while await provider.said.get() != "looked":

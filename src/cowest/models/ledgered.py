@@ -38,6 +38,10 @@ class EntersItself(Protocol):
 
     enters: bool
 
+    async def ask(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Answer, and enter it under the call's key."""
+        ...
+
 
 class LedgeredChatModel:
     """A :class:`cowest.protocols.ManyChatModel` around any model that costs something.
@@ -67,7 +71,7 @@ class LedgeredChatModel:
         self._under_way: dict[str, asyncio.Task[list[Completion]]] = {}
         self._tasks: set[asyncio.Task[list[Completion]]] = set()
         self._fresh: set[str] = set()
-        self._enters = isinstance(inner, EntersItself)
+        self._entering = inner if isinstance(inner, EntersItself) else None
 
     @property
     def name(self) -> str:
@@ -136,11 +140,15 @@ class LedgeredChatModel:
     async def _buy(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:
         async with self._places:
             try:
+                if self._entering is not None:
+                    completion = await self._entering.ask(call, messages, sampling)
+                    self._fresh.add(call.key)
+                    return completion
                 completion = await self._inner.generate(messages, sampling)
             except (ModelCallError, BudgetExceededError) as error:
                 await self._enter_failure(call, error)
                 raise
-            return completion if self._enters else await self._enter(call, completion)
+            return await self._enter(call, completion)
 
     async def _buy_many(
         self, missing: Sequence[int], messages: Sequence[Message], sampling: Sampling
@@ -173,7 +181,9 @@ class LedgeredChatModel:
 
     async def _enter_failure(self, call: Call, error: ModelCallError | BudgetExceededError) -> None:
         """Enter what was tried; a call that was never made leaves no trace, and a batch enters its own."""
-        if self._enters or (not error.attempts and (isinstance(error, BudgetExceededError) or error.kind == "stopped")):
+        if self._entering is not None or (
+            not error.attempts and (isinstance(error, BudgetExceededError) or error.kind == "stopped")
+        ):
             return
         kind = error.kind if isinstance(error, ModelCallError) else "budget"
         await self._ledger.failed(call, kind, str(error), error.attempts)
