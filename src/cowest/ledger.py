@@ -13,8 +13,6 @@ gathered meanwhile into one transaction: an awaited write is durable when it ret
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import sqlite3
 import time
@@ -23,101 +21,32 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import TypeAdapter
 
 from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
+from cowest.ledger_records import NO_LIMITS
+from cowest.ledger_records import BatchEntry as BatchEntry
+from cowest.ledger_records import Call as Call
+from cowest.ledger_records import Limits as Limits
+from cowest.ledger_records import call_of as call_of
 from cowest.ledger_schema import connect
 from cowest.ledger_summary import LedgerSummary as LedgerSummary
 from cowest.ledger_summary import summarise
 from cowest.ledger_writer import MOST, Writer
 from cowest.prices import Price
-from cowest.types import Attempt, Completion, Message, Record, Sampling, TokenLogprob, Usage
+from cowest.types import Attempt, Completion, TokenLogprob, Usage
 
 purpose: ContextVar[str] = ContextVar("purpose", default="")
 """What the calls of the running code are for, such as ``medicine: feedback``; entered with each."""
 
 POLL_S: Final = 0.2
-_JSON: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
 _LOGPROBS: Final = TypeAdapter(tuple[TokenLogprob, ...] | None)
 
 
 Write = Callable[[sqlite3.Connection], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """A run's budget; None is no limit. Tokens are those of prompts and answers together."""
-
-    usd: float | None = None
-    calls: int | None = None
-    tokens: int | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether there is a limit at all."""
-        return any(limit is not None for limit in (self.usd, self.calls, self.tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked: the request's key, its content as JSON, and the most that one attempt can cost."""
-
-    key: str
-    model: str
-    request: str
-    most: Usage
-    price: Price | None = None
-
-
-def call_of(
-    model: str,
-    messages: Sequence[Message],
-    sampling: Sampling,
-    extra: Mapping[str, JsonValue],
-    price: Price | None,
-    index: int = 0,
-    n: int = 1,
-) -> Call:
-    """Describe a request: the ``index``-th sample, or ``n`` samples bought together.
-
-    The key is a hash of the model's name, the messages, the sampling parameters, the extra fields and the index; not of the
-    address. Greedy decoding has no use for a seed, so there it is left out.
-    """
-    greedy = sampling.temperature == 0 and sampling.seed is not None
-    asked = sampling.model_copy(update={"seed": None}) if greedy else sampling
-    said = _JSON.encode([{"role": m.role, "content": m.content} for m in messages])
-    asked_json = asked.model_dump_json(exclude_defaults=True)
-    request = f'{{"messages":{said},"sampling":{asked_json},"extra":{_JSON.encode(dict(extra))}}}'
-    digest = hashlib.sha256(f"{model}\n{index}\n{request}".encode("utf-8", "surrogatepass")).hexdigest()
-    request = request.encode("utf-8", "replace").decode()  # as it is sent: SQLite takes no lone surrogate either
-    # The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few.
-    prompt = sum(len(m.content.encode("utf-8", "surrogatepass")) + 16 for m in messages)
-    return Call(
-        key=digest[:32],
-        model=model,
-        request=request,
-        most=Usage(calls=1, input_tokens=prompt, output_tokens=n * sampling.max_tokens),
-        price=price,
-    )
-
-
-class BatchEntry(Record):
-    """A job at a provider's batch API. ``id`` is ours, ``job`` the provider's; ``keys`` are the requests in it, in order.
-
-    ``held`` are the budget's reservations for them, where there is a budget.
-    """
-
-    id: str
-    model: str
-    file_id: str
-    job: str | None
-    status: Literal["creating", "running", "collected", "lost"]
-    keys: tuple[str, ...]
-    held: tuple[int, ...] = ()
-    created: float
 
 
 class Ledger:
@@ -126,7 +55,7 @@ class Ledger:
     Opened in any thread, used by one event loop at a time. Raises DataError for a file that cannot be used as a ledger.
     """
 
-    def __init__(self, path: Path, run: str, limits: Limits = Limits()) -> None:
+    def __init__(self, path: Path, run: str, limits: Limits = NO_LIMITS) -> None:
         self.path, self.run, self.limits = path, run, limits
         self._reader = connect(path)
         self._writer = Writer(path)
