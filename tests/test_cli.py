@@ -73,6 +73,7 @@ def test_the_commands_are_known() -> None:
         "ledger",
         "init",
         "merge",
+        "serve",
         "lab",
         "lab study",
         "lab pretrain",
