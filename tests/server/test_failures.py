@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -273,6 +274,26 @@ async def test_a_client_that_leaves_frees_the_strong_model(upstream: Upstream, s
                 await asyncio.sleep(0.01)
             task.cancel()
         await asyncio.wait_for(upstream.left.wait(), 10)
+
+
+async def test_a_client_that_does_not_read_is_let_go(upstream: Upstream) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        while True:
+            await response.write(events(chunk({"content": "x" * 10_000}), done=False))
+
+    upstream.plan = [endless]
+    async with serving(upstream.url, settings=Settings(write_timeout_s=0.2)) as client:
+        body = json.dumps({"model": "pair", "stream": True, "messages": [{"role": "user", "content": "Hm?"}]}).encode()
+        port = int(client.url.split(":")[2].split("/")[0])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1000)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await asyncio.wait_for(upstream.left.wait(), 20)
+        while client.server.admission.inside:
+            await asyncio.sleep(0.01)
+        writer.close()
 
 
 async def test_a_full_queue_answers_429(upstream: Upstream) -> None:

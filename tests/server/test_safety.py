@@ -115,6 +115,8 @@ async def test_a_page_whose_name_points_here_is_refused(client: Client, host: st
         (b"\xff\xfe", 400, None),
         (b"[" * 3000, 400, None),
         (b'{"model": "pair", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}', 400, None),
+        (b'{"model": "pair", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}', 400, None),
+        (b'{"model": "pair", "messages": [{"role": "user", "content": "x"}], "x": ' + b"[" * 900 + b"]" * 900 + b"}", 400, None),
         (b'{"messages": [{"role": "user", "content": "x"}]}', 400, "model"),
         (b'{"model": 1, "messages": [{"role": "user", "content": "x"}]}', 400, "model"),
         (b'{"model": "pair"}', 400, "messages"),
@@ -163,6 +165,10 @@ async def test_cors_is_for_the_named_origin_only(upstream: Upstream) -> None:
     async with serving(upstream.url, settings=Settings(cors_origin="https://mine.example")) as client:
         mine = await client.ask(headers={"Origin": "https://mine.example"})
         assert mine.headers["Access-Control-Allow-Origin"] == "https://mine.example"
+        asking = {"Origin": "https://mine.example", "Access-Control-Request-Method": "POST"}
+        async with client.session.options(f"{client.url}/chat/completions", headers=asking) as before:
+            assert before.status == 204 and "Authorization" in before.headers["Access-Control-Allow-Headers"]
+            assert before.headers["Access-Control-Allow-Origin"] == "https://mine.example"
         other = await client.ask(headers={"Origin": "https://evil.example"})
         assert "Access-Control-Allow-Origin" not in other.headers
 

@@ -14,7 +14,9 @@ from cowest.server.settings import Settings
 
 Body: TypeAlias = dict[str, JsonValue]
 """A JSON object."""
-EXTENSION = "cowest"
+EXTENSION: Final = "cowest"
+DEEPEST: Final = 100
+"""Levels of JSON. Python reads deeper ones than it can write from further down its stack."""
 
 
 class Extension(BaseModel):
@@ -50,11 +52,13 @@ class ChatRequest:
 def parse(raw: bytes, settings: Settings) -> ChatRequest:
     """Raises ApiError 400, which names the field that is wrong."""
     try:
-        body: JsonValue = json.loads(raw, parse_constant=_no_constant)
+        body: JsonValue = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise ApiError(400, "the body is not valid JSON") from None
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object")
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and _too_deep(body):
+        raise ApiError(400, f"the body is nested deeper than {DEEPEST} levels")
     model = body.get("model")
     if not isinstance(model, str):
         raise ApiError(400, "model: must be a string", param="model")
@@ -69,6 +73,27 @@ def parse(raw: bytes, settings: Settings) -> ChatRequest:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):  # 1e999 is JSON, and could not be written as such again
+        raise ValueError(f"{text} is too large")
+    return number
+
+
+def _too_deep(value: JsonValue) -> bool:
+    level: list[JsonValue] = [value]
+    for _ in range(DEEPEST):
+        level = [
+            part
+            for outer in level
+            if isinstance(outer, dict | list)
+            for part in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return any(isinstance(part, dict | list) for part in level)
 
 
 def _messages(found: JsonValue, settings: Settings) -> list[Body]:

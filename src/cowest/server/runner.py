@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -63,11 +63,13 @@ async def run_server(server: Server, host: str, port: int, drain_s: float, ready
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     async with listening(server, host, port) as url:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+            with suppress(NotImplementedError):  # Windows has no such handlers, and ends at once
+                loop.add_signal_handler(number, stop.set)
         ready(url)
         await stop.wait()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)  # the next one ends the process
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)  # the next one ends the process
         if not await drain(server, drain_s):
             logging.getLogger("cowest.server").warning("requests were cut off after %g s of draining", drain_s)
 
