@@ -7,7 +7,7 @@ import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,7 +17,10 @@ from yarl import URL
 from cowest.errors import ConfigError
 
 MAX_BODY: Final = 64 * 2**20
-"""Bytes of an answer; a server that sends more is broken, and its answer is not gathered without bound."""
+"""Bytes of an answer, unpacked; a server that sends more is broken, and its answer is not gathered without bound."""
+
+KEEP_ALIVE_S: Final = 4.0
+"""Many servers (uvicorn, Node) drop a connection idle for 5 s: a request sent just then would be lost, and perhaps paid."""
 
 Kind = Literal["connection", "dns", "tls", "timeout", "stalled", "truncated", "too_large"]
 
@@ -59,14 +62,17 @@ class Transport:
     """Connections to one server. Redirects are never followed: they would carry the key to a host that nobody configured.
 
     Certificates are always verified; ``ca_file`` (PEM) adds to the system's. A proxy is taken from the environment (HTTPS_PROXY,
-    NO_PROXY). Usable in several event loops one after the other. Raises ConfigError for a ``ca_file`` that cannot be read.
+    NO_PROXY). Usable in several event loops one after the other. Raises ConfigError for a ``ca_file`` that cannot be read, and
+    for a proxy that is no HTTP proxy.
     """
 
     def __init__(
         self, base_url: str, headers: Mapping[str, str], timeouts: Timeouts = Timeouts(), ca_file: Path | None = None
     ) -> None:
         self._base = base_url.rstrip("/")
-        self._headers, self._timeouts = dict(headers), timeouts
+        self._headers = dict(headers)
+        # Whichever ends first decides whether the request may have been sent: that must not be the total for lack of a connection.
+        self._timeouts = replace(timeouts, connect=min(timeouts.connect, 0.9 * timeouts.total))
         self._ssl = _ssl_context(ca_file)
         self._proxy = _proxy(URL(self._base))
         self._urls: dict[str, URL] = {}
@@ -92,7 +98,7 @@ class Transport:
             ) as response:
                 content = await _read(response)
                 return HttpReply(response.status, response.headers, content)
-        except (OSError, aiohttp.ClientError) as error:
+        except _FAILURES as error:
             failure = _meaning(error, self._timeouts)
         raise failure  # outside the except block: nothing raw stays chained to it
 
@@ -103,7 +109,7 @@ class Transport:
         """POST JSON; gives status, headers and the pieces of the body as they come. Raises TransportError, also on the way."""
         session = await self._connect()
         t = self._timeouts
-        patience = aiohttp.ClientTimeout(total=t.total, sock_connect=t.connect, sock_read=t.stall)
+        patience = aiohttp.ClientTimeout(total=t.total, connect=t.connect, sock_read=t.stall)
         failure: TransportError
         try:
             async with session.post(
@@ -111,7 +117,7 @@ class Transport:
             ) as response:
                 yield response.status, response.headers, response.content.iter_any()
             return
-        except (OSError, aiohttp.ClientError) as error:
+        except _FAILURES as error:
             failure = _meaning(error, t)
         raise failure
 
@@ -135,10 +141,12 @@ class Transport:
         if held is not None and held[0] is loop:
             return held[1]
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl),  # how many are under way is the limiter's business
-            timeout=aiohttp.ClientTimeout(total=self._timeouts.total, sock_connect=self._timeouts.connect),
+            # How many are under way is the limiter's business.
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl, keepalive_timeout=KEEP_ALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=self._timeouts.total, connect=self._timeouts.connect),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
+            skip_auto_headers=("Accept-Encoding",),  # answers are short: packing them costs more than it saves
         )
         self._session = (loop, session)  # before any await, so that concurrent first calls share it
         if held is not None:
@@ -147,11 +155,12 @@ class Transport:
 
 
 _JSON: Final = {"Content-Type": "application/json"}
+_FAILURES: Final = (OSError, aiohttp.ClientError, UnicodeError)  # the last: a host that no DNS name can be
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     length = response.content_length
-    if length is not None and length <= MAX_BODY:
+    if length is not None and length <= MAX_BODY and "Content-Encoding" not in response.headers:
         return await response.read()
     pieces, size = [], 0
     async for piece in response.content.iter_any():
@@ -165,7 +174,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 _TOO_LARGE: Final = f"the answer is longer than {MAX_BODY} bytes"
 
 
-def _meaning(error: OSError | aiohttp.ClientError, timeouts: Timeouts) -> TransportError:
+def _meaning(error: OSError | aiohttp.ClientError | UnicodeError, timeouts: Timeouts) -> TransportError:
     """What a failure means; the order goes from the special to the general."""
     name = type(error).__name__
     if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -182,14 +191,18 @@ def _meaning(error: OSError | aiohttp.ClientError, timeouts: Timeouts) -> Transp
         return TransportError("tls", hint, sent=False, retry=False, quote=str(error))
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return TransportError("dns", "the host in base_url was not found", sent=False, quote=str(error.os_error))
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientProxyConnectionError):
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        message = "connection to the environment's proxy failed (HTTPS_PROXY, NO_PROXY)"
+        return TransportError("connection", message, sent=False, quote=str(error.os_error))
+    if isinstance(error, aiohttp.ClientConnectorError):
         return TransportError(
             "connection", f"connection to base_url failed ({name})", sent=False, quote=str(error.os_error)
         )
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(error, aiohttp.InvalidURL | UnicodeError):
         return TransportError("connection", "base_url cannot be reached as it is written", sent=False, retry=False)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return TransportError("connection", f"the proxy refused ({error.status})", sent=False)
+        message = f"the environment's proxy (HTTPS_PROXY, NO_PROXY) refused with status {error.status}"
+        return TransportError("connection", message, sent=False, retry=error.status == 429 or error.status >= 500)
     if isinstance(error, aiohttp.ClientPayloadError):
         kind: Kind = "too_large" if _TOO_LARGE in str(error) else "truncated"
         return TransportError(kind, "the answer broke off" if kind == "truncated" else _TOO_LARGE, sent=True)
@@ -210,7 +223,16 @@ def _ssl_context(ca_file: Path | None) -> ssl.SSLContext | bool:
 def _proxy(url: URL) -> URL | None:
     """The environment's proxy for this host. No netrc: it could add a login that nobody asked for."""
     host = url.host or ""
-    if host in ("127.0.0.1", "localhost", "::1") or urllib.request.proxy_bypass(host):
+    if host in ("127.0.0.1", "localhost", "::1") or urllib.request.proxy_bypass(f"{host}:{url.port}"):
         return None
     named = urllib.request.getproxies().get(url.scheme)
-    return URL(named) if named else None
+    if not named:
+        return None
+    try:
+        proxy = URL(named)
+    except ValueError:
+        proxy = URL()
+    if proxy.scheme not in ("http", "https") or not proxy.host:
+        # Not quoted: it may hold a password.
+        raise ConfigError(f"{url.scheme.upper()}_PROXY: only http:// and https:// proxies are supported")
+    return proxy
