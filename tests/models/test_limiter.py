@@ -466,6 +466,26 @@ async def test_an_overloaded_server_gets_fewer_calls_at_once_and_every_answer() 
     assert max(peaks[len(peaks) // 2 :]) < 32
 
 
+async def test_after_retry_after_a_server_sees_no_burst() -> None:
+    """Sixteen are refused together; when each request came is what the server saw."""
+    loop, starts = asyncio.get_running_loop(), list[float]()
+
+    async def refusing(request: web.Request) -> web.StreamResponse:
+        starts.append(loop.time())
+        if len(starts) <= 16:
+            return web.json_response({"error": {"message": "busy"}}, status=503, headers={"Retry-After": "0.4"})
+        await asyncio.sleep(0.01)
+        return web.json_response(reply())
+
+    async with endpoint(refusing) as server:
+        model = OpenAIChatModel(base_url=server.url, model="m", api_key=None, concurrency=16, backoff_s=0.001)
+        got = await asyncio.gather(*(model.generate(ASK, Sampling()) for _ in range(40)))
+        await model.aclose()
+    assert [g.text for g in got] == ["fine"] * 40 and len(starts) == 56, "each refused call is made once more"
+    assert starts[16] - starts[0] >= 0.39, "nothing, neither a retry nor a new call, before Retry-After"
+    assert most_within(starts[16:23], 0.1) <= 4, "the half that may begin does so one by one"
+
+
 async def test_requests_and_tokens_a_minute() -> None:
     limiter, loop = Limiter(50, requests_per_minute=1200), asyncio.get_running_loop()
     began = loop.time()
