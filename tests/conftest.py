@@ -20,6 +20,11 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure: no time limit on an example, nor on making one up.
+settings.register_profile("cowest", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cowest")
 
 DATASETS = ("ifqa", "prosocial", "pubmedqa")
 

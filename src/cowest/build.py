@@ -19,12 +19,13 @@ from cowest.config import (
 )
 from cowest.errors import ConfigError, MissingExtraError, ModelNotFoundError
 from cowest.keys import find_key
-from cowest.lab.frames import LabFrames
+from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
 from cowest.ledger import Ledger
 from cowest.models.dialect import Quirks
 from cowest.prices import Price
-from cowest.protocols import Budget, ChatModel, Frames, Task
+from cowest.protocols import BaselineFrames, Budget, ChatModel, Frames, Task
+from cowest.systems.prompts import DefaultBaselineFrames
 from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.jsonl import load_jsonl_task
 from cowest.tasks.plugins import load_plugin_task
@@ -97,6 +98,11 @@ def build_frames(config: RunConfig, task: Task) -> Frames:
         return LabFrames()
     fallback = DefaultFrames(task.instruction, config.draft.format)
     return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
+
+
+def build_baseline_frames(config: RunConfig, task: Task) -> BaselineFrames:
+    """The baselines' prompts: the lab's for a lab world, else the defaults with the task's instruction."""
+    return LabBaselineFrames() if isinstance(config.task, LabTaskConfig) else DefaultBaselineFrames(task.instruction)
 
 
 def build_weak(config: LocalModelConfig, ref: ModelRef) -> ChatModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from cowest.types import Completion, Example, Message, Prediction, Sampling, Score, Usage
+from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, Score, Usage
 
 
 @runtime_checkable
@@ -57,6 +57,46 @@ class Frames(Protocol):
     def solo(self, example: Example) -> tuple[Message, ...]: ...
 
     def refine(self, example: Example, draft: str) -> tuple[Message, ...]: ...
+
+
+class SelfRagPrompts(Protocol):
+    """The judgements that Self-RAG asks a model for; each is answered with yes or no."""
+
+    def should_retrieve(self, example: Example) -> tuple[Message, ...]: ...
+
+    def relevant(self, example: Example, passage: Passage) -> tuple[Message, ...]: ...
+
+    def supported(self, example: Example, passage: Passage, answer: str) -> tuple[Message, ...]: ...
+
+
+class BaselineFrames(SelfRagPrompts, Protocol):
+    """How the baselines put a query to a model; ``systems/prompts.py`` has the defaults."""
+
+    def zero_shot(self, example: Example) -> tuple[Message, ...]:
+        """Answer at once, without reasoning."""
+        ...
+
+    def chain_of_thought(self, example: Example) -> tuple[Message, ...]: ...
+
+    def self_refine(self, example: Example, answer: str) -> tuple[Message, ...]:
+        """Criticise one's own answer and mend it, in one reply."""
+        ...
+
+    def predicted(self, example: Example, label: str, confidence: float | None) -> tuple[Message, ...]:
+        """SuperICL: the query with a tuned model's prediction; ``confidence`` in [0, 1] where it is known."""
+        ...
+
+    def choose(self, example: Example, drafts: Sequence[str]) -> tuple[Message, ...]:
+        """Which of the drafts, by number from 1, helps most."""
+        ...
+
+
+class Retriever(Protocol):
+    """Finds passages. Blocking, and safe to call from several threads."""
+
+    def search(self, query: str, k: int) -> Sequence[Passage]:
+        """The at most ``k`` best passages, best first; none for a query in which there is nothing to look for."""
+        ...
 
 
 class Task(Protocol):

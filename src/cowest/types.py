@@ -124,6 +124,14 @@ class Example(Record):
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
+class Passage(Record):
+    """A text that a retriever found; a higher ``score`` is better, and scores of one search only compare with each other."""
+
+    id: str
+    text: str
+    score: float
+
+
 class Draft(Record):
     """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0."""
 
@@ -203,13 +211,15 @@ class ModelRef(Record):
 class Prediction(Record):
     """What a System answered to one example. ``draft`` is the weak model's text where there was one.
 
-    ``truncated``: the answer was cut off at max_tokens. It is scored as it is, and counted.
+    ``truncated``: the answer was cut off at max_tokens. It is scored as it is, and counted. ``truncated_context``: passages or
+    in-context examples were left out of a prompt, since they did not fit the model's window (:mod:`cowest.window`).
     """
 
     example_id: str
     system: str
     text: str | None
     truncated: bool = False
+    truncated_context: bool = False
     draft: str | None = None
     error: str | None = None
     usage: Usage = Usage()

@@ -20,13 +20,23 @@ FORMAT_INSTRUCTIONS: dict[DraftFormat, str] = {
     "knowledge": "Write down the domain knowledge that is needed to answer. Do not answer.",
     "chain_of_thought": "Explain briefly what you know that matters here, then end with 'Answer: ...'.",
 }
-_FENCE = "draft"
 
 
-def fenced(text: str) -> str:
-    """``text`` between <draft> tags, with any such tag inside it made harmless."""
-    safe = re.sub(rf"<(?=\s*/?\s*{_FENCE})", "(", text, flags=re.IGNORECASE)  # models read </DRAFT > as a tag, too
-    return f"<{_FENCE}>\n{safe}\n</{_FENCE}>"
+def fenced(text: str, tag: str = "draft") -> str:
+    """``text`` between <draft> (or other) tags, with any such tag inside it made harmless."""
+    safe = re.sub(rf"<(?=\s*/?\s*{tag})", "(", text, flags=re.IGNORECASE)  # models read </DRAFT > as a tag, too
+    return f"<{tag}>\n{safe}\n</{tag}>"
+
+
+def query_text(instruction: str, example: Example) -> str:
+    """The instruction, then the query with its context and its choices."""
+    parts = [instruction]
+    if example.context:
+        parts.append(f"Context:\n{example.context}")
+    parts.append(f"Question:\n{example.input}")
+    if example.choices:
+        parts.append("Choices: " + "; ".join(example.choices))
+    return "\n\n".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +65,7 @@ class DefaultFrames:
         return (Message(role="user", content=f"{self._query(example)}\n\n{about}\n\n{fenced(draft)}"),)
 
     def _query(self, example: Example) -> str:
-        parts = [self.instruction]
-        if example.context:
-            parts.append(f"Context:\n{example.context}")
-        parts.append(f"Question:\n{example.input}")
-        if example.choices:
-            parts.append("Choices: " + "; ".join(example.choices))
-        return "\n\n".join(parts)
+        return query_text(self.instruction, example)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cowest.types import Example, Message
+from cowest.types import Example, Message, Passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,46 @@ class LabFrames:
 
     def refine(self, example: Example, draft: str) -> tuple[Message, ...]:
         return (Message(role="user", content=f"{_query(example)}\nDraft: {draft}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class LabBaselineFrames:
+    """Implements :class:`cowest.protocols.BaselineFrames` as far as the lab's models can follow.
+
+    They know three forms: the query, context and query, query and draft. A first answer and a predicted label are put to
+    them as a draft; they know no confidence, and no difference between zero-shot and chain of thought. ``choose`` and
+    Self-RAG's judgements are plain text that they have never seen and will not understand: what they answer is noise, which those
+    systems take by their rule for an unreadable answer (the first draft; yes).
+    """
+
+    def zero_shot(self, example: Example) -> tuple[Message, ...]:
+        return LabFrames().solo(example)
+
+    def chain_of_thought(self, example: Example) -> tuple[Message, ...]:
+        return LabFrames().solo(example)
+
+    def self_refine(self, example: Example, answer: str) -> tuple[Message, ...]:
+        return LabFrames().refine(example, answer)
+
+    def predicted(self, example: Example, label: str, confidence: float | None) -> tuple[Message, ...]:
+        return LabFrames().refine(example, f"Answer: {label}")
+
+    def choose(self, example: Example, drafts: Sequence[str]) -> tuple[Message, ...]:
+        numbered = "".join(f"\nDraft {number}: {draft}" for number, draft in enumerate(drafts, 1))
+        return _plain(example, f"{numbered}\nWhich draft?")
+
+    def should_retrieve(self, example: Example) -> tuple[Message, ...]:
+        return _plain(example, "\nLook it up? yes or no")
+
+    def relevant(self, example: Example, passage: Passage) -> tuple[Message, ...]:
+        return _plain(example, f"\nPassage: {passage.text}\nRelevant? yes or no")
+
+    def supported(self, example: Example, passage: Passage, answer: str) -> tuple[Message, ...]:
+        return _plain(example, f"\nPassage: {passage.text}\nClaim: {answer}\nSupported? yes or no")
+
+
+def _plain(example: Example, text: str) -> tuple[Message, ...]:
+    return (Message(role="user", content=_query(example) + text),)
 
 
 def _query(example: Example) -> str:

@@ -1,6 +1,6 @@
 """Scores: per-query metrics and the metric scorer. Paired statistics (scipy) live in ``scoring.statistics``."""
 
-from cowest.scoring.metrics import METRICS, Metric, accuracy, exact_match, get_metric, macro_f1, token_f1
+from cowest.scoring.metrics import METRICS, Metric, accuracy, answer_key, exact_match, get_metric, macro_f1, token_f1
 from cowest.scoring.scorer import MetricScorer
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Metric",
     "MetricScorer",
     "accuracy",
+    "answer_key",
     "exact_match",
     "get_metric",
     "macro_f1",

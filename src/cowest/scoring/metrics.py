@@ -49,9 +49,14 @@ def normalise(text: str) -> str:
     return " ".join(token for token in bare.split() if token not in _ARTICLES)
 
 
+def answer_key(answer: str) -> tuple[str, str]:
+    """Equal for two open answers exactly if one is an exact match of the other."""
+    bare = normalise(answer)
+    return bare, "" if bare else _fold(answer)
+
+
 def _same(answer: str, reference: str) -> bool:
-    left, right = normalise(answer), normalise(reference)
-    return left == right if left or right else _fold(answer) == _fold(reference)
+    return answer_key(answer) == answer_key(reference)
 
 
 def _pair_f1(answer: str, reference: str) -> float:

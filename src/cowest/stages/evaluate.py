@@ -14,7 +14,7 @@ from cowest.stages.feedback import strong_identity
 from cowest.stages.learn import selection, sft_model, split_fingerprint
 from cowest.store import write_atomic
 from cowest.systems.collaboration import Collaboration
-from cowest.systems.single import StrongAlone, WeakAlone
+from cowest.systems.single import SingleCall
 from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Usage
 
 
@@ -38,11 +38,11 @@ def _systems(context: Context) -> list[tuple[System, ChatModel | None]]:
     systems: list[tuple[System, ChatModel | None]] = []
     for name in context.config.systems:
         if name == "strong":
-            systems.append((StrongAlone(strong, context.frames, settings.answer), None))
+            systems.append((SingleCall(strong, context.frames.solo, settings.answer, name), None))
             continue
         weak = context.models.weak(selection(context).model if name == "collab_aligned" else sft_model(context))
         if name == "weak":
-            systems.append((WeakAlone(weak, context.frames, settings.draft), weak))
+            systems.append((SingleCall(weak, context.frames.draft, settings.draft, name), weak))
         else:
             both = Collaboration(weak, strong, context.frames, settings.draft, settings.answer, name)
             systems.append((both, weak))
