@@ -53,6 +53,15 @@ def serve(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="ORIGIN", help="Let pages of this origin call the endpoint from a browser."),
     ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Keep every exchange in the run's ledger file, and take feedback on it.")
+    ] = False,
+    redact: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Every text goes through this before a model or the disk gets it."
+        ),
+    ] = None,
     drain_s: Annotated[float, typer.Option(help="Seconds that requests under way get after SIGTERM.")] = 30.0,
     json_log: Annotated[bool, typer.Option("--json-log", help="Log lines as JSON objects.")] = False,
 ) -> None:
@@ -62,8 +71,10 @@ def serve(
     from cowest.keys import find_key
     from cowest.server.app import Server
     from cowest.server.auth import Keys
+    from cowest.server.collector import open_collector
     from cowest.server.metrics import Metrics
     from cowest.server.opening import open_served
+    from cowest.server.redaction import Redactor, load_hook
     from cowest.server.runner import check_address, log_to_stderr, run_server
     from cowest.server.settings import Settings
 
@@ -83,26 +94,41 @@ def serve(
         max_output_tokens=max_tokens,
         cors_origin=cors,
     )
+    redactor = Redactor(load_hook(redact)) if redact else None
     log_to_stderr(json_log)
     metrics = Metrics()
 
     async def go() -> None:
         opened = open_served(target, settings, metrics.attempted, systems.split(",") if systems else ())
-        server = Server(opened.served, opened.settings, keys, opened.breakers, metrics)
         try:
-            await run_server(server, host, port, drain_s, lambda url: _greet(url, list(opened.served), bool(keys)))
+            with open_collector(opened.ledger, opened.run, metrics, redactor, collect) as collector:
+                server = Server(
+                    opened.served,
+                    opened.settings,
+                    keys,
+                    opened.breakers,
+                    metrics,
+                    redactor=redactor,
+                    collector=collector,
+                )
+                kept = opened.ledger if collect else None
+                await run_server(
+                    server, host, port, drain_s, lambda url: _greet(url, list(opened.served), bool(keys), kept)
+                )
         finally:
             await opened.aclose()
 
     asyncio.run(go())
 
 
-def _greet(url: str, models: list[str], keyed: bool) -> None:
+def _greet(url: str, models: list[str], keyed: bool, kept: Path | None) -> None:
     print(url, flush=True)
     key = ' -H "Authorization: Bearer $COWEST_API_KEY"' if keyed else ""
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "..."}}]}}'
     lines = [
         "models: " + ", ".join(models),
         f"try: curl {url}/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'",
+        f"page: {url.removesuffix('/v1')}/",
+        *([] if kept is None else [f"collecting: exchanges and feedback are kept in {kept}"]),
     ]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,9 +21,11 @@ from cowest.server.app import Server
 from cowest.server.auth import Keys
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
+from cowest.server.collector import open_collector
 from cowest.server.drafter import Drafter
 from cowest.server.gateway import Served
 from cowest.server.metrics import Metrics
+from cowest.server.redaction import Hook, Redactor, checked
 from cowest.server.runner import listening
 from cowest.server.settings import Settings
 from cowest.server.upstream import HttpBackend
@@ -143,6 +146,13 @@ class Client:
         async with self.session.post(f"{self.url}/chat/completions", data=raw, headers=sent) as got:
             return Reply(got.status, got.headers.copy(), await got.read())
 
+    async def judge(self, body: Json | bytes, headers: dict[str, str] | None = None) -> Reply:
+        """POST feedback."""
+        sent = {"Content-Type": "application/json"} | (headers or {})
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.session.post(f"{self.url}/feedback", data=raw, headers=sent) as got:
+            return Reply(got.status, got.headers.copy(), await got.read())
+
     async def get(self, path: str, headers: dict[str, str] | None = None) -> Reply:
         async with self.session.get(self.url.removesuffix("/v1") + path, headers=headers) as got:
             return Reply(got.status, got.headers.copy(), await got.read())
@@ -188,9 +198,14 @@ async def serving(
     keys: Keys | None = None,
     frames: Frames = FRAMES,
     clock: Callable[[], float] | None = None,
+    ledger: Path | None = None,
+    hook: Hook | None = None,
     **config: Any,
 ) -> AsyncIterator[Client]:
-    """``pair``, ``pair/weak`` and ``pair/strong`` on loopback; ``config`` are fields of the strong model's section."""
+    """``pair``, ``pair/weak`` and ``pair/strong`` on loopback; ``config`` are fields of the strong model's section.
+
+    ``ledger`` is the file to collect in; ``hook`` redacts.
+    """
     weak = weak or ScriptedChatModel([], default=DRAFT)
     fields = {"kind": "openai", "model": "big", "base_url": url, "max_attempts": 3} | config
     timed: dict[str, Callable[[], float]] = {"clock": clock} if clock else {}
@@ -213,9 +228,11 @@ async def serving(
         "pair/weak": Served("pair/weak", frames, ChatBackend(weak, draft, breakers["weak"]), "weak_alone"),
         "pair/strong": Served("pair/strong", frames, big),
     }
-    server = Server(served, settings, keys or Keys(), breakers, metrics)
-    async with listening(server, "127.0.0.1", 0) as base, aiohttp.ClientSession() as session:
-        try:
-            yield Client(session, base, server)
-        finally:
-            await big.aclose()
+    redactor = None if hook is None else Redactor(checked(hook), patience_s=1.0)
+    with open_collector(ledger or Path(), "pair", metrics, redactor, ledger is not None) as collector:
+        server = Server(served, settings, keys or Keys(), breakers, metrics, redactor=redactor, collector=collector)
+        async with listening(server, "127.0.0.1", 0) as base, aiohttp.ClientSession() as session:
+            try:
+                yield Client(session, base, server)
+            finally:
+                await big.aclose()

@@ -16,10 +16,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from cowest.server.auth import Keys
 from cowest.server.breaker import Breaker
+from cowest.server.collector import Collector, Texts
 from cowest.server.errors import CLIENT_GONE, ApiError, Unavailable
 from cowest.server.gateway import Exchange, Gateway, Served
 from cowest.server.limits import Admission
 from cowest.server.metrics import Metrics
+from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest, parse
 from cowest.server.settings import Settings
 
@@ -38,6 +40,8 @@ class Server:
     keys: Keys
     breakers: dict[str, Breaker] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
+    redactor: Redactor | None = None
+    collector: Collector | None = None
     draining: bool = False
     admission: Admission = field(init=False)
     gateway: Gateway = field(init=False)
@@ -46,7 +50,7 @@ class Server:
         """Make the parts that follow from the settings."""
         s = self.settings
         self.admission = Admission(s.concurrency, s.queue, s.rate_per_minute)
-        self.gateway = Gateway(s)
+        self.gateway = Gateway(s, self.redactor)
         self.metrics.inside(lambda: self.admission.inside)
         self.metrics.breakers(self.breakers)
 
@@ -54,6 +58,7 @@ class Server:
         """The routes. Run it with ``handler_cancellation``, so that a client that leaves frees the models."""
         app = web.Application(middlewares=[self._shaped], client_max_size=self.settings.max_body_bytes)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/feedback", self._feedback)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{id:.+}", self._model)
         app.router.add_get("/healthz", self._healthz)
@@ -90,16 +95,21 @@ class Server:
         model, status = "unknown", CLIENT_GONE
         try:
             who = self._allowed(request)
-            if self.draining:
-                raise ApiError(503, "the server is shutting down", type_="server_error", headers=_CLOSE)
+            self._refuse_while_draining()
             with self._admit(who):
                 chat = await self._read(request)
                 served = self._find(chat.model)
                 model = served.id
+                if self.redactor is not None:
+                    chat = await self.redactor.request(chat)
                 if chat.stream:
                     response, status = await self._streamed(request, served, chat, exchange)
                     return response
                 answer = await self.gateway.complete(served, chat, exchange)
+                if self.collector is not None:
+                    texts = Texts()
+                    texts.feed(answer)
+                    await self.collector.keep(served, chat, exchange, texts)
             status = 200
             return web.Response(
                 body=json.dumps(answer).encode(), content_type="application/json", headers=_ids(exchange)
@@ -118,6 +128,18 @@ class Server:
         finally:
             self._note(model, status, exchange, time.perf_counter() - began)
 
+    def _refuse_while_draining(self) -> None:
+        if self.draining:
+            raise ApiError(503, "the server is shutting down", type_="server_error", headers=_CLOSE)
+
+    async def _feedback(self, request: web.Request) -> web.Response:
+        who = self._allowed(request)
+        self._refuse_while_draining()
+        if self.collector is None:
+            raise ApiError(404, "this server collects no feedback; --collect makes it", code="collect_off")
+        with self._admit(who):
+            return web.json_response(await self.collector.feedback(await self._raw(request)))
+
     def _admit(self, who: str) -> AbstractContextManager[None]:
         """A place for one request. Raises ApiError 429."""
         try:
@@ -126,18 +148,19 @@ class Server:
             self.metrics.rejected(error.code or "limit")
             raise
 
-    async def _read(self, request: web.Request) -> ChatRequest:
+    async def _raw(self, request: web.Request) -> bytes:
         if request.content_type != "application/json":  # also keeps a web page's plain form from reaching the models
             raise ApiError(415, "the body must be sent as application/json")
         try:
             if request.content.is_eof():  # all of it is there, as with most requests
-                raw = await request.read()
-            else:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
-                    raw = await request.read()
+                return await request.read()
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
         except TimeoutError:
             raise ApiError(408, "the body did not arrive in time", headers=_CLOSE) from None
-        chat = parse(raw, self.settings)
+
+    async def _read(self, request: web.Request) -> ChatRequest:
+        chat = parse(await self._raw(request), self.settings)
         if request.headers.get("X-Cowest-Details") == "1" and not chat.extension.details:
             extension = chat.extension.model_copy(update={"details": True})
             return ChatRequest(chat.model, chat.messages, chat.body, chat.stream, extension)
@@ -154,13 +177,19 @@ class Server:
         self, request: web.Request, served: Served, chat: ChatRequest, exchange: Exchange
     ) -> tuple[web.StreamResponse, int]:
         """Send the chunks as server-sent events. Raises ApiError or Unavailable as long as nothing was sent."""
-        response = web.StreamResponse(headers=_SSE | _ids(exchange))
+        response, texts = web.StreamResponse(headers=_SSE | _ids(exchange)), Texts() if self.collector else None
         async with aclosing(self.gateway.stream(served, chat, exchange)) as chunks:
             first = await anext(chunks)
             try:
+                if texts is not None:
+                    texts.feed(first)
                 await self._send(request, response, first, prepare=True)
                 async for chunk in chunks:
+                    if texts is not None:
+                        texts.feed(chunk)
                     await self._send(request, response, chunk)
+                if self.collector is not None and texts is not None:
+                    await self.collector.keep(served, chat, exchange, texts)
                 await self._send(request, response, None)
                 await response.write_eof()
             except Unavailable as error:

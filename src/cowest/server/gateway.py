@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,6 +17,7 @@ from cowest.server.answers import chunks_of, completion_of, count_both, usage_of
 from cowest.server.conversation import Conversation, conversation
 from cowest.server.drafter import Drafted, Drafter
 from cowest.server.errors import Unavailable
+from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend
@@ -30,7 +32,8 @@ _NOTHING: Final = Usage()
 class Served:
     """A model id. With a ``drafter`` it is a collaboration; without one ``backend`` answers alone, as ``alone`` says.
 
-    ``frames`` put the question; ``names`` gives the id under which the answer of each mode goes out.
+    ``frames`` put the question; ``weak_id`` and ``strong_id`` are the ids under which either alone answers; ``task`` is the
+    recipe's domain, '' its only one.
     """
 
     id: str
@@ -40,6 +43,7 @@ class Served:
     drafter: Drafter | None = None
     weak_id: str = ""
     strong_id: str = ""
+    task: str = ""
 
     def name_of(self, mode: Mode) -> str:
         """The id that tells which of the models answered."""
@@ -66,8 +70,8 @@ class Exchange:
 class Gateway:
     """The flow of a request, and the policy for failures."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, redactor: Redactor | None = None) -> None:
+        self._settings, self._redactor = settings, redactor
 
     async def complete(self, served: Served, request: ChatRequest, exchange: Exchange) -> Body:
         """The whole answer. Raises ApiError, and Unavailable where no model can answer."""
@@ -91,6 +95,8 @@ class Gateway:
         until = loop.time() + self._settings.deadline_s
         start = until - self._settings.deadline_s
         body = await self._framed(served, request, exchange, until)
+        if request.extension.early_draft and exchange.drafted.text is not None:
+            yield _early(served, exchange)
         began, last = loop.time(), None
         async with aclosing(self._chunks(served, request, body, exchange, until)) as chunks:
             async for chunk in chunks:
@@ -141,10 +147,18 @@ class Gateway:
             exchange.drafted = Drafted(None, "no_question")
             return exchange.drafted
         now = asyncio.get_running_loop().time()
-        drafted = await drafter.draft(asked.for_weak(frames), now, until)
+        drafted = await self._redacted(await drafter.draft(asked.for_weak(frames), now, until))
         exchange.draft_s = asyncio.get_running_loop().time() - now
         exchange.drafted, exchange.weak_usage = drafted, drafted.usage
         return drafted
+
+    async def _redacted(self, drafted: Drafted) -> Drafted:
+        """The draft as it may leave: a weak model can write what it has learned by heart. Raises ApiError."""
+        if self._redactor is None or drafted.text is None or drafted.completion is None:
+            return drafted
+        text = await self._redactor.text(drafted.text)
+        completion = drafted.completion.model_copy(update={"text": text})
+        return Drafted(text, None, completion) if text.strip() else Drafted(None, "draft_empty", completion)
 
     def _weak_alone(self, request: ChatRequest, exchange: Exchange, failure: Unavailable) -> Body:
         """The draft as the answer, where policy and request allow it. Raises Unavailable."""
@@ -185,6 +199,12 @@ def details(exchange: Exchange, total_s: float) -> Body:
         "timings_ms": timings,
         "usage": {"weak": _counts(exchange.weak_usage), "strong": _counts(exchange.strong_usage)},
     }
+
+
+def _early(served: Served, exchange: Exchange) -> Body:
+    """A chunk with nothing but the draft, for who wants to see it before the strong model has answered."""
+    head: Body = {"id": exchange.id, "object": "chat.completion.chunk", "created": int(time.time()), "model": served.id}
+    return head | {"choices": [], "cowest": {"draft": exchange.drafted.text}}
 
 
 def _counts(usage: Usage | None) -> JsonValue:

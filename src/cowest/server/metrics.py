@@ -42,6 +42,8 @@ class Metrics:
         )
         self._tokens = Counter("cowest_tokens", "Tokens as reported by the models.", ("side", "kind"), registry=r)
         self._attempts = Counter("cowest_strong_attempts", "Attempts at the strong model.", ("outcome",), registry=r)
+        self._collected = Counter("cowest_collected", "Exchanges to be kept.", ("outcome",), registry=r)
+        self._feedback = Counter("cowest_feedback", "Verdicts on exchanges.", ("verdict",), registry=r)
         self._children: dict[tuple[object, ...], object] = {}
         self._rejected = Counter("cowest_rejected", "Requests turned away by the server.", ("reason",), registry=r)
 
@@ -70,6 +72,14 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a request that was turned away."""
         self._child(self._rejected, reason).inc()
+
+    def collected(self, outcome: str) -> None:
+        """Count an exchange that was to be kept: stored, failed or too_long."""
+        self._child(self._collected, outcome).inc()
+
+    def judged(self, verdict: str) -> None:
+        """Count what feedback said."""
+        self._child(self._feedback, verdict).inc()
 
     def answered(self, model: str, status: int, exchange: Exchange, seconds: float) -> None:
         """Count a finished request; ``model`` is one of ours, or ``unknown``."""

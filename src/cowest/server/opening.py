@@ -10,6 +10,7 @@ from typing import Final
 from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
 from cowest.errors import ConfigError
+from cowest.opened import ledger_path
 from cowest.pipeline import run_dir_config
 from cowest.protocols import ChatModel, Frames
 from cowest.server.breaker import Breaker
@@ -26,9 +27,14 @@ ALWAYS: Final = ("collab", "weak", "strong")
 
 @dataclass(slots=True)
 class Opened:
-    """Served models by id, and what is behind them. ``settings`` has the strong model's concurrency."""
+    """Served models by id, and what is behind them. ``settings`` has the strong model's concurrency.
+
+    ``run`` is the recipe's name and ``ledger`` the file where a run of it enters its calls.
+    """
 
     settings: Settings
+    run: str
+    ledger: Path
     served: dict[str, Served] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     models: list[ChatModel | Backend] = field(default_factory=list)
@@ -52,7 +58,7 @@ def open_served(
     """
     config = run_dir_config(path) if path.is_dir() else load_config(path, overrides)
     settings = replace(settings, concurrency=_concurrency(config))
-    opened = Opened(settings)
+    opened = Opened(settings, config.name, ledger_path(config, path if path.is_dir() else Path("runs") / config.name))
     for side in ("weak", "strong"):
         opened.breakers[side] = Breaker(side, settings.breaker_failures, settings.breaker_cooldown_s)
     opener = _Opener(config, path if path.is_dir() else None, opened, attempted)
@@ -96,10 +102,11 @@ class _Opener:
     def _served(self, id_: str, prefix: str, system: str, config: RunConfig, name: str, frames: Frames) -> Served:
         settings, breakers = self._opened.settings, self._opened.breakers
         if system == "strong":
-            return Served(id_, frames, self._strong)
+            return Served(id_, frames, self._strong, task=name)
         weak = self._weak_model(self._ref(system, config, name))
         if system == "weak":
-            return Served(id_, frames, ChatBackend(weak, config.evaluate.draft, breakers["weak"]), "weak_alone")
+            alone = ChatBackend(weak, config.evaluate.draft, breakers["weak"])
+            return Served(id_, frames, alone, "weak_alone", task=name)
         drafter = Drafter(
             weak,
             config.evaluate.draft,
@@ -108,7 +115,13 @@ class _Opener:
             max_chars=settings.max_draft_chars,
         )
         return Served(
-            id_, frames, self._strong, drafter=drafter, weak_id=f"{prefix}/weak", strong_id=f"{prefix}/strong"
+            id_,
+            frames,
+            self._strong,
+            drafter=drafter,
+            weak_id=f"{prefix}/weak",
+            strong_id=f"{prefix}/strong",
+            task=name,
         )
 
     def _ref(self, system: str, config: RunConfig, name: str) -> ModelRef:

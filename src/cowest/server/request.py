@@ -20,11 +20,15 @@ DEEPEST: Final = 100
 
 
 class Extension(BaseModel):
-    """The request's ``cowest`` field. ``context`` and ``choices`` are those of the task's questions (``Example``)."""
+    """The request's ``cowest`` field. ``context`` and ``choices`` are those of the task's questions (``Example``).
+
+    ``early_draft``: a stream begins with a chunk that holds the draft.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     details: bool = False
+    early_draft: bool = False
     context: str | None = None
     choices: list[str] = []
 
