@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import JsonValue
 
@@ -99,14 +100,17 @@ def tiny_recipe(weak: str, base_url: str, **changes: JsonValue) -> dict[str, Jso
 class Oracle:
     """The strong model of the tests: knows every answer, and is right or wrong by a hash of what it is asked.
 
-    Counts what it answered. ``hold_after`` answers it falls silent (``silent`` is set) until ``release``.
+    Counts what it answered. ``hold_after`` answers it falls silent (``silent`` is set) until ``release``. ``more`` are answers to
+    questions beyond the task's.
     """
 
     name = "strong"
 
-    def __init__(self, fail: Sequence[ModelCallError | None] = ()) -> None:
+    def __init__(
+        self, fail: Sequence[ModelCallError | None] = (), more: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         task = world()
-        self._answers = {e.input: e.references[0] for split in SIZES for e in task.examples(split)}
+        self._answers = {e.input: e.references[0] for split in SIZES for e in task.examples(split)} | dict(more)
         self._labels = task.labels
         self._model = ScriptedChatModel(self._reply, fail=fail)
         self._open = asyncio.Event()

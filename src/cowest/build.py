@@ -26,6 +26,7 @@ from cowest.models.dialect import Quirks
 from cowest.prices import Price
 from cowest.protocols import BaselineFrames, Budget, ChatModel, Frames, Task
 from cowest.systems.prompts import DefaultBaselineFrames
+from cowest.tasks.collected import with_collected
 from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.jsonl import load_jsonl_task
 from cowest.tasks.plugins import load_plugin_task
@@ -57,7 +58,16 @@ def model_path(name: str) -> str:
 
 
 def build_task(config: RunConfig, name: str = "") -> Task:
-    """The task of a single-task recipe; ``name`` is its key in the recipe. Raises DataError or ConfigError for bad data."""
+    """The task of a single-task recipe, with what was collected for it; ``name`` is its key in the recipe.
+
+    Raises DataError or ConfigError for bad data.
+    """
+    task = _build_task(config, name)
+    collected = None if config.task is None else config.task.collected
+    return task if collected is None else with_collected(task, collected)
+
+
+def _build_task(config: RunConfig, name: str) -> Task:
     task = config.task
     if isinstance(task, LabTaskConfig):
         return lab_task(task, config.seed)

@@ -187,6 +187,41 @@ def ledger(
         print_ledger(bill)
 
 
+@app.command(epilog="Example: cowest collect runs/mine --out collected.jsonl")
+def collect(
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_RECIPE", help="What was served with --collect.", show_default=False)
+    ],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="The file of examples; pairs go beside it. Default: collected.jsonl in the run's (domain's) folder."
+        ),
+    ] = None,
+    task: Annotated[Optional[str], typer.Option(help="Only this domain of the recipe.")] = None,  # noqa: UP045
+    delete: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="ID", help="Delete this exchange ('all': every one), and write nothing; may be repeated."),
+    ] = None,
+    keep_days: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Delete what is older than so many days, and write nothing."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn what `cowest serve --collect` kept into examples and preference pairs for the next run, or delete it."""
+    from cowest.collect import collect as collect_run
+    from cowest.collect import forget
+    from cowest.output_collect import print_collected, print_deleted
+
+    if delete or keep_days is not None:
+        gone = forget(target, delete or [], keep_days)
+        print(gone.model_dump_json(indent=2)) if as_json else print_deleted(gone)
+        return
+    found = collect_run(target, out, task)
+    print(found.model_dump_json(indent=2)) if as_json else print_collected(found)
+
+
 @app.command(epilog="Example: cowest init my-domain && cowest run my-domain/recipe.yaml")
 def init(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],

@@ -19,6 +19,7 @@ from tests.helpers import Oracle, run_tiny, save_tiny_model, tiny_recipe, world
 from tests.server.loopback import Act, Client, reply, strong
 
 from cowest.errors import ConfigError
+from cowest.ledger_exchanges import read_exchanges
 from cowest.models.endpoint import make_app, serve
 from cowest.server.app import Server
 from cowest.server.auth import Keys
@@ -141,7 +142,8 @@ async def test_sigterm_drains_and_ends_with_0(tmp_path: Path) -> None:
             assert process.returncode == 0
             lines = err.decode().splitlines()
             assert lines[0].startswith("models: tiny, ") and "curl http://127.0.0.1:" in lines[1]
-            told = json.loads(lines[2])
+            assert lines[2] == f"page: {url.removesuffix('/v1')}/"
+            told = json.loads(lines[3])
             assert told["event"] == "request" and told["status"] == 200 and "May I?" not in err.decode()
 
 
@@ -170,3 +172,39 @@ async def test_the_key_comes_from_the_environment(tmp_path: Path) -> None:
             there = url.replace("0.0.0.0", "127.0.0.1") + "/models"
             assert (await session.get(there)).status == 401
             assert (await session.get(there, headers={"Authorization": "Bearer k2"})).status == 200
+
+
+@pytest.mark.parametrize("collect", [True, False])
+async def test_what_is_kept_outlives_a_kill_and_without_the_option_nothing_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collect: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "our_hook.py").write_text("def hide(text):\n    return text.replace('Ann', 'X')\n")
+    async with strong() as weak, strong() as big:
+        recipe = recipe_file(tmp_path, weak.url, big.url)
+        before = sorted(tmp_path.rglob("*"))
+        words = ["--collect"] if collect else []
+        async with (
+            command(str(recipe), "--port", "0", "--redact", "our_hook:hide", *words) as (process, url),
+            aiohttp.ClientSession() as session,
+        ):
+            body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "May Ann?"}]}
+            async with session.post(f"{url}/chat/completions", json=body) as got:
+                told = await got.text()
+            process.send_signal(signal.SIGKILL)
+            _, err = await process.communicate()
+        assert told.endswith("data: [DONE]\n\n")
+        assert "Ann" not in json.dumps([weak.bodies, big.bodies]) and "May X?" in json.dumps(big.bodies)
+        if not collect:
+            assert [p for p in sorted(tmp_path.rglob("*")) if "__pycache__" not in p.parts] == before
+            return
+        assert b"exchanges and feedback are kept in " in err
+        ((entry, _),) = read_exchanges(tmp_path / "runs/tiny/ledger.sqlite", "tiny")
+        assert entry.messages[0].text == "May X?" and entry.id in told and entry.answers == ("No, it is not.",)
+
+
+async def test_a_hook_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
+    recipe = recipe_file(tmp_path, "http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1")
+    async with command(str(recipe), "--redact", "nowhere:f") as (process, url):
+        _, err = await process.communicate()
+        assert url == "" and process.returncode == 2 and b"--redact nowhere:f" in err

@@ -17,7 +17,8 @@ from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import IN_FLIGHT, Context, Stage, failures, fill
 from cowest.stages.learn import main_metric, sft_model, split_fingerprint, training_queries
-from cowest.store import derive_seed, fingerprint, fingerprint_model
+from cowest.store import JsonlFile, derive_seed, fingerprint, fingerprint_model
+from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Sampling, Score, Usage
 
 
@@ -195,7 +196,17 @@ async def _refinements(context: Context, queries: Mapping[str, Example], drafts:
 
 
 def _pairs_depends(context: Context) -> JsonValue:
-    return context.config.pairs.model_dump(mode="json")
+    settings: JsonValue = context.config.pairs.model_dump(mode="json")
+    collected = _collected(context)
+    return [settings, fingerprint(*(pair.model_dump(mode="json") for pair in collected))] if collected else settings
+
+
+def _collected(context: Context) -> list[PreferencePair]:
+    """The preference pairs of ``cowest collect``, where the recipe names a file of it."""
+    task = context.config.task
+    if task is None or task.collected is None:
+        return []
+    return JsonlFile(pairs_file(task.collected), PreferencePair).load()
 
 
 async def _pairs(context: Context) -> Mapping[str, int]:
@@ -209,8 +220,11 @@ async def _pairs(context: Context) -> Mapping[str, int]:
         min_margin=settings.min_margin,
         max_per_query=settings.max_per_query,
     )
-    context.run.file("pairs.jsonl", PreferencePair).replace(made.pairs)
-    return made.counts
+    collected = _collected(context)
+    context.run.file("pairs.jsonl", PreferencePair).replace([*made.pairs, *collected])
+    if not collected:
+        return made.counts
+    return {**made.counts, "pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)}
 
 
 SAMPLE = Stage("sample", 1, ("sft",), ("drafts.jsonl",), _sample_depends, _sample)

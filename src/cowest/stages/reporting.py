@@ -97,6 +97,10 @@ def _counts(results: Results) -> list[PipelineCounts]:
         PipelineCounts(label=f"gain {sign}", value=pairs.get(f"gain_{sign}", 0))
         for sign in ("positive", "zero", "negative")
     ]
+    if pairs.get("pairs_collected"):
+        shown.append(
+            PipelineCounts(label="collected", value=pairs["pairs_collected"], note="pairs from the feedback of users")
+        )
     return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
 
 

@@ -89,6 +89,41 @@ class SimpleTask:
         return extract_answer(text, self.labels or example.choices)
 
 
+@dataclass(frozen=True)
+class ExtendedTask:
+    """Any task with more training examples, which come first; everything else is the inner task's."""
+
+    inner: Task
+    extra: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.inner.metrics
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.inner.labels
+
+    @property
+    def instruction(self) -> str:
+        return self.inner.instruction
+
+    def examples(self, split: str) -> Sequence[Example]:
+        found = self.inner.examples(split)
+        return (*self.extra, *found) if split == "train" else found
+
+    def target(self, example: Example) -> str:
+        return self.inner.target(example)
+
+    def extract(self, text: str, example: Example) -> str | None:
+        return self.inner.extract(text, example)
+
+
 def notes_of(task: Task) -> tuple[str, ...]:
     """What a user must know of a task's data, each with its count; a plug-in's own kind of task has none."""
-    return task.notes if isinstance(task, SimpleTask) else ()
+    return task.notes if isinstance(task, SimpleTask | ExtendedTask) else ()
