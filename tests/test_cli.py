@@ -71,6 +71,7 @@ def test_the_commands_are_known() -> None:
         "report",
         "estimate",
         "ledger",
+        "collect",
         "init",
         "merge",
         "serve",
