@@ -31,15 +31,29 @@ class Row:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    logprobs: int | None = None
+    """How many alternatives are to be told of beside each chosen token's log-probability; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """The natural-log probability of a chosen token at temperature 1 and top-p 1, and the likeliest tokens with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The new tokens of a row, end-of-sequence not included; ``stopped`` is False where ``max_tokens`` cut it."""
+    """The new tokens of a row, end-of-sequence not included; ``stopped`` is False where ``max_tokens`` cut it.
+
+    ``scores`` has one for each token; None where the row asked for none.
+    """
 
     tokens: list[int]
     stopped: bool
     generated: int
+    scores: list[TokenScore] | None = None
 
 
 class Interrupted(Exception):
@@ -138,6 +152,9 @@ class _Batch:
         self._limits = torch.tensor([row.max_tokens for row in rows], device=device)
         self._tokens: list[list[int]] = [[] for _ in rows]
         self._stopped = [False] * len(rows)
+        asked = [row.logprobs for row in rows if row.logprobs is not None]
+        self._alternatives = max(asked, default=None)
+        self._scores: list[list[TokenScore]] = [[] for _ in rows]
         self._done = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self.alive = list(range(len(rows)))
         self._step = 0
@@ -151,6 +168,8 @@ class _Batch:
     def step(self) -> None:
         """Choose a token for each row, drop the rows that are finished, and read the chosen tokens."""
         chosen = self._sampler.choose(self._logits, self._step)
+        if self._alternatives is not None:
+            self._score(chosen, self._alternatives)
         self._step += 1
         ended = torch.isin(chosen, self._decoder.eos)
         finished = ended | (self._limits <= self._step)
@@ -172,6 +191,20 @@ class _Batch:
         self._logits = self._decoder.forward(chosen[:, None], mask, self._positions[:, None], self._cache)
         self._positions = self._positions + 1
 
+    def _score(self, chosen: torch.Tensor, most: int) -> None:
+        """Note how likely the chosen tokens were, for the rows under way that asked."""
+        ended = self._done.tolist()
+        asking = [i for i, r in enumerate(self.alive) if self._rows[r].logprobs is not None and not ended[i]]
+        if not asking:
+            return
+        index = torch.tensor(asking, device=chosen.device)
+        logprobs = torch.log_softmax(self._logits[index], -1)
+        of_chosen = logprobs.gather(-1, chosen[index, None])[:, 0].tolist()
+        values, ids = logprobs.topk(min(most, logprobs.shape[-1]), -1)
+        for i, logprob, near, tokens in zip(asking, of_chosen, values.tolist(), ids.tolist(), strict=True):
+            count = self._rows[self.alive[i]].logprobs
+            self._scores[self.alive[i]].append(TokenScore(logprob, tuple(zip(tokens, near, strict=True))[:count]))
+
     def _compact(self, chosen: torch.Tensor) -> torch.Tensor:
         keep = (~self._done).nonzero()[:, 0]
         self.alive = [self.alive[i] for i in keep.tolist()]
@@ -183,10 +216,13 @@ class _Batch:
         return chosen[keep]
 
     def results(self) -> list[Decoded]:
-        return [
-            Decoded(tokens[:-1] if stopped else tokens, stopped, len(tokens))
-            for tokens, stopped in zip(self._tokens, self._stopped, strict=True)
-        ]
+        return [self._decoded(request) for request in range(len(self._rows))]
+
+    def _decoded(self, request: int) -> Decoded:
+        tokens, stopped = self._tokens[request], self._stopped[request]
+        text = tokens[:-1] if stopped else tokens
+        scores = self._scores[request][: len(text)] if self._rows[request].logprobs is not None else None
+        return Decoded(text, stopped, len(tokens), scores)
 
 
 class _Sampler:

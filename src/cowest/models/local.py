@@ -27,7 +27,8 @@ from transformers.utils import logging
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.batching import Decoded, Decoder, Interrupted, Row
 from cowest.models.chat import ensure_chat_template
-from cowest.types import Completion, Message, ModelRef, Sampling, Usage
+from cowest.models.token_text import token_logprobs
+from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -195,7 +196,7 @@ class LocalChatModel:
                 f"the model's window of {self._window} tokens",
             )
         loop = asyncio.get_running_loop()
-        row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed)
+        row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed, sampling.logprobs)
         request = _Request(row, loop.create_future(), loop)
         self._waiting.append(request)
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
@@ -252,18 +253,19 @@ class LocalChatModel:
         except Exception as error:  # whatever happens in the thread, every caller must get an answer
             _fail(batch, ModelCallError("local_failure", f"{self._name}: {type(error).__name__}: {error}"))
         else:
-            for request, (row, text) in zip(batch, decoded, strict=True):
-                self._settle(request, row, text)
+            for request, (row, text, logprobs) in zip(batch, decoded, strict=True):
+                self._settle(request, row, text, logprobs)
 
-    def _decode(self, batch: list[_Request]) -> list[tuple[Decoded, str]]:
+    def _decode(self, batch: list[_Request]) -> list[tuple[Decoded, str, tuple[TokenLogprob, ...] | None]]:
         # A cancelled caller's row leaves the batch; reading a future's state from this thread is safe.
         decoded = self._decoder.decode([r.row for r in batch], self._stop, lambda i: batch[i].future.done())
         texts = self._tokenizer.batch_decode(
             [d.tokens for d in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return list(zip(decoded, texts, strict=True))
+        logprobs = [None if d.scores is None else token_logprobs(self._tokenizer, d.tokens, d.scores) for d in decoded]
+        return list(zip(decoded, texts, logprobs, strict=True))
 
-    def _settle(self, request: _Request, row: Decoded, text: str) -> None:
+    def _settle(self, request: _Request, row: Decoded, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> None:
         if request.future.done():
             return
         if not text.strip():
@@ -276,6 +278,7 @@ class LocalChatModel:
                 finish_reason="stop" if row.stopped else "length",
                 usage=usage,
                 latency_s=time.perf_counter() - request.started,
+                logprobs=logprobs,
             )
         )
 
