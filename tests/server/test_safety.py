@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.server.loopback import FRAMES, Client, Upstream, serving, strong
+from tests.server.loopback import Client, Upstream, serving, strong
 
 from cowest.errors import ConfigError
 from cowest.models.scripted import ScriptedChatModel
@@ -19,7 +21,7 @@ from cowest.server.conversation import tamed
 from cowest.server.drafter import ends_in_loop
 from cowest.server.errors import Unavailable
 from cowest.server.limits import TokenBucket
-from cowest.server.runner import check_address
+from cowest.server.runner import LineFormatter, check_address
 from cowest.server.settings import Settings
 
 KEY = {"Authorization": "Bearer first-key"}
@@ -251,14 +253,44 @@ async def test_a_cancelled_probe_lets_another_one_through() -> None:
         pass
 
 
-async def test_bytes_that_are_no_http_end_in_a_400(client: Client) -> None:
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x00\x00nonsense\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"s3cret" * 2000 + b"\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n", 400),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (HEAD + b"Expect: the-unexpected\r\nContent-Length: 2\r\n\r\n{}", 417),
+    ],
+)
+async def test_what_never_reaches_a_route_is_told_in_openai_s_shape(client: Client, sent: bytes, status: int) -> None:
     port = int(client.url.rsplit(":", 1)[1].split("/")[0])
 
     def talk() -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
-            raw.sendall(b"\x16\x03\x01\x00\x00nonsense\r\n\r\n")
-            return raw.recv(4096)
+            raw.sendall(sent)
+            answer = raw.recv(4096)
+            raw.shutdown(socket.SHUT_WR)
+            while more := raw.recv(4096):
+                answer += more
+            return answer
 
-    answer = await asyncio.to_thread(talk)
-    assert answer.startswith(b"HTTP/1.") and b" 400 " in answer and b"Traceback" not in answer
-    assert FRAMES.instruction
+    head, _, body = (await asyncio.to_thread(talk)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.") and f" {status} ".encode() in head
+    assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"} and b"s3cret" not in body
+
+
+def test_a_logged_exception_quotes_nothing() -> None:
+    try:
+        try:
+            raise KeyError("a private question")
+        except KeyError as cause:
+            raise ValueError("Bearer s3cret") from cause
+    except ValueError:
+        record = logging.LogRecord("cowest.server", logging.ERROR, "", 1, "it failed", None, sys.exc_info())
+    line = LineFormatter(as_json=False).format(record)
+    assert "ValueError at test_safety.py:" in line and "from KeyError at" in line
+    assert "s3cret" not in line and "private" not in line and "\n" not in line

@@ -158,6 +158,8 @@ class Server:
                 return await request.read()
         except TimeoutError:
             raise ApiError(408, "the body did not arrive in time", headers=_CLOSE) from None
+        except web.RequestPayloadError:
+            raise ApiError(400, "the body is not encoded as its headers say", headers={"Connection": "close"}) from None
 
     async def _read(self, request: web.Request) -> ChatRequest:
         chat = parse(await self._raw(request), self.settings)

@@ -8,8 +8,10 @@ import logging
 import signal
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -17,6 +19,7 @@ from aiohttp import web
 from cowest.errors import ConfigError
 from cowest.server.app import Server
 from cowest.server.auth import is_loopback
+from cowest.server.connection import connections
 
 BACKLOG: Final = 1024
 
@@ -39,12 +42,17 @@ async def listening(server: Server, host: str, port: int) -> AsyncIterator[str]:
     )
     await runner.setup()
     try:
+        assert runner.server is not None
+        make, loop = connections(runner.server), asyncio.get_running_loop()
         try:
-            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+            listener = await loop.create_server(make, host, port, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from None
         shown = f"[{host}]" if ":" in host else host
-        yield f"http://{shown}:{runner.addresses[0][1]}/v1"
+        try:
+            yield f"http://{shown}:{listener.sockets[0].getsockname()[1]}/v1"
+        finally:
+            listener.close()
     finally:
         await runner.cleanup()
 
@@ -84,18 +92,31 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = {"at": round(record.created, 3), "level": record.levelname.lower(), "event": record.getMessage()}
         fields |= getattr(record, "fields", {})
-        if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = whence(record.exc_info[1])
         if self._as_json:
             return json.dumps(fields)
         return " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
 
 
+def whence(error: BaseException) -> str:
+    """An exception and its causes by name and place. Their messages stay out: they can quote what a client or a model wrote."""
+    told: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(told) < 5:
+        frames = traceback.extract_tb(current.__traceback__)[-4:]
+        places = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+        told.append(f"{type(current).__name__} at {places}")
+        current = current.__cause__ or current.__context__
+    return "; from ".join(told)
+
+
 def log_to_stderr(as_json: bool) -> None:
-    """The server's log lines go to stderr."""
+    """The server's log lines go to stderr, with them those of the libraries that would else print an exception whole."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(as_json))
-    log = logging.getLogger("cowest")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    log.propagate = False
+    for name in ("cowest", "aiohttp", "asyncio"):
+        log = logging.getLogger(name)
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        log.propagate = False
