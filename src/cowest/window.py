@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from cowest.tokens import prompt_tokens
 from cowest.types import Message
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+"""What separates sentences, or lines."""
 _WORD_END = re.compile(r"\s+")
 
 
@@ -71,7 +72,7 @@ class Window:
             kept = kept[:-1]
         if not kept or fits(kept):
             return kept, len(kept) < len(passages)
-        for end in (_SENTENCE_END, _WORD_END):
+        for end in (SENTENCE_END, _WORD_END):
             if (shorter := _longest(kept[0], end, lambda text: fits((text,)))) is not None:
                 return (shorter,), True
         return (), True

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from cowest.errors import DataError
 from cowest.protocols import Task
 from cowest.types import Example
+from cowest.window import SENTENCE_END
 
 MAX_CHARS = 1200
 """About 300 tokens of English: five passages fit any chat model's window beside the query."""
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def split_text(text: str, max_chars: int) -> Iterator[str]:
 
 def _pieces(text: str, max_chars: int) -> Iterator[str]:
     """Sentences with what separates them; longer ones word by word, longer words in parts."""
-    for sentence in _parts(text, _SENTENCE):
+    for sentence in _parts(text, SENTENCE_END):
         if len(sentence) <= max_chars:
             yield sentence
             continue

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cowest.types import Completion
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+from cowest.window import SENTENCE_END
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def sentences_of(done: Completion) -> list[Sentence] | None:
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
     start = 0
-    for match in _SENTENCE_END.finditer(text):
+    for match in SENTENCE_END.finditer(text):
         if text[start : match.start()].strip():
             yield start, match.start()
         start = match.end()
