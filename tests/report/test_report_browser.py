@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.browser import needs_browser, started_chrome, wait_for
 
 from cowest.report.data import AnswerView, QueryView, RunReport
 from cowest.report.html import render
@@ -18,46 +16,15 @@ if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
 
-_MISSING = [n for n in ("chromium", "chromedriver") if shutil.which(n) is None]
-_MISSING += ["selenium"] if importlib.util.find_spec("selenium") is None else []
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        bool(_MISSING),
-        reason=f"THE REPORT IS NOT TESTED IN A BROWSER: missing {', '.join(_MISSING)} "
-        "(apt-get install chromium chromium-driver; pip install selenium)",
-    ),
-]
-_FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+pytestmark = needs_browser
 MakeReport = Callable[..., RunReport]
 
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Start one browser for the module, with an empty profile."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
-    for flag in [*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
-    try:
+    """One browser for the module."""
+    with started_chrome(tmp_path_factory.mktemp("profile")) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture
@@ -88,13 +55,6 @@ def choose(chrome: Chrome, value: str) -> None:
     radio = chrome.find_element("css selector", f"input[type=radio][value='{value}']")
     chrome.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", radio)
     radio.click()
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end, f"not within 10 s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

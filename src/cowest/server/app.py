@@ -21,6 +21,7 @@ from cowest.server.errors import CLIENT_GONE, ApiError, Unavailable
 from cowest.server.gateway import Exchange, Gateway, Served
 from cowest.server.limits import Admission
 from cowest.server.metrics import Metrics
+from cowest.server.playground import playground
 from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest, parse
 from cowest.server.settings import Settings
@@ -61,6 +62,7 @@ class Server:
         app.router.add_post("/v1/feedback", self._feedback)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{id:.+}", self._model)
+        app.router.add_get("/", self._page)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -245,6 +247,10 @@ class Server:
     async def _model(self, request: web.Request) -> web.Response:
         self._allowed(request)
         return web.json_response(_card(self._find(request.match_info["id"]).id))
+
+    async def _page(self, request: web.Request) -> web.Response:
+        page = playground(wants_key=bool(self.keys), collects=self.collector is not None)
+        return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=page.headers)
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
