@@ -200,6 +200,7 @@ async def serving(
     clock: Callable[[], float] | None = None,
     ledger: Path | None = None,
     hook: Hook | None = None,
+    hook_patience_s: float = 60.0,
     **config: Any,
 ) -> AsyncIterator[Client]:
     """``pair``, ``pair/weak`` and ``pair/strong`` on loopback; ``config`` are fields of the strong model's section.
@@ -228,7 +229,7 @@ async def serving(
         "pair/weak": Served("pair/weak", frames, ChatBackend(weak, draft, breakers["weak"]), "weak_alone"),
         "pair/strong": Served("pair/strong", frames, big),
     }
-    redactor = None if hook is None else Redactor(checked(hook), patience_s=1.0)
+    redactor = None if hook is None else Redactor(checked(hook), hook_patience_s)
     with open_collector(ledger or Path(), "pair", metrics, redactor, ledger is not None) as collector:
         server = Server(served, settings, keys or Keys(), breakers, metrics, redactor=redactor, collector=collector)
         async with listening(server, "127.0.0.1", 0) as base, aiohttp.ClientSession() as session:
