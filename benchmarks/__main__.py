@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from cowest.build import model_path
 COMMANDS = (
     ["benchmarks.demo"],
     ["benchmarks.drafting", "--model", model_path("lab:weak"), "--prompts", "128"],
+    *([["benchmarks.retrieval"]] if "COWEST_DATA_DIR" in os.environ else []),  # it needs PubMedQA's file
 )
 
 if __name__ == "__main__":
