@@ -86,11 +86,16 @@ class ExchangeLog:
         row = self._reader.execute("SELECT entry FROM exchanges WHERE id = ? AND run = ?", (id_, self._run)).fetchone()
         return None if row is None else Exchanged.model_validate_json(row[0])
 
-    async def judge(self, id_: str, verdict: Verdict) -> bool:
-        """Enter a verdict in place of an earlier one; whether there was one. Durable when it returns."""
+    async def judge(self, id_: str, verdict: Verdict) -> bool | None:
+        """Enter a verdict in place of an earlier one; whether there was one. Durable when it returns.
+
+        None, and nothing is entered, where there is no such exchange of this run (any more).
+        """
         row = (id_, verdict.at, verdict.model_dump_json())
 
-        def enter(db: sqlite3.Connection) -> bool:
+        def enter(db: sqlite3.Connection) -> bool | None:
+            if db.execute("SELECT 1 FROM exchanges WHERE id = ? AND run = ?", (id_, self._run)).fetchone() is None:
+                return None
             before = db.execute("SELECT 1 FROM verdicts WHERE id = ?", (id_,)).fetchone()
             db.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", row)
             return before is not None

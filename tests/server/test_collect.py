@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiohttp import web
 from tests.server.loopback import DRAFT, FRAMES, Client, Held, Upstream, chunk, events, hang, reply, serving, strong
 
 from cowest.ledger import Ledger
-from cowest.ledger_exchanges import Exchanged, Turn, Verdict, delete_exchanges, read_exchanges
+from cowest.ledger_exchanges import Exchanged, ExchangeLog, Turn, Verdict, delete_exchanges, read_exchanges
 from cowest.server.auth import Keys
 from cowest.server.settings import Settings
 from cowest.types import Example, Message
@@ -136,7 +137,7 @@ async def test_many_at_once_are_all_kept(client: Client, ledger: Path) -> None:
 
 
 async def test_a_file_that_cannot_be_written_costs_no_answer(client: Client, ledger: Path) -> None:
-    with sqlite3.connect(ledger) as db:
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as db:
         db.execute("DROP TABLE exchanges")
     assert (await client.ask()).text == "No, it is not."
     assert await client.metric('cowest_collected_total{outcome="failed"}') == 1
@@ -148,6 +149,19 @@ async def test_an_exchange_beyond_all_bounds_is_answered_and_not_kept(
     upstream.plan = [reply("x" * 1_000_001)]
     assert len((await client.ask()).text) == 1_000_001
     assert kept(ledger) == [] and await client.metric('cowest_collected_total{outcome="too_long"}') == 1
+
+
+async def test_a_disk_that_hangs_does_not_hold_the_answer(
+    client: Client, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cowest.server.collector.MOST_WAIT_S", 0.2)
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # another process writes, and does not end
+        assert (await client.ask()).text == "No, it is not."
+        assert await client.metric('cowest_collected_total{outcome="failed"}') == 1
+        other.execute("ROLLBACK")
+    while not kept(ledger):  # it is entered all the same, once that is possible
+        await asyncio.sleep(0.02)
 
 
 async def test_half_a_character_from_the_model_is_replaced(client: Client, upstream: Upstream, ledger: Path) -> None:
@@ -232,10 +246,22 @@ async def test_feedback_wants_the_key_and_keeps_to_the_rate(upstream: Upstream, 
 
 async def test_another_runs_exchange_in_a_shared_file_is_unknown(client: Client, ledger: Path) -> None:
     id_ = (await client.ask()).json["id"]
-    with sqlite3.connect(ledger) as db:
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as db:
         db.execute("UPDATE exchanges SET run = 'other'")
     assert (await client.judge({"id": id_, "helpful": True})).status == 404
     assert kept(ledger) == []
+
+
+async def test_feedback_on_what_is_deleted_meanwhile_is_not_entered(
+    client: Client, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = (await client.ask()).json["id"]
+    found = kept(ledger)[0][0]
+    delete_exchanges(ledger, "pair")
+    monkeypatch.setattr(ExchangeLog, "find", lambda self, id_: found)
+    assert (await client.judge({"id": id_, "answer": "no"})).json["error"]["code"] == "exchange_not_found"
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as db:
+        assert db.execute("SELECT count(*) FROM verdicts").fetchone() == (0,)
 
 
 async def test_what_is_deleted_leaves_no_byte(upstream: Upstream, ledger: Path) -> None:

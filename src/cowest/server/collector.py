@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -25,6 +26,8 @@ logger = logging.getLogger("cowest.server")
 MOST_CHARS: Final = 1_000_000
 """Characters of an exchange in all; a longer one is not kept, so that one client cannot fill memory or disk with it."""
 MOST_FEEDBACK_BYTES: Final = 64 * 1024
+MOST_WAIT_S: Final = 10.0
+"""Seconds that the end of an answer waits for the disk; then it is sent all the same."""
 
 
 class Feedback(BaseModel):
@@ -77,8 +80,9 @@ class Collector:
             if _size(entry) + texts.chars > MOST_CHARS:
                 self._metrics.collected("too_long")
                 return
-            answers = [None if text is None else await self._clean(text) for text in texts.all]
-            await self._log.record(entry.model_copy(update={"answers": tuple(answers)}))
+            async with asyncio.timeout(MOST_WAIT_S):
+                answers = [None if text is None else await self._clean(text) for text in texts.all]
+                await self._log.record(entry.model_copy(update={"answers": tuple(answers)}))
         except Exception as error:
             logger.error("the exchange %s was not kept: %s", exchange.id, type(error).__name__)
             self._metrics.collected("failed")
@@ -90,8 +94,7 @@ class Collector:
         given = _parse(raw)
         about = self._log.find(given.id)
         if about is None:
-            message = "no exchange with this id was collected here; it is the id of the answer, chatcmpl-..."
-            raise ApiError(404, message, param="id", code="exchange_not_found")
+            raise _unknown()
         told = (given.answer or "").strip()
         answer = await self._clean(told) if told else None
         if answer is not None and about.choices and answer not in about.choices:
@@ -99,6 +102,8 @@ class Collector:
             raise ApiError(400, f"answer: must be one of the choices that the request named ({listed})", param="answer")
         verdict = Verdict(at=time.time(), helpful=given.helpful, answer=answer)
         replaced = await self._log.judge(given.id, verdict)
+        if replaced is None:  # deleted in this very moment
+            raise _unknown()
         for name, said in (
             ("helpful", given.helpful is True),
             ("not_helpful", given.helpful is False),
@@ -116,6 +121,11 @@ class Collector:
     def close(self) -> None:
         """Write what is left."""
         self._log.close()
+
+
+def _unknown() -> ApiError:
+    message = "no exchange with this id was collected here; it is the id of the answer, chatcmpl-..."
+    return ApiError(404, message, param="id", code="exchange_not_found")
 
 
 @contextmanager
@@ -152,8 +162,8 @@ def _entry(served: Served, chat: ChatRequest, exchange: Exchange) -> Exchanged:
 
 
 def _size(entry: Exchanged) -> int:
-    texts = (entry.context or "", entry.draft or "", *entry.choices, *(turn.text for turn in entry.messages))
-    return sum(map(len, texts))
+    texts = (entry.context or "", entry.draft or "", *entry.choices)
+    return sum(map(len, texts)) + sum(len(turn.role) + len(turn.text) for turn in entry.messages)
 
 
 def _parse(raw: bytes) -> Feedback:
