@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Final, Literal
 
 from pydantic import JsonValue
@@ -14,6 +15,7 @@ from cowest.prices import Price
 from cowest.types import Message, Record, Sampling, Usage
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+_SEED: Final = {"seed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,12 @@ def call_of(
     The key is a hash of the model's name, the messages, the sampling parameters, the extra fields and the index; not of the
     address. Greedy decoding has no use for a seed, so there it is left out.
     """
-    greedy = sampling.temperature == 0 and sampling.seed is not None
-    asked = sampling.model_copy(update={"seed": None}) if greedy else sampling
-    said = _JSON.encode([{"role": m.role, "content": m.content} for m in messages])
-    asked_json = asked.model_dump_json(exclude_defaults=True)
-    request = f'{{"messages":{said},"sampling":{asked_json},"extra":{_JSON.encode(dict(extra))}}}'
+    greedy = sampling.temperature == 0
+    # Written by hand, as it is done for every call; the roles are of our own vocabulary.
+    said = ",".join(f'{{"content":{encode_basestring(m.content)},"role":"{m.role}"}}' for m in messages)
+    asked = sampling.model_dump_json(exclude_defaults=True, exclude=_SEED if greedy else None)
+    more = _JSON.encode(dict(extra)) if extra else "{}"
+    request = f'{{"messages":[{said}],"sampling":{asked},"extra":{more}}}'
     digest = hashlib.sha256(f"{model}\n{index}\n{request}".encode("utf-8", "surrogatepass")).hexdigest()
     request = request.encode("utf-8", "replace").decode()  # as it is sent: SQLite takes no lone surrogate either
     # The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few.

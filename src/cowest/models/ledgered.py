@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from pydantic import JsonValue
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.ledger import Call, Ledger, call_of
+from cowest.ledger import Call, Ledger, call_of, purpose
 from cowest.prices import Price
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Sampling
@@ -43,14 +45,27 @@ class EntersItself(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Purchase:
+    """Samples of one request that are to be paid for, and the callers that wait for them: each has a future of its own."""
+
+    key: str
+    calls: Sequence[Call]
+    indexes: Sequence[int]
+    messages: Sequence[Message]
+    sampling: Sampling
+    what_for: str
+    waiters: list[asyncio.Future[list[Completion]]]
+
+
 class LedgeredChatModel:
     """A :class:`cowest.protocols.ManyChatModel` around any model that costs something.
 
     ``cache``: ``read`` answers from the ledger what is in it; ``refresh`` asks everything anew once, and then reads what it got;
     ``off`` always asks. Every call is entered in each mode. Equal requests under way share one call, except with ``off``.
-    A paid call runs in a task of its own: a caller that is cancelled does not cancel it, and ``aclose`` waits for it, up
-    to ``drain_s`` seconds. ``at_risk`` bounds how many calls are under way or answered and not yet entered: what a kill
-    can lose.
+    Paid calls are made by tasks of this object: a caller that is cancelled does not cancel its call, and ``aclose`` waits for
+    it, up to ``drain_s`` seconds. ``at_risk`` bounds how many calls are under way or answered and not yet entered: what a
+    kill can lose.
     """
 
     def __init__(
@@ -67,9 +82,10 @@ class LedgeredChatModel:
     ) -> None:
         self._inner, self._ledger, self._model, self._cache = inner, ledger, model, cache
         self._price, self._extra, self._drain_s = price, dict(extra or {}), drain_s
-        self._places = asyncio.Semaphore(at_risk) if at_risk else contextlib.nullcontext()
-        self._under_way: dict[str, asyncio.Task[list[Completion]]] = {}
-        self._tasks: set[asyncio.Task[list[Completion]]] = set()
+        self._most_buyers = at_risk or math.inf
+        self._waiting: deque[_Purchase] = deque()
+        self._buyers: set[asyncio.Task[None]] = set()
+        self._under_way: dict[str, _Purchase] = {}
         self._fresh: set[str] = set()
         self._entering = inner if isinstance(inner, EntersItself) else None
 
@@ -84,35 +100,32 @@ class LedgeredChatModel:
         known = self._known(call.key)
         if known is not None:
             return known
-
-        async def buy() -> list[Completion]:
-            return [await self._buy(call, messages, sampling)]
-
-        return (await self._shared(call.key, buy))[0]
+        return (await self._bought([call], (0,), messages, sampling))[0]
 
     async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         """``n`` samples; only those that the ledger does not have are bought, together where the model can do that."""
-        keys = [self._call(messages, sampling, index).key for index in range(n)]
-        found = {i: known for i, key in enumerate(keys) if (known := self._known(key)) is not None}
+        calls = [self._call(messages, sampling, index) for index in range(n)]
+        found = {i: known for i, call in enumerate(calls) if (known := self._known(call.key)) is not None}
         missing = [i for i in range(n) if i not in found]
-        if missing:
-
-            async def buy() -> list[Completion]:
-                return await self._buy_many(missing, messages, sampling)
-
-            bought = await self._shared(" ".join(keys[i] for i in missing), buy)
-            found |= dict(zip(missing, bought, strict=True))
+        together = [missing] if isinstance(self._inner, Sampler) and missing else [[i] for i in missing]
+        bought = await asyncio.gather(
+            *(self._bought([calls[i] for i in some], some, messages, sampling) for some in together)
+        )
+        for some, answers in zip(together, bought, strict=True):
+            found |= dict(zip(some, answers, strict=True))
         return [found[i] for i in range(n)]
 
     async def aclose(self) -> None:
         """Begin nothing new, wait for what is under way, and close the model. May be called twice."""
         if isinstance(self._inner, Stoppable):
             self._inner.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._drain_s)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._buyers:
+            await asyncio.wait(self._buyers, timeout=self._drain_s)
+        for buyer in self._buyers:
+            buyer.cancel()
+        await asyncio.gather(*self._buyers, return_exceptions=True)
+        while self._waiting:
+            self._tell(self._waiting.popleft(), None)
         await self._inner.aclose()
 
     def _known(self, key: str) -> Completion | None:
@@ -120,56 +133,82 @@ class LedgeredChatModel:
             return None
         return self._ledger.get(key)
 
-    async def _shared(self, key: str, buy: Callable[[], Awaitable[list[Completion]]]) -> list[Completion]:
-        task = self._under_way.get(key)
-        if task is None:
-            task = asyncio.ensure_future(buy())
-            self._tasks.add(task)
+    async def _bought(
+        self, calls: Sequence[Call], indexes: Sequence[int], messages: Sequence[Message], sampling: Sampling
+    ) -> list[Completion]:
+        """The answers to samples of one request, which are bought unless that is under way already."""
+        waiter: asyncio.Future[list[Completion]] = asyncio.get_running_loop().create_future()
+        key = " ".join(call.key for call in calls)
+        wanted = self._under_way.get(key)
+        if wanted is not None:
+            wanted.waiters.append(waiter)
+        else:
+            wanted = _Purchase(key, calls, indexes, messages, sampling, purpose.get(), [waiter])
             if self._cache != "off":
-                self._under_way[key] = task
+                self._under_way[key] = wanted
+            self._waiting.append(wanted)
+            if len(self._buyers) < self._most_buyers:
+                buyer = asyncio.ensure_future(self._go_on_buying())
+                self._buyers.add(buyer)
+                buyer.add_done_callback(self._buyers.discard)
+        return await waiter
 
-            def done(task: asyncio.Task[list[Completion]]) -> None:
-                self._tasks.discard(task)
-                self._under_way.pop(key, None)
-                if not task.cancelled():
-                    task.exception()  # nobody may be waiting for it any more; it is in the ledger
+    async def _go_on_buying(self) -> None:
+        """Buy what waits, one after the other: at thousands of calls a second, a task for each would be felt."""
+        while self._waiting:
+            wanted = self._waiting.popleft()
+            purpose.set(wanted.what_for)
+            try:
+                answers = await self._buy(wanted)
+            except asyncio.CancelledError:
+                self._tell(wanted, None)
+                raise
+            except Exception as error:  # for those who wait for it
+                self._tell(wanted, error)
+            else:
+                self._tell(wanted, answers)
 
-            task.add_done_callback(done)
-        return await asyncio.shield(task)
+    def _tell(self, wanted: _Purchase, outcome: list[Completion] | Exception | None) -> None:
+        """Hand over the outcome, None for none, to the callers that have not gone away."""
+        if self._under_way.get(wanted.key) is wanted:
+            del self._under_way[wanted.key]
+        for waiter in wanted.waiters:
+            if waiter.done():
+                continue
+            if outcome is None:
+                waiter.cancel()
+            elif isinstance(outcome, Exception):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
 
-    async def _buy(self, call: Call, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        async with self._places:
+    async def _buy(self, wanted: _Purchase) -> list[Completion]:
+        """Buy these samples, together where the model can do that."""
+        bought: list[Completion] = []
+        while len(bought) < len(wanted.calls):
+            rest = wanted.indexes[len(bought) :]
+            # The seed of the first sample that is missing: the rest of a series does not repeat its beginning.
+            sampling, calls = _nth(wanted.sampling, rest[0]), wanted.calls[len(bought) :]
             try:
                 if self._entering is not None:
-                    completion = await self._entering.ask(call, messages, sampling)
-                    self._fresh.add(call.key)
-                    return completion
-                completion = await self._inner.generate(messages, sampling)
+                    bought.append(await self._entering.ask(calls[0], wanted.messages, sampling))
+                    self._fresh.add(calls[0].key)
+                    continue
+                if len(rest) > 1 and isinstance(self._inner, Sampler):
+                    some = await self._inner.sample(wanted.messages, sampling, len(rest))
+                else:
+                    some = [await self._inner.generate(wanted.messages, sampling)]
             except (ModelCallError, BudgetExceededError) as error:
-                await self._enter_failure(call, error)
+                failed = (
+                    calls[0] if len(rest) == 1 else self._call(wanted.messages, wanted.sampling, rest[0], len(rest))
+                )
+                await self._enter_failure(failed, error)
                 raise
-            return await self._enter(call, completion)
-
-    async def _buy_many(
-        self, missing: Sequence[int], messages: Sequence[Message], sampling: Sampling
-    ) -> list[Completion]:
-        """Buy the samples with these indexes, together where the model can do that."""
-        calls = [self._call(messages, sampling, index) for index in missing]
-        if not isinstance(self._inner, Sampler):
-            each = zip(missing, calls, strict=True)
-            return list(await asyncio.gather(*(self._buy(call, messages, _nth(sampling, i)) for i, call in each)))
-        bought: list[Completion] = []
-        while len(bought) < len(missing):
-            # The seed of the first sample that is missing: the rest of a series does not repeat its beginning.
-            rest = missing[len(bought) :]
-            async with self._places:
-                try:
-                    some = await self._inner.sample(messages, _nth(sampling, rest[0]), len(rest))
-                except (ModelCallError, BudgetExceededError) as error:
-                    await self._enter_failure(self._call(messages, sampling, rest[0], len(rest)), error)
-                    raise
-                # Entered before more is bought: what is held for them is free then, and a stop loses none.
-                entered = zip(calls[len(bought) :], some, strict=False)
+            # Entered before more is bought: what is held for them is free then, and a stop loses none.
+            if len(some) == 1:
+                bought.append(await self._enter(calls[0], some[0]))
+            else:
+                entered = zip(calls, some, strict=False)
                 bought += await asyncio.gather(*(self._enter(call, completion) for call, completion in entered))
         return bought
 
