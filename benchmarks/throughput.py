@@ -82,7 +82,7 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     from cowest.ledger import Ledger
     from cowest.models.ledgered import LedgeredChatModel
     from cowest.models.openai import OpenAIChatModel
-    from cowest.opened import AT_RISK
+    from cowest.opened import most_at_risk
     from cowest.prices import Price
     from cowest.protocols import ChatModel
     from cowest.stages.base import IN_FLIGHT
@@ -92,9 +92,9 @@ async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None
     model: ChatModel = OpenAIChatModel(base_url=url, model="m", api_key="k", concurrency=concurrency)
     ledger = Ledger(ledger_file, "benchmark") if ledger_file else None
     if ledger is not None:
-        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0), at_risk=AT_RISK * concurrency)
+        model = LedgeredChatModel(model, ledger, model="m", price=Price(1.0, 4.0), at_risk=most_at_risk(concurrency))
     sampling = Sampling(max_tokens=256)
-    marks = {calls // 10, calls // 2, calls - 1} if watch else set()
+    marks = {max(1, calls * part // 10) - 1 for part in range(1, 11)} if watch else set()
 
     async def ask(number: int) -> None:
         assert (await model.generate([Message(role="user", content=_prompt(number))], sampling)).text

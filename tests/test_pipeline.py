@@ -20,6 +20,7 @@ from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_mod
 from cowest.config import config_from_dict
 from cowest.errors import ConfigError, DataError, ModelCallError, StageError, WiringError
 from cowest.models.endpoint import make_app, serve
+from cowest.opened import most_at_risk
 from cowest.pipeline import STAGES, check_wiring, export_weak, report_again, run, run_dir_config
 from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
 
@@ -334,7 +335,8 @@ def test_a_killed_run_goes_on_where_it_was(finished: Finished, tmp_path: Path, a
     asked = [r for r in oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]
     undisturbed = [r for r in finished.oracle.requests if r.sampling.max_tokens == FEEDBACK_TOKENS]
     assert set(asked) == set(undisturbed)
-    assert len(asked) - len(undisturbed) <= 2  # concurrency: only what was under way at the kill was asked twice
+    # Only what was under way at the kill, or not yet entered, was asked twice; and one of them was never answered, but held.
+    assert len(asked) - len(undisturbed) <= most_at_risk(2) - 1
     assert Results.model_validate_json((out / "results.json").read_bytes()).systems == finished.results.systems
 
 

@@ -78,7 +78,14 @@ def _count(r: Range) -> str:
 
 
 def _usd(r: Range) -> str:
-    return _shown(f"{r.low:,.2f}", f"{r.expected:,.2f}", f"{r.high:,.2f}")
+    return _shown(_money(r.low), _money(r.expected), _money(r.high))
+
+
+def _money(usd: float) -> str:
+    """Cents, and below one what it is: only what costs nothing is 0.00."""
+    if usd == 0 or usd >= 0.01:
+        return f"{usd:,.2f}"
+    return f"{usd:.4f}" if usd >= 0.0001 else "<0.0001"
 
 
 def _time(r: Range) -> str:

@@ -29,6 +29,8 @@ def echo(messages: Sequence[Message], sampling: Sampling) -> str:
     text = messages[-1].content
     if text == "fail":
         raise ModelCallError("timeout", "the model was too slow")
+    if text == "long":
+        raise ModelCallError("too_long", "the prompt does not fit the model's window")
     if text == "crash":
         raise RuntimeError("a secret of the inside")
     return f"{text} / seed {sampling.seed}"
@@ -207,6 +209,17 @@ async def test_a_failing_model_is_502_and_a_crash_is_500_without_its_inside(n: i
     assert (fail.error["code"], fail.error["message"]) == ("timeout", "the model was too slow")
     assert crash.status == 500 and crash.error["message"] == "internal error"
     assert "secret" not in str(crash.body) and "Traceback" not in str(crash.body)
+
+
+async def test_a_prompt_that_does_not_fit_is_the_callers_fault_and_not_asked_again() -> None:
+    async with calling() as caller:
+        got = await caller.ask(ASK | {"messages": [{"role": "user", "content": "long"}]})
+        model = OpenAIChatModel(base_url=caller.url, model="lab", api_key=None, max_attempts=3, backoff_s=0.001)
+        with pytest.raises(ModelCallError, match="does not fit") as caught:
+            await model.generate((Message(role="user", content="long"),), Sampling())
+        await model.aclose()
+    assert (got.status, got.error["code"]) == (400, "context_length_exceeded")
+    assert caught.value.kind == "http_400" and len(caught.value.attempts) == 1
 
 
 async def test_round_trip_with_our_own_client() -> None:

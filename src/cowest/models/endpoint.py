@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Final, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -44,6 +44,8 @@ _BOOKKEEPING = frozenset(
 """Options that do not change the answer (there are no tools)."""
 _NEUTRAL: tuple[JsonValue, ...] = (None, False, 0, "", "none", "auto", {"type": "text"}, [], {})
 """Values that ask for nothing special, whatever the option."""
+_REQUEST_FAULTS: Final = {"too_long": "context_length_exceeded", "chat_template": "invalid_value"}
+"""Failures that asking again does not mend, by their code at OpenAI."""
 
 
 class _TextPart(BaseModel):
@@ -170,6 +172,8 @@ async def _error_shape(
     except ApiError as error:
         return error.response()
     except ModelCallError as error:
+        if error.kind in _REQUEST_FAULTS:
+            return ApiError(400, str(error), code=_REQUEST_FAULTS[error.kind]).response()
         return ApiError(502, str(error), error_type="upstream_error", code=error.kind).response()
     except web.HTTPException as error:
         return ApiError(error.status, error.reason).response()
