@@ -11,7 +11,7 @@ import pytest
 from tests.models.scripted_endpoint import endpoint, too_slow
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.ledger import Ledger, Limits
+from cowest.ledger import Ledger, Limits, purpose
 from cowest.models.ledgered import LedgeredChatModel
 from cowest.models.openai import OpenAIChatModel
 from cowest.prices import Price
@@ -127,6 +127,51 @@ async def test_closing_does_not_wait_for_ever(ledger: Ledger) -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert inner.closed
+
+
+@pytest.mark.parametrize(("callers", "at_risk"), [("a", 1), ("abc", 1), ("abcdef", 3)])
+async def test_as_many_are_at_risk_as_may_be_and_nobody_is_forgotten(
+    ledger: Ledger, callers: str, at_risk: int
+) -> None:
+    inner = Counter(delay_s=0.001)
+    under_way = most = 0
+
+    class Watched(Counter):
+        async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                return await inner.generate(messages, sampling)
+            finally:
+                under_way -= 1
+
+    model = LedgeredChatModel(Watched(), ledger, model="m", at_risk=at_risk)
+
+    async def caller(name: str) -> None:
+        for i in range(5):  # each asks again at the very moment it is answered, when a buyer may just be going
+            await model.generate((Message(role="user", content=f"{name} {i}"),), Sampling())
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(caller(name) for name in callers))
+    await model.aclose()
+    assert most == at_risk and inner.answered == 5 * len(callers)
+
+
+async def test_what_a_call_is_for_is_entered_with_it(ledger: Ledger) -> None:
+    model = LedgeredChatModel(Counter(delay_s=0.005), ledger, model="m", at_risk=1)
+
+    async def caller(what_for: str) -> None:
+        purpose.set(what_for)
+        await model.generate((Message(role="user", content=what_for),), Sampling())
+
+    await asyncio.gather(*(caller(name) for name in ("sample", "feedback", "evaluate")))
+    await model.aclose()
+    assert {name: part.calls for name, part in ledger.summary("run").purposes.items()} == {
+        "sample": 1,
+        "feedback": 1,
+        "evaluate": 1,
+    }
 
 
 async def test_samples_are_bought_once_each(ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -148,25 +148,27 @@ class LedgeredChatModel:
                 self._under_way[key] = wanted
             self._waiting.append(wanted)
             if len(self._buyers) < self._most_buyers:
-                buyer = asyncio.ensure_future(self._go_on_buying())
-                self._buyers.add(buyer)
-                buyer.add_done_callback(self._buyers.discard)
+                self._buyers.add(asyncio.ensure_future(self._go_on_buying()))
         return await waiter
 
     async def _go_on_buying(self) -> None:
         """Buy what waits, one after the other: at thousands of calls a second, a task for each would be felt."""
-        while self._waiting:
-            wanted = self._waiting.popleft()
-            purpose.set(wanted.what_for)
-            try:
-                answers = await self._buy(wanted)
-            except asyncio.CancelledError:
-                self._tell(wanted, None)
-                raise
-            except Exception as error:  # for those who wait for it
-                self._tell(wanted, error)
-            else:
-                self._tell(wanted, answers)
+        try:
+            while self._waiting:
+                wanted = self._waiting.popleft()
+                purpose.set(wanted.what_for)
+                try:
+                    answers = await self._buy(wanted)
+                except asyncio.CancelledError:
+                    self._tell(wanted, None)
+                    raise
+                except Exception as error:  # for those who wait for it
+                    self._tell(wanted, error)
+                else:
+                    self._tell(wanted, answers)
+        finally:
+            # Here and now, not in a callback: a caller who was just told may ask again before that, and must find room.
+            self._buyers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _tell(self, wanted: _Purchase, outcome: list[Completion] | Exception | None) -> None:
         """Hand over the outcome, None for none, to the callers that have not gone away."""
