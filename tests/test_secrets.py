@@ -13,11 +13,13 @@ import pytest
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tests.helpers import Log
 from tests.paid_endpoint import paid_recipe
 
 from cowest.build import build_model
-from cowest.config import OpenAIModelConfig
+from cowest.config import OpenAIModelConfig, config_from_dict
 from cowest.errors import ModelCallError
+from cowest.pipeline import run
 from cowest.types import Message, Sampling
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,6 +37,29 @@ async def _tells_the_key(request: web.Request) -> web.Response:
 
 async def _answers_with_the_key(request: web.Request) -> web.Response:
     return web.Response(text=f"<html>{request.headers['Authorization']}</html>", content_type="text/html")
+
+
+async def _answers_and_quotes_the_key(request: web.Request) -> web.Response:
+    """A gateway in debug mode, whose answers are usable."""
+    said = {"role": "assistant", "content": f"{request.headers['Authorization']} says so.\nAnswer: yes"}
+    return web.json_response({"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]})
+
+
+async def test_an_answer_that_quotes_the_key_is_kept_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COWEST_TEST_KEY", KEY)
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", _answers_and_quotes_the_key)
+    async with TestServer(app, host="127.0.0.1") as server:
+        recipe = paid_recipe(str(server.make_url("/v1")))
+        for role in ("weak", "strong"):
+            recipe[role] = recipe[role] | {"api_key_env": "COWEST_TEST_KEY"}  # type: ignore[operator]
+        await run(config_from_dict(recipe), tmp_path, Log())
+    left = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert b"Bearer *** says so." in left[tmp_path / "solo.jsonl"]
+    for where, content in left.items():
+        assert KEY.encode() not in content, where
 
 
 @pytest.mark.parametrize("source", ["environment", "dotenv"])

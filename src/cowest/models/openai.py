@@ -34,6 +34,7 @@ from cowest.models.wire import (
     read_reply,
     rejected_field,
     request_body,
+    without_secret,
 )
 from cowest.protocols import Budget
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
@@ -257,7 +258,7 @@ class OpenAIChatModel:
                         reservation=call.reservation,
                     )
                 )
-                return reply
+                return without_secret(reply, self._api_key)
 
     async def _exchange(self, body: dict[str, JsonValue], call: _Call, slot: Slot, n: int) -> Reply:
         """One request and its answer. Raises EndpointError."""

@@ -378,6 +378,14 @@ def excerpt(text: str, secret: str | None) -> str:
     return line if len(line) <= EXCERPT_CHARS else line[:EXCERPT_CHARS] + "..."
 
 
+def without_secret(reply: Reply, secret: str | None) -> Reply:
+    """The same answers; where a gateway quotes the key in one, it is struck out before it comes to any file."""
+    if not secret or not any(secret in c.text or secret in c.finish_reason for c in reply.choices):
+        return reply
+    struck = [Choice(c.text.replace(secret, "***"), c.finish_reason.replace(secret, "***")) for c in reply.choices]
+    return Reply(tuple(struck), reply.usage)
+
+
 def field(value: object, key: str) -> object:
     """``value[key]`` where that exists."""
     return value.get(key) if isinstance(value, dict) else None
