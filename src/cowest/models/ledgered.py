@@ -124,6 +124,7 @@ class LedgeredChatModel:
         for buyer in self._buyers:
             buyer.cancel()
         await asyncio.gather(*self._buyers, return_exceptions=True)
+        self._buyers.clear()  # one that was cancelled before its first step has not taken itself out
         while self._waiting:
             self._tell(self._waiting.popleft(), None)
         await self._inner.aclose()
