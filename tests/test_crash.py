@@ -37,6 +37,7 @@ async def _undisturbed(endpoint: PaidEndpoint, recipe: Path, out: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # fourteen processes one after the other
 async def test_no_kill_pays_twice(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"seed of this test's kills: {seed}")  # shown when it fails
