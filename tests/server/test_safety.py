@@ -294,3 +294,13 @@ def test_a_logged_exception_quotes_nothing() -> None:
     line = LineFormatter(as_json=False).format(record)
     assert "ValueError at test_safety.py:" in line and "from KeyError at" in line
     assert "s3cret" not in line and "private" not in line and "\n" not in line
+
+
+async def test_half_a_character_and_huge_numbers_pass_unchanged(client: Client, upstream: Upstream) -> None:
+    got = await client.post(
+        b'{"model": "pair", "messages": [{"role": "user", "content": "Hm?", "name": "\\ud800"}], "x": [1e22, '
+        + b"9" * 400
+        + b"]}"
+    )
+    assert got.status == 200
+    assert upstream.bodies[0]["messages"][0]["name"] == "\ud800" and upstream.bodies[0]["x"] == [1e22, 10**400 - 1]

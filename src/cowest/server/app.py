@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,7 +22,7 @@ from cowest.server.limits import Admission
 from cowest.server.metrics import Metrics
 from cowest.server.playground import playground
 from cowest.server.redaction import Redactor
-from cowest.server.request import Body, ChatRequest, parse
+from cowest.server.request import Body, ChatRequest, as_json, parse
 from cowest.server.settings import Settings
 
 logger = logging.getLogger("cowest.server")
@@ -113,9 +112,7 @@ class Server:
                     texts.feed(answer)
                     await self.collector.keep(served, chat, exchange, texts)
             status = 200
-            return web.Response(
-                body=json.dumps(answer).encode(), content_type="application/json", headers=_ids(exchange)
-            )
+            return web.Response(body=as_json(answer), content_type="application/json", headers=_ids(exchange))
         except (ApiError, Unavailable) as error:
             told = error if isinstance(error, ApiError) else error.for_client()
             status = told.status
@@ -213,7 +210,7 @@ class Server:
         self, request: web.Request, response: web.StreamResponse, chunk: Body | None, prepare: bool = False
     ) -> None:
         """One event (None: the end). Waits for a slow client, up to the limit; then TimeoutError."""
-        data = b"data: [DONE]\n\n" if chunk is None else b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        data = b"data: [DONE]\n\n" if chunk is None else b"data: " + as_json(chunk) + b"\n\n"
         async with asyncio.timeout(self.settings.write_timeout_s):
             if prepare:
                 await response.prepare(request)

@@ -23,12 +23,16 @@ _TURN_MARKS: Final = re.compile(
     re.IGNORECASE,
 )
 
+_SUSPECT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f<\\[]")  # of ASCII, the only characters that the others could find
+
 
 def tamed(draft: str) -> str:
     """A draft without what could make it more than text: chat templates' own marks are broken up, invisible characters go.
 
     The strong model's server may render the conversation as one string and read ``<|im_end|>`` in it as the end of a turn.
     """
+    if draft.isascii() and not _SUSPECT.search(draft):
+        return draft
     text = _JOINERS.sub("", _CONTROL.sub("", draft.replace("\r\n", "\n")))
     return _TURN_MARKS.sub("(", text)
 

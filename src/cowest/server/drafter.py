@@ -39,7 +39,11 @@ class Drafted:
 def ends_in_loop(text: str) -> bool:
     """Whether a text ends in one unit (up to 200 characters) said six times or more, over at least 100 characters."""
     text = text.rstrip()
+    if len(text) < _SHORTEST_LOOP:
+        return False
     for unit in range(1, min(_LONGEST_UNIT, len(text) // _REPEATS) + 1):
+        if text[-1] != text[-1 - unit]:  # says no in most cases, and is cheap
+            continue
         needed = max(_SHORTEST_LOOP, unit * _REPEATS) - unit
         if len(text) >= needed + unit and text[-needed:] == text[-needed - unit : -unit]:
             return True

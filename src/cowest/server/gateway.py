@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ class Served:
 class Exchange:
     """What became of one request. Times are in seconds; None: it did not come to that."""
 
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     mode: Mode | None = None
     degraded: str | None = None
     drafted: Drafted = _NO_DRAFT

@@ -34,7 +34,7 @@ from cowest.models.wire import (
 from cowest.server.answers import chunks_of
 from cowest.server.breaker import Breaker
 from cowest.server.errors import ApiError, Unavailable
-from cowest.server.request import Body
+from cowest.server.request import Body, as_json
 from cowest.types import Sampling
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class HttpBackend:
         whole = with_defaults(body, defaults)
         ours = {key: value for key, value in defaults.items() if body.get(key) is None and key in whole}
         whole["model"] = self._config.model
-        return json.dumps(whole).encode(), ours
+        return as_json(whole), ours
 
     def _learn(self, got: HttpReply, ours: Body, used: Dialect) -> bool:
         """Whether requests are now written otherwise than this one, of which the endpoint rejected a field that we added."""
