@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, Score, Usage
@@ -25,6 +25,18 @@ class ChatModel(Protocol):
 
     async def aclose(self) -> None:
         """Release connections or memory. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class StreamingChatModel(ChatModel, Protocol):
+    """A model that tells its text while it writes it."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
+        """Pieces of the text, at least one, then the whole as ``generate`` gives it.
+
+        Raises as that does; close it to free the model.
+        """
         ...
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from tests.helpers import save_tiny_model
 
+from cowest.errors import ModelCallError
 from cowest.models.batching import Decoder, Row
 from cowest.models.local import LocalChatModel, load_model
-from cowest.types import Message, ModelRef, Sampling
+from cowest.types import Completion, Message, ModelRef, Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -59,4 +60,39 @@ async def test_a_cancelled_call_ends_its_decoding(folder: str, monkeypatch: pyte
     assert model._worker is not None
     await asyncio.wait_for(model._worker, 30)
     assert steps < 100  # 400 would have been made for the one that left
+    await model.aclose()
+
+
+async def test_a_streamed_text_comes_as_it_is_written_and_is_the_whole_one(folder: str) -> None:
+    model = LocalChatModel(ModelRef(base=folder), device="cpu")
+    asked, sampling = [Message(role="user", content="Why?")], Sampling(temperature=1.0, max_tokens=30, seed=5)
+    whole = await model.generate(asked, sampling)
+    parts = [part async for part in model.stream(asked, sampling)]
+    done = parts.pop()
+    assert isinstance(done, Completion) and done.text == whole.text and done.usage == whole.usage
+    texts = [part for part in parts if isinstance(part, str)]
+    assert "".join(texts) == whole.text and len(texts) == len(parts) > 3
+    with pytest.raises(ModelCallError, match="window"):
+        await anext(model.stream(asked, Sampling(max_tokens=10**6)))
+    await model.aclose()
+
+
+async def test_a_reader_that_leaves_a_stream_ends_its_decoding(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LocalChatModel(ModelRef(base=folder), device="cpu")
+    steps, forward = 0, model._decoder.forward
+
+    def slowly(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.01)
+        return forward(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model._decoder, "forward", slowly)
+    monkeypatch.setattr(model._decoder, "_eos", torch.tensor([-1]))
+    pieces = model.stream([Message(role="user", content="Why?")], Sampling(max_tokens=400))
+    assert await anext(pieces)
+    await pieces.aclose()
+    assert model._worker is not None
+    await asyncio.wait_for(model._worker, 30)
+    assert steps < 100
     await model.aclose()

@@ -73,11 +73,16 @@ class Decoder:
 
     @torch.inference_mode()
     def decode(
-        self, rows: Sequence[Row], stop: Event | None = None, gone: Callable[[int], bool] | None = None
+        self,
+        rows: Sequence[Row],
+        stop: Event | None = None,
+        gone: Callable[[int], bool] | None = None,
+        said: Callable[[Callable[[int], list[int]]], None] | None = None,
     ) -> list[Decoded]:
         """Decode all ``rows`` in one batch. Raises :class:`Interrupted` soon after ``stop`` is set.
 
-        ``gone`` tells of a row (by its index) whether nobody waits for it any more: it leaves the batch unfinished.
+        ``gone`` tells of a row (by its index) whether nobody waits for it any more: it leaves the batch unfinished. ``said`` is
+        called after each step, with a function that gives a row's tokens so far.
         """
         batch = _Batch(self, rows)
         while batch.alive:
@@ -86,6 +91,8 @@ class Decoder:
             if gone is not None:
                 batch.drop(gone)
             batch.step()
+            if said is not None:
+                said(batch.spoken)
         return batch.results()
 
     def forward(
@@ -218,9 +225,13 @@ class _Batch:
     def results(self) -> list[Decoded]:
         return [self._decoded(request) for request in range(len(self._rows))]
 
+    def spoken(self, request: int) -> list[int]:
+        """A row's tokens so far, end-of-sequence not included."""
+        tokens = self._tokens[request]
+        return tokens[:-1] if self._stopped[request] else tokens[:]
+
     def _decoded(self, request: int) -> Decoded:
-        tokens, stopped = self._tokens[request], self._stopped[request]
-        text = tokens[:-1] if stopped else tokens
+        tokens, stopped, text = self._tokens[request], self._stopped[request], self.spoken(request)
         scores = self._scores[request][: len(text)] if self._rows[request].logprobs is not None else None
         return Decoded(text, stopped, len(tokens), scores)
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -140,6 +140,8 @@ class _Request:
     row: Row
     future: asyncio.Future[Completion]
     loop: asyncio.AbstractEventLoop
+    hear: Callable[[list[int]], None] | None = None
+    """Gets the tokens so far after each step, in the event loop."""
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -186,6 +188,36 @@ class LocalChatModel:
         Raises ModelCallError of kind ``too_long``, ``empty``, ``chat_template``, ``closed``, ``out_of_memory`` or
         ``local_failure``.
         """
+        return await self._queued(messages, sampling).future
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
+        """See StreamingChatModel. Half a character waits for its other half."""
+        news: asyncio.Queue[list[int] | None] = asyncio.Queue()  # as long as the text at most
+        request = self._queued(messages, sampling, news.put_nowait)
+        request.future.add_done_callback(lambda _: news.put_nowait(None))
+        said = ""
+        try:
+            while (tokens := await news.get()) is not None:
+                text = self._text(tokens)
+                if text.strip() and len(text) > len(said) and not text.endswith("\ufffd") and text.startswith(said):
+                    yield text[len(said) :]
+                    said = text
+            done = await request.future
+        finally:
+            request.future.cancel()  # of a reader that leaves: its row leaves the batch
+        if not done.text.startswith(said):  # decoded anew after memory ran out, and with other random numbers
+            raise ModelCallError("local_failure", f"{self._name}: the text was lost on the way")
+        if done.text != said:
+            yield done.text[len(said) :]
+        yield done
+
+    def _text(self, tokens: list[int]) -> str:
+        return cast(str, self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _queued(
+        self, messages: Sequence[Message], sampling: Sampling, hear: Callable[[list[int]], None] | None = None
+    ) -> _Request:
+        """Put a request into the queue. Raises ModelCallError where it can never be answered."""
         if self._stop.is_set():
             raise ModelCallError("closed", f"{self._name}: the model has been closed")
         prompt = self._encode(tuple(messages))
@@ -197,11 +229,11 @@ class LocalChatModel:
             )
         loop = asyncio.get_running_loop()
         row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed, sampling.logprobs)
-        request = _Request(row, loop.create_future(), loop)
+        request = _Request(row, loop.create_future(), loop, hear)
         self._waiting.append(request)
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
             self._worker = loop.create_task(self._work(loop))
-        return await request.future
+        return request
 
     async def aclose(self) -> None:
         """Stop decoding, fail what waits, and release the thread. A closed model answers no more."""
@@ -258,7 +290,9 @@ class LocalChatModel:
 
     def _decode(self, batch: list[_Request]) -> list[tuple[Decoded, str, tuple[TokenLogprob, ...] | None]]:
         # A cancelled caller's row leaves the batch; reading a future's state from this thread is safe.
-        decoded = self._decoder.decode([r.row for r in batch], self._stop, lambda i: batch[i].future.done())
+        decoded = self._decoder.decode(
+            [r.row for r in batch], self._stop, lambda i: batch[i].future.done(), _reporter(batch)
+        )
         texts = self._tokenizer.batch_decode(
             [d.tokens for d in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -281,6 +315,25 @@ class LocalChatModel:
                 logprobs=logprobs,
             )
         )
+
+
+def _reporter(batch: Sequence[_Request]) -> Callable[[Callable[[int], list[int]]], None] | None:
+    """Tells those who listen, from the decoding thread; None where nobody does."""
+    listening = [(i, request.hear) for i, request in enumerate(batch) if request.hear is not None]
+    if not listening:
+        return None
+    loop = batch[0].loop
+
+    def said(spoken: Callable[[int], list[int]]) -> None:
+        news = [(hear, spoken(i)) for i, hear in listening if not batch[i].future.done()]
+        loop.call_soon_threadsafe(_tell, news)
+
+    return said
+
+
+def _tell(news: Sequence[tuple[Callable[[list[int]], None], list[int]]]) -> None:
+    for hear, tokens in news:
+        hear(tokens)
 
 
 def _fail(batch: Sequence[_Request], error: ModelCallError) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
+
+from pydantic import JsonValue
 
 from cowest.errors import ModelCallError
 from cowest.models.endpoint import ApiError as EndpointApiError
 from cowest.models.endpoint import parse_request
 from cowest.models.wire import request_body
-from cowest.protocols import ChatModel
+from cowest.protocols import ChatModel, StreamingChatModel
 from cowest.server.answers import chunks_of, completion_of
 from cowest.server.breaker import Breaker
 from cowest.server.errors import ApiError, Unavailable
@@ -28,7 +34,8 @@ ANSWER_FAULTS: Final = frozenset({"empty", "refusal", "content_filter", "no_choi
 class ChatBackend:
     """Answers with a ChatModel. What would change the answer and cannot be done (tools, a schema, images) is refused with 400.
 
-    A stream has each choice in one piece, as a ChatModel gives whole texts. ``sampling`` counts where the client says nothing.
+    A stream comes as the model writes it where the model can tell (StreamingChatModel) and one text without ``stop`` is asked
+    for; else each choice is one piece. ``sampling`` counts where the client says nothing.
     """
 
     def __init__(self, model: ChatModel, sampling: Sampling, breaker: Breaker) -> None:
@@ -38,6 +45,38 @@ class ChatBackend:
 
     async def complete(self, body: Body, until: float) -> Body:
         """See Backend."""
+        return await self._whole(self._asked(body), until)
+
+    async def _whole(self, asked: _Asked, until: float) -> Body:
+        with self._breaker.guarded():
+            async with patience(until):
+                answers = await self._all(asked.messages, asked.samplings)
+        return completion_of(self._model.name, [_stopped(answer, asked.stops) for answer in answers])
+
+    async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
+        """See Backend."""
+        options = body.get("stream_options")
+        usage = isinstance(options, dict) and options.get("include_usage") is True
+        asked = self._asked(body)
+        if asked.stops or len(asked.samplings) > 1 or not isinstance(self._model, StreamingChatModel):
+            for chunk in chunks_of(await self._whole(asked, until), usage):
+                yield chunk
+            return
+        async with aclosing(self._model.stream(asked.messages, asked.samplings[0])) as pieces:
+            with self._breaker.guarded():
+                async with patience(until):
+                    piece = await _next(pieces)
+            created, role = int(time.time()), {"role": "assistant"}
+            while isinstance(piece, str):
+                choice: JsonValue = {"index": 0, "delta": {**role, "content": piece}, "finish_reason": None}
+                yield {"object": "chat.completion.chunk", "created": created, "choices": [choice]}
+                role, piece = {}, await _next(pieces)
+        whole = completion_of(self._model.name, [piece]) | {"created": created}
+        for chunk in islice(chunks_of(whole, usage), 1, None):  # the first would be the text once more
+            yield chunk
+
+    def _asked(self, body: Body) -> _Asked:
+        """What a body asks for. Raises ApiError 400."""
         asked = with_defaults(body, self._defaults) | {"model": self._model.name}
         stops = _stops(asked.pop("stop", None))
         asked.pop("stream", None)
@@ -45,18 +84,7 @@ class ChatBackend:
             request = parse_request(json.dumps(asked).encode(), self._model.name)
         except EndpointApiError as error:
             raise ApiError(error.status, str(error), param=error.param, code=error.code) from None
-        messages = tuple(turn.message() for turn in request.messages)
-        with self._breaker.guarded():
-            async with patience(until):
-                answers = await self._all(messages, request.samplings())
-        return completion_of(self._model.name, [_stopped(answer, stops) for answer in answers])
-
-    async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
-        """See Backend."""
-        options = body.get("stream_options")
-        usage = isinstance(options, dict) and options.get("include_usage") is True
-        for chunk in chunks_of(await self.complete(body, until), usage):
-            yield chunk
+        return _Asked(tuple(turn.message() for turn in request.messages), request.samplings(), stops)
 
     async def aclose(self) -> None:
         """Close the model."""
@@ -75,11 +103,32 @@ class ChatBackend:
         try:
             return await self._model.generate(messages, sampling)
         except ModelCallError as error:
-            if error.kind in REQUEST_FAULTS:
-                code = "context_length_exceeded" if error.kind == "too_long" else error.kind
-                raise ApiError(400, f"the model cannot take this request ({error.kind})", code=code) from None
-            down = error.kind not in ANSWER_FAULTS
-            raise Unavailable(error.kind, f"the model gave no answer ({error.kind})", down=down) from None
+            raise _meaning(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A checked request; one sampling for each choice."""
+
+    messages: tuple[Message, ...]
+    samplings: list[Sampling]
+    stops: list[str]
+
+
+async def _next(pieces: AsyncGenerator[str | Completion, None]) -> str | Completion:
+    try:
+        return await anext(pieces)
+    except ModelCallError as error:
+        raise _meaning(error) from None
+
+
+def _meaning(error: ModelCallError) -> ApiError | Unavailable:
+    """What a failed call means for the client and for the breaker."""
+    if error.kind in REQUEST_FAULTS:
+        code = "context_length_exceeded" if error.kind == "too_long" else error.kind
+        return ApiError(400, f"the model cannot take this request ({error.kind})", code=code)
+    down = error.kind not in ANSWER_FAULTS
+    return Unavailable(error.kind, f"the model gave no answer ({error.kind})", down=down)
 
 
 def _stops(found: object) -> list[str]:
