@@ -1,6 +1,6 @@
 """An endpoint that answers every request after a fixed delay, cheaply enough not to be the limit itself.
 
-python -m benchmarks.slow_endpoint --delay-ms 50      prints its base URL
+python -m benchmarks.slow_endpoint --delay-ms 50      prints its base URL; --port 0 picks one
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Endpoint(asyncio.Protocol):
             self._transport.write(HEAD + REPLY)  # type: ignore[attr-defined]
 
 
-async def main(delay_s: float) -> None:
+async def main(delay_s: float, port: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Endpoint(delay_s), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: Endpoint(delay_s), "127.0.0.1", port, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     await server.serve_forever()
 
@@ -66,4 +66,6 @@ async def main(delay_s: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--delay-ms", type=float, default=50.0)
-    asyncio.run(main(parser.parse_args().delay_ms / 1000))
+    parser.add_argument("--port", type=int, default=0)
+    given = parser.parse_args()
+    asyncio.run(main(given.delay_ms / 1000, given.port))
