@@ -149,7 +149,7 @@ async def test_what_is_wrong_is_told_in_openai_s_shape(
 
 async def test_a_plain_form_and_unknown_paths(client: Client) -> None:
     assert (await client.post(b"{}", {"Content-Type": "text/plain"})).status == 415
-    for path in ("/v1/nothing", "/", "/v1/chat/completions", "/v1/models/none"):
+    for path in ("/v1/nothing", "/v1/chat/completions", "/v1/models/none"):
         got = await client.get(path)
         assert got.status in (404, 405) and got.json["error"]["message"]
 
