@@ -7,9 +7,8 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from tests.browser import needs_browser, started_chrome, wait_for
-from tests.server.loopback import DRAFT, Act, Client, Upstream, chunk, events, serving, strong
+from tests.server.loopback import DRAFT, chunk, events, serving, strong
+from tests.server.site import LOW_CONTRAST, Site, streamed
 
 from cowest.ledger_exchanges import read_exchanges
 from cowest.models.scripted import ScriptedChatModel
@@ -27,8 +27,6 @@ from cowest.server.settings import Settings
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
-
-USAGE = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
 
 
 async def test_the_page_allows_its_own_script_and_style_and_nothing_else() -> None:
@@ -49,57 +47,6 @@ async def test_the_page_allows_its_own_script_and_style_and_nothing_else() -> No
         assert not re.search(r"localStorage|sessionStorage|document\.cookie|indexedDB", page)
 
 
-class Site:
-    """A served pair in a thread of its own, and the strong endpoint behind it."""
-
-    def __init__(self) -> None:
-        self.client: Client
-        self.upstream: Upstream
-        self.loop: asyncio.AbstractEventLoop
-        self._ready, self._stop = threading.Event(), asyncio.Event()
-
-    async def _run(self, options: dict[str, Any]) -> None:
-        self.loop = asyncio.get_running_loop()
-        async with strong() as self.upstream, serving(self.upstream.url, **options) as self.client:
-            self._ready.set()
-            await self._stop.wait()
-
-    @contextmanager
-    def up(self, options: dict[str, Any]) -> Iterator[Site]:
-        thread = threading.Thread(target=lambda: asyncio.run(self._run(options)))
-        thread.start()
-        try:
-            assert self._ready.wait(20)
-            yield self
-        finally:
-            self.loop.call_soon_threadsafe(self._stop.set)
-            thread.join(20)
-
-    @property
-    def url(self) -> str:
-        return self.client.url.removesuffix("v1")
-
-    def let_go(self, gate: asyncio.Event) -> None:
-        self.loop.call_soon_threadsafe(gate.set)
-
-
-def streamed(*texts: str, gate: asyncio.Event | None = None) -> Act:
-    """A stream that stops at the gate before its last text."""
-
-    async def act(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for text in texts[:-1]:
-            await response.write(events(chunk({"content": text}), done=False))
-        if gate is not None:
-            await gate.wait()
-        last = {"id": "up", "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
-        await response.write(events(chunk({"content": texts[-1]}), chunk({}, "stop"), last))
-        return response
-
-    return act
-
-
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     with started_chrome(tmp_path_factory.mktemp("profile")) as driver:
@@ -109,8 +56,6 @@ def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 @pytest.fixture
 def open_page(chrome: Chrome) -> Iterator[Callable[..., Site]]:
     """Serve a pair, and open its page at a width and in a colour scheme."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         def opener(
@@ -362,7 +307,7 @@ class TestInABrowser:
         at(chrome, "summary").click()
         ask(chrome)
         wait_for(lambda: text_of(chrome, "#both .text") == "It ", "the first words")
-        low = chrome.execute_script(_LOW)
+        low = chrome.execute_script(LOW_CONTRAST)
         site.let_go(gate)
         wait_for(lambda: at(chrome, "#feedback").is_displayed(), "the answers")
         at(chrome, "#helpful").click()
@@ -372,7 +317,7 @@ class TestInABrowser:
                 "arguments[0].hidden = false; arguments[0].className = arguments[1]", at(chrome, note), kind
             )
             chrome.execute_script("arguments[0].textContent = 'A note.'", at(chrome, note))
-        assert low == [] and chrome.execute_script(_LOW) == []
+        assert low == [] and chrome.execute_script(LOW_CONTRAST) == []
         paper = chrome.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert paper == {"light": "rgb(247, 245, 240)", "dark": "rgb(18, 20, 22)"}[scheme]
 
@@ -416,19 +361,3 @@ class TestInABrowser:
 
 async def _raw(body: bytes) -> web.StreamResponse:
     return web.Response(body=body, headers={"Content-Type": "text/event-stream"})
-
-
-_LOW = """
-  const rgb = (c) => { const v = c.match(/[\\d.]+/g).map(Number); return v.length > 3 && v[3] === 0 ? null : v.slice(0, 3); };
-  const lum = (v) => v.map((x) => { x /= 255; return x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4; })
-    .reduce((s, x, i) => s + x * [.2126, .7152, .0722][i], 0);
-  const back = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c) return c; } };
-  const low = [];
-  for (const e of document.querySelectorAll('body *')) {
-    const says = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.matches('input, textarea, select');
-    if (!says || e.getClientRects().length === 0 || e.getAttribute('aria-disabled') === 'true') continue;
-    const [x, y] = [lum(rgb(getComputedStyle(e).color)), lum(back(e))].sort((p, q) => q - p);
-    const ratio = (x + .05) / (y + .05);
-    if (ratio < 4.5) low.push(`${e.tagName}.${e.className} ${e.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
-  }
-  return low;"""
