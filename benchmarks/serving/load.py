@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ from benchmarks.serving.processes import (
     started,
 )
 
+PAUSE_MS = 4
 SCRIPT = Path(__file__).parent / "post.lua"
 
 
@@ -35,12 +37,16 @@ class Measured:
     bad: int
 
 
-def wrk(target: Running, connections: int, seconds: float) -> Measured:
-    """Load a target; raises RuntimeError where wrk fails."""
+def wrk(target: Running, connections: int, seconds: float, pause_ms: int = 0) -> Measured:
+    """Load a target; each connection waits ``pause_ms`` before each request. Raises CalledProcessError where wrk fails."""
     before = target.cpu_s()
     words = [*pin(OTHER_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "60s"]
     done = subprocess.run(
-        [*words, "-s", str(SCRIPT), f"{target.url}/chat/completions"], capture_output=True, text=True, check=True
+        [*words, "-s", str(SCRIPT), f"{target.url}/chat/completions"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PAUSE_MS": str(pause_ms)},
     )
     told = json.loads(done.stdout.splitlines()[-1])
     requests = max(1, told["requests"])
@@ -75,15 +81,16 @@ def load(connections: tuple[int, ...], rounds: int, seconds: float, peer: Path |
         print(f"medians of {rounds} interleaved rounds of {seconds:g} s; added: less the backend's own")
         columns = ("req/s", "p50 ms", "p99 ms", "added p50", "added p99", "CPU us/req", "bad")
         print(f"{'conn':>5} {'target':<8}" + "".join(f"{column:>11}" for column in columns))
-        for count in connections:
+        for count, pause_ms in ((1, PAUSE_MS), *((count, 0) for count in connections)):
             found: dict[str, list[Measured]] = {name: [] for name in targets}
             for _ in range(rounds):
                 for name, target in targets.items():
-                    found[name].append(wrk(target, count, seconds))
-            _table(count, {name: median(rows) for name, rows in found.items()})
+                    found[name].append(wrk(target, count, seconds, pause_ms))
+            _table(f"{count} *" if pause_ms else str(count), {name: median(rows) for name, rows in found.items()})
+        print(f"* {PAUSE_MS} ms between an answer and the next request")
 
 
-def _table(count: int, rows: dict[str, Measured]) -> None:
+def _table(count: str, rows: dict[str, Measured]) -> None:
     base = rows["backend"]
     for name, row in rows.items():
         added = ("", "") if row is base else (f"{row.p50_ms - base.p50_ms:.2f}", f"{row.p99_ms - base.p99_ms:.2f}")
@@ -96,5 +103,5 @@ def _table(count: int, rows: dict[str, Measured]) -> None:
             f"{row.bad}",
         )
         print(f"{count:>5} {name:<8}" + "".join(f"{cell:>11}" for cell in cells))
-    if "litellm" in rows:
+    if "litellm" in rows and "*" not in count:
         print(f"{'':>5} cowest / litellm: {rows['cowest'].per_s / rows['litellm'].per_s:.1f} x", flush=True)

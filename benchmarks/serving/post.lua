@@ -3,6 +3,14 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = '{"model": "bench", "max_tokens": 256, "messages": [{"role": "user", "content": "May a patient with Kasti take 45 mg of Velmo?"}]}'
 
+-- With a pause neither core is ever full, so that the latency is not that of the operating system's scheduler.
+local pause = tonumber(os.getenv("PAUSE_MS") or "0")
+if pause > 0 then
+  function delay()
+    return pause
+  end
+end
+
 function done(summary, latency, requests)
   local e = summary.errors
   local lost = e.connect + e.read + e.write + e.timeout

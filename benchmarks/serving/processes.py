@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -41,8 +42,8 @@ class Running:
 
 
 def pin(core: int) -> list[str]:
-    """The words before a command that keep it on a core; none where there is one core only."""
-    return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 else []
+    """The words before a command that keep it on a core; none where there is one core only, or no taskset."""
+    return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 and shutil.which("taskset") else []
 
 
 @contextmanager
