@@ -111,11 +111,26 @@ class PairsConfig(Section):
     )
     min_margin: float = Field(default=0.05, gt=0, description="Least difference of gains (rule ordered).")
     max_per_query: int = Field(default=4, ge=1, description="Most pairs of one query, widest margin first.")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most pairs in all, chosen at random; a smaller choice is a part of a larger one.",
+    )
+    signal: Literal["collaboration", "draft"] = Field(
+        default="collaboration",
+        description="What makes a draft chosen. collaboration: its gain. draft: the score of the draft alone, as in RLWF, which "
+        "never asks what the strong model makes of it; checkpoints are then chosen by the weak model's own score.",
+    )
 
 
 class AlignConfig(TrainingSettings):
     """Stage align: preference tuning of pi_w with the SFT model as reference (step 6); picks a checkpoint."""
 
+    objective: Literal["preference", "positives"] = Field(
+        default="preference",
+        description="preference: DPO on the pairs. positives: SFT on the chosen drafts alone, the control that shows what the "
+        "comparison with the rejected ones adds.",
+    )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
     beta: float = Field(default=0.1, gt=0, description="Strength of the pull to the reference.")

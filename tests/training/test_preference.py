@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from cowest.config import AlignConfig, SftConfig
 from cowest.errors import StageError
 from cowest.models.local import load_model, load_tokenizer
+from cowest.training.checkpoints import kept_steps
 from cowest.training.common import encode
-from cowest.training.preference import kept_steps, train_preference
+from cowest.training.preference import train_preference
 from cowest.training.sft import SftRow, train_sft
 from cowest.types import ModelRef, PreferencePair
 

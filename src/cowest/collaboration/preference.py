@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from random import Random
 from typing import Literal
 
 from cowest.protocols import Frames
 from cowest.types import Draft, Example, Feedback, Message, PreferencePair
 
 Rule = Literal["paper", "ordered"]
+Signal = Literal["collaboration", "draft"]
+"""What a draft is valued by: the gain of the collaboration, or (RLWF, the baseline) the score of the draft alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,15 @@ def build_pairs(
     rule: Rule = "ordered",
     min_margin: float = 0.05,
     max_per_query: int = 4,
+    limit: int | None = None,
+    signal: Signal = "collaboration",
+    seed: int = 0,
 ) -> Pairing:
-    """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query."""
+    """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query.
+
+    ``limit`` keeps so many of all pairs, chosen at random by ``seed``: a smaller choice is a part of a larger one. With
+    ``signal`` "draft" the pairs' gains are scores of the drafts alone, which have no zero: use rule ``ordered``.
+    """
     counts: Counter[str] = Counter(drafts=len(drafts))
     scored = {f.draft_id: f for f in feedback}
     by_query: dict[str, list[Draft]] = {}
@@ -51,20 +61,37 @@ def build_pairs(
         by_query.setdefault(draft.example_id, []).append(draft)
     pairs: list[PreferencePair] = []
     for example in examples:
-        candidates = _candidates(by_query.get(example.id, ()), scored, counts)
+        candidates = _candidates(by_query.get(example.id, ()), scored, signal, counts)
         found = _of_query(candidates, rule, min_margin)
         counts["dropped_over_maximum"] += max(0, len(found) - max_per_query)
         counts["queries_with_pairs" if found else "queries_without_contrast"] += 1
         prompt = frames.draft(example)
         pairs.extend(_pair(example, prompt, better, worse) for better, worse in found[:max_per_query])
+    if limit is not None and len(pairs) > limit:
+        counts["dropped_over_limit"] = len(pairs) - limit
+        pairs = _some(pairs, limit, seed)
     counts["pairs"] = len(pairs)
     return Pairing(tuple(pairs), dict(counts))
 
 
-def _candidates(drafts: Sequence[Draft], scored: Mapping[str, Feedback], counts: Counter[str]) -> list[_Candidate]:
+def _some(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[PreferencePair]:
+    order = list(range(len(pairs)))
+    Random(f"cowest-pairs/{seed}").shuffle(order)
+    return [pairs[i] for i in sorted(order[:limit])]
+
+
+def _value(feedback: Feedback | None, signal: Signal) -> float | None:
+    if feedback is None:
+        return None
+    return feedback.gain if signal == "collaboration" else feedback.weak.value
+
+
+def _candidates(
+    drafts: Sequence[Draft], scored: Mapping[str, Feedback], signal: Signal, counts: Counter[str]
+) -> list[_Candidate]:
     unique: dict[str, _Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
-        gain = scored[draft.id].gain if draft.id in scored else None
+        gain = _value(scored.get(draft.id), signal)
         if draft.text is None:
             counts["dropped_failed_draft"] += 1
         elif gain is None:

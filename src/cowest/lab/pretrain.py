@@ -33,8 +33,9 @@ HELD_OUT_SEED = 1_000_003
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Size and schedule of one model; ``learning_rate`` is the peak of both optimizers."""
+    """Size and schedule of one model; ``role`` is what it is trained on, ``learning_rate`` the peak of both optimizers."""
 
+    name: str
     role: str
     hidden: int
     layers: int
@@ -51,8 +52,13 @@ class Plan:
 
 
 PLANS = {
-    "strong": Plan("strong", hidden=128, layers=4, intermediate=384, steps=3200),
-    "weak": Plan("weak", hidden=96, layers=3, intermediate=256, steps=1200, learning_rate=3e-3),
+    plan.name: plan
+    for plan in (
+        Plan("strong", "strong", hidden=128, layers=4, intermediate=384, steps=3200),
+        Plan("strong-small", "strong", hidden=96, layers=3, intermediate=256, steps=2400),
+        Plan("weak", "weak", hidden=96, layers=3, intermediate=256, steps=1200),
+        Plan("weak-small", "weak", hidden=64, layers=2, intermediate=160, steps=1200),
+    )
 }
 
 
@@ -169,16 +175,16 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, role: 
 
 
 def pretrain(plan: Plan, out: Path, reporter: Reporter, on_log: Callable[[str], None] | None = None) -> Path:
-    """Train ``plan``'s model and save it with its tokenizer under ``out/<role>``; continue where a killed run stopped.
+    """Train ``plan``'s model and save it with its tokenizer under ``out/<name>``; continue where a killed run stopped.
 
-    The log (``out/<role>.jsonl``) has loss, tokens, seconds and the accuracies by kind.
+    The log (``out/<name>.jsonl``) has loss, tokens, seconds and the accuracies by kind.
     """
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    model, state_file, log_file = new_model(plan, tokenizer), out / f"{plan.role}.pt", out / f"{plan.role}.jsonl"
+    model, state_file, log_file = new_model(plan, tokenizer), out / f"{plan.name}.pt", out / f"{plan.name}.jsonl"
     optimizers = _optimizers(model)
     step, tokens, spent = _restore(state_file, model, optimizers)
-    reporter.start(f"pretrain {plan.role}", plan.steps, step)
+    reporter.start(f"pretrain {plan.name}", plan.steps, step)
     began, recent = time.monotonic() - spent, []
     for batch in batches(plan, tokenizer, step):
         if step >= plan.steps:
@@ -232,7 +238,7 @@ def _checkpoint(
 
 
 def _save(plan: Plan, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> Path:
-    folder = out / plan.role
+    folder = out / plan.name
     model.generation_config.max_length = None
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

@@ -196,9 +196,9 @@ async def _refinements(context: Context, queries: Mapping[str, Example], drafts:
 
 
 def _pairs_depends(context: Context) -> JsonValue:
-    settings: JsonValue = context.config.pairs.model_dump(mode="json")
-    collected = _collected(context)
-    return [settings, fingerprint(*(pair.model_dump(mode="json") for pair in collected))] if collected else settings
+    settings, collected = context.config.pairs, _collected(context)
+    found: list[JsonValue] = [settings.model_dump(mode="json"), context.config.seed if settings.limit else None]
+    return [*found, fingerprint(*(pair.model_dump(mode="json") for pair in collected))] if collected else found
 
 
 def _collected(context: Context) -> list[PreferencePair]:
@@ -219,6 +219,9 @@ async def _pairs(context: Context) -> Mapping[str, int]:
         rule=settings.rule,
         min_margin=settings.min_margin,
         max_per_query=settings.max_per_query,
+        limit=settings.limit,
+        signal=settings.signal,
+        seed=derive_seed(context.config.seed, "pairs"),
     )
     collected = _collected(context)
     context.run.file("pairs.jsonl", PreferencePair).replace([*made.pairs, *collected])

@@ -10,18 +10,20 @@ from pydantic import JsonValue
 from cowest.collaboration.prompts import completion
 from cowest.config import LocalModelConfig
 from cowest.errors import ConfigError, StageError
+from cowest.protocols import System
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage, fill, in_thread
 from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
 from cowest.systems.collaboration import Collaboration
+from cowest.systems.single import WeakAlone
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
 
 if TYPE_CHECKING:
-    from cowest.training.preference import Checkpoint
+    from cowest.training.checkpoints import Checkpoint
 
 
 class CheckpointScore(Record):
-    """The collaboration's mean score on validation queries with one checkpoint as the weak model."""
+    """The mean score on validation queries of the collaboration (of the weak model alone, with ``pairs.signal: draft``)."""
 
     step: int
     model: ModelRef
@@ -121,10 +123,12 @@ def _align_depends(context: Context) -> JsonValue:
     c = context.config
     validation = split_fingerprint(context.task.examples("validation"))
     sampling: list[JsonValue] = [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json")]
-    return [c.align.model_dump(mode="json"), validation, sampling, main_metric(context), c.seed]
+    selected_by = "weak" if c.pairs.signal == "draft" else "collaboration"
+    return [c.align.model_dump(mode="json"), validation, sampling, main_metric(context), selected_by, c.seed]
 
 
 async def _align(context: Context) -> Mapping[str, int]:
+    from cowest.training.positives import train_positives
     from cowest.training.preference import train_preference
 
     pairs = context.run.file("pairs.jsonl", PreferencePair).load()
@@ -136,8 +140,9 @@ async def _align(context: Context) -> Mapping[str, int]:
     sft, out = sft_model(context), context.path("align")
     seed = derive_seed(context.config.seed, "align")
     settings = context.config.align
+    train = train_positives if settings.objective == "positives" else train_preference
     trained: list[Checkpoint] = await in_thread(
-        lambda reporter: train_preference(sft, pairs, settings, out, seed, reporter), context.reporter
+        lambda reporter: train(sft, pairs, settings, out, seed, reporter), context.reporter
     )
     candidates = [(0, sft), *((c.step, c.model) for c in trained)]
     scores = [await _score(context, step, model) for step, model in candidates]
@@ -151,9 +156,11 @@ async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScor
     """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first."""
     evaluate = context.config.evaluate
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
-    weak = context.models.weak(model)
-    system = Collaboration(
-        weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, f"step-{step}"
+    weak, name = context.models.weak(model), f"step-{step}"
+    system: System = (
+        WeakAlone(weak, context.frames, evaluate.draft, name)
+        if context.config.pairs.signal == "draft"  # such a weak model is tuned to answer by itself, and so chosen
+        else Collaboration(weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, name)
     )
     file = context.run.file(f"align/validation/step-{step}.jsonl", Prediction)
     answers = await fill(

@@ -12,7 +12,6 @@ weigh more; RPO, arXiv 2404.19733, divides each draft by its own length), so its
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,42 +20,27 @@ from typing import cast
 from datasets import Dataset
 from peft import PeftModel
 from pydantic import JsonValue
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.config import AlignConfig
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
+from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
 from cowest.training.common import (
     Folder,
     LogCallback,
     TrainingSummary,
     arguments,
     encode,
-    export,
     fingerprint,
     load_for_training,
     new_adapter,
     quiet,
     release,
 )
-from cowest.types import ModelRef, PreferencePair, Record
-
-
-class Checkpoint(Record):
-    """A usable model after ``step`` optimizer steps."""
-
-    step: int
-    model: ModelRef
+from cowest.types import ModelRef, PreferencePair
 
 
 def train_preference(
@@ -75,14 +59,14 @@ def train_preference(
     folder = Folder(out)
     done = folder.open(fingerprint("align", policy, settings, pairs, seed))
     if done is not None:
-        return _kept(policy, settings, out)
+        return kept_models(policy, settings, out)
     with quiet():
         tokenizer = load_tokenizer(policy)
         truncated, dropped = _count(tokenizer, pairs, settings.max_length)
         if dropped == len(pairs):
             raise StageError(f"align: none of {len(pairs)} pairs has a prompt shorter than max_length tokens")
         callback = LogCallback(folder, reporter, "align")
-        keep = _KeepCallback(out, tokenizer, settings)
+        keep = KeepCallback(out, tokenizer, settings)
         trainer = _trainer(policy, pairs, settings, folder, seed, tokenizer, [callback, keep])
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
@@ -100,7 +84,7 @@ def train_preference(
             final_loss=callback.final_loss,
         )
     )
-    return _kept(policy, settings, out)
+    return kept_models(policy, settings, out)
 
 
 def _trainer(
@@ -135,46 +119,6 @@ def _trainer(
         # checkpoints hold one adapter, as they would have to be resumed.
         adapted.delete_adapter("ref")
     return trainer
-
-
-class _KeepCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
-    """Saves the models to choose from."""
-
-    def __init__(self, out: Path, tokenizer: PreTrainedTokenizerBase, settings: AlignConfig) -> None:
-        self._out, self._tokenizer = out, tokenizer
-        self._adapter, self._count = settings.method == "lora", settings.checkpoints
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **_: object,
-    ) -> None:
-        """Save the model where this step is one to keep."""
-        if model is not None and state.global_step in kept_steps(state.max_steps, self._count):
-            target = self._out / f"step-{state.global_step}" / ("adapter" if self._adapter else "model")
-            export(model, self._tokenizer, self._adapter, target)
-
-
-def kept_steps(total: int, count: int) -> list[int]:
-    """``count`` evenly spaced steps of 1..total, the last included; fewer where there are fewer steps."""
-    return sorted({max(1, round(total * i / count)) for i in range(1, count + 1)})
-
-
-def _kept(policy: ModelRef, settings: AlignConfig, out: Path) -> list[Checkpoint]:
-    found = []
-    for path in out.glob("step-*"):
-        match = re.fullmatch(r"step-(\d+)", path.name)
-        if match is None:
-            continue
-        adapter = settings.method == "lora"
-        model = (
-            ModelRef(base=policy.base, adapter=str(path / "adapter")) if adapter else ModelRef(base=str(path / "model"))
-        )
-        found.append(Checkpoint(step=int(match[1]), model=model))
-    return sorted(found, key=lambda c: c.step)
 
 
 def _count(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int) -> tuple[int, int]:

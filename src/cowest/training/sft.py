@@ -16,11 +16,12 @@ from typing import cast
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from pydantic import JsonValue
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
 from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
-from cowest.config import SftConfig
+from cowest.config import SftConfig, TrainingSettings
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
@@ -77,22 +78,7 @@ def train_sft(
         if not rows:
             raise StageError(f"sft: none of {len(conversations)} rows has a completion within max_length tokens")
         callback = LogCallback(folder, reporter, "sft")
-        trainer = LeanSftTrainer(
-            model=load_for_training(base, settings),
-            args=arguments(
-                TrlSftConfig,
-                settings,
-                folder,
-                seed,
-                _logging_steps(settings.checkpoint_every),
-                {"dataset_kwargs": {"skip_prepare_dataset": True}},
-            ),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            peft_config=new_adapter(base, settings),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
+        trainer = lean_trainer(base, rows, settings, folder, seed, tokenizer, [callback])
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
@@ -116,6 +102,29 @@ def train_sft(
         )
     )
     return trained
+
+
+def lean_trainer(
+    model: ModelRef,
+    rows: list[dict[str, list[int]]],
+    settings: TrainingSettings,
+    folder: Folder,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    callbacks: list[TrainerCallback],
+) -> LeanSftTrainer:
+    """A trainer of ``model`` on the rows that :func:`tokenize` made."""
+    special: dict[str, JsonValue] = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    trainer = LeanSftTrainer(
+        model=load_for_training(model, settings),
+        args=arguments(TrlSftConfig, settings, folder, seed, _logging_steps(settings.checkpoint_every), special),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=new_adapter(model, settings),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
+    return trainer
 
 
 def _logging_steps(checkpoint_every: int) -> int:

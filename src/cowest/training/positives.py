@@ -1,0 +1,61 @@
+"""SFT on the chosen drafts alone: the control that isolates what the comparison with the rejected ones teaches.
+
+    L = -log pi(y+|x)  over the distinct chosen drafts of the pairs
+
+It starts from the SFT model and sees the data, steps and learning rate of the alignment; only the objective differs. The paper has
+no such row. (Rejection sampling, as in RAFT, arXiv 2304.06767, is the same idea.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cowest.config import AlignConfig
+from cowest.errors import StageError
+from cowest.models.local import load_tokenizer
+from cowest.protocols import Reporter
+from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
+from cowest.training.common import Folder, LogCallback, TrainingSummary, fingerprint, quiet, release
+from cowest.training.sft import SftRow, lean_trainer, tokenize
+from cowest.types import ModelRef, PreferencePair
+
+
+def train_positives(
+    policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
+) -> list[Checkpoint]:
+    """Tune ``policy`` on the chosen drafts; the folder, the checkpoints and the errors are ``train_preference``'s."""
+    started = time.perf_counter()
+    folder = Folder(out)
+    done = folder.open(fingerprint("positives", policy, settings, pairs, seed))
+    if done is not None:
+        return kept_models(policy, settings, out)
+    chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
+    with quiet():
+        tokenizer = load_tokenizer(policy)
+        rows, truncated = tokenize(
+            tokenizer, [SftRow(prompt=prompt, completion=text) for prompt, text in chosen], settings.max_length
+        )
+        if not rows:
+            raise StageError(f"align: none of {len(chosen)} chosen drafts fits into max_length tokens")
+        callback = LogCallback(folder, reporter, "align")
+        keep = KeepCallback(out, tokenizer, settings)
+        trainer = lean_trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
+        try:
+            trainer.train(resume_from_checkpoint=folder.resume_from())
+        finally:
+            reporter.finish()
+    del trainer
+    release()
+    folder.finish(
+        TrainingSummary(
+            rows=len(chosen),
+            truncated=truncated,
+            dropped=len(chosen) - len(rows),
+            steps=callback.steps,
+            seconds=time.perf_counter() - started,
+            final_loss=callback.final_loss,
+        )
+    )
+    return kept_models(policy, settings, out)
