@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
@@ -32,7 +33,9 @@ from cowest.tasks.jsonl import load_jsonl_task
 from cowest.tasks.plugins import load_plugin_task
 from cowest.tasks.prosocial import load_prosocial
 from cowest.tasks.pubmedqa import load_pubmedqa
+from cowest.tokens import token_counter
 from cowest.types import ModelRef
+from cowest.window import Window
 
 LAB_WEIGHTS = Path(__file__).parent / "lab" / "weights"
 
@@ -113,6 +116,35 @@ def build_frames(config: RunConfig, task: Task) -> Frames:
 def build_baseline_frames(config: RunConfig, task: Task) -> BaselineFrames:
     """The baselines' prompts: the lab's for a lab world, else the defaults with the task's instruction."""
     return LabBaselineFrames() if isinstance(config.task, LabTaskConfig) else DefaultBaselineFrames(task.instruction)
+
+
+def window_of(config: ModelConfig, answer_tokens: int) -> Window | None:
+    """The room for a prompt: the model's window less that for its answer; None where the window is not known.
+
+    A local folder's window is in its config.json, an endpoint's in the recipe (``window``). A hub name's is not known here: its
+    model says so itself when a prompt is too long.
+    """
+    if isinstance(config, OpenAIModelConfig):
+        tokens, tokenizer = config.window, config.tokenizer
+    elif isinstance(config, LocalModelConfig):
+        tokens, tokenizer = _positions(model_path(config.model)), model_path(config.model)
+    else:
+        return None
+    if tokens is None:
+        return None
+    if tokens <= answer_tokens:
+        raise ConfigError(f"{config.model}: max_tokens {answer_tokens} leaves no room in a window of {tokens} tokens")
+    return Window(token_counter(tokenizer)[0], tokens - answer_tokens)
+
+
+def _positions(folder: str) -> int | None:
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        return None
+    described = json.loads(file.read_text(encoding="utf-8"))
+    inner = described.get("text_config", described)
+    found = inner.get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def build_weak(config: LocalModelConfig, ref: ModelRef) -> ChatModel:

@@ -19,6 +19,7 @@ import typer
 import cowest
 from cowest.errors import CowestError
 from cowest.server_cli import serve
+from cowest.table_cli import prompts, table
 
 app = typer.Typer(
     name="cowest",
@@ -141,12 +142,17 @@ def estimate(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key."""
+    """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key.
+
+    A recipe with a section "table" is estimated as `cowest table` runs it.
+    """
     from cowest.config import load_config
-    from cowest.estimate import estimate as estimate_recipe
+    from cowest.estimate import estimate as estimate_run
     from cowest.output_estimate import print_estimate
+    from cowest.table.estimate import estimate_table
 
     config = load_config(recipe, set_ or [])
+    estimate_recipe = estimate_table if "table" in config.model_fields_set else estimate_run
     found = estimate_recipe(config, out or Path("runs") / config.name)
     if as_json:
         print(found.model_dump_json(indent=2))
@@ -246,6 +252,8 @@ def merge(
 
 
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
+app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
+app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)
 
 
 @lab.command(epilog="Example: cowest lab study --seeds 11,12,13 --out runs/study --jobs 2")

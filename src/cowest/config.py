@@ -20,6 +20,7 @@ from cowest.model_config import ScriptedModelConfig as ScriptedModelConfig
 from cowest.model_config import Section as Section
 from cowest.model_config import ServedOrLocalConfig
 from cowest.recipe_errors import explain
+from cowest.table_config import TableConfig
 from cowest.task_config import BenchmarkTaskConfig as BenchmarkTaskConfig
 from cowest.task_config import IfqaTaskConfig as IfqaTaskConfig
 from cowest.task_config import JsonlTaskConfig as JsonlTaskConfig
@@ -179,6 +180,7 @@ class RunConfig(Section):
     pairs: PairsConfig = PairsConfig()
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    table: TableConfig = TableConfig()
     ledger: Path | None = Field(
         default=None,
         description="The file with every paid call; unset: ledger.sqlite in the run directory. Runs may share one.",
@@ -254,21 +256,34 @@ def config_from_dict(data: Mapping[str, JsonValue], folder: Path = Path()) -> Ru
     return _validated(dict(data), folder / "(recipe)", None)
 
 
+def with_settings(config: RunConfig, settings: Mapping[str, JsonValue]) -> RunConfig:
+    """The recipe with other values for some dotted keys. Raises ConfigError as for a recipe that has them."""
+    data = config.model_dump(mode="json")
+    for key, value in settings.items():
+        _put(data, key, value, key)
+    return config_from_dict(data, config.folder)
+
+
 def _override(data: dict[str, JsonValue], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r}: write it as KEY=VALUE, such as --set sft.learning_rate=2e-4")
+    try:
+        value = _number_or_yaml(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    _put(data, key, value, f"--set {override!r}")
+
+
+def _put(data: dict[str, JsonValue], key: str, value: JsonValue, where: str) -> None:
     *parents, last = key.strip().split(".")
     here = data
     for part in parents:
         below = here.setdefault(part, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {override!r}: {part!r} is a value, not a section")
+            raise ConfigError(f"{where}: {part!r} is a value, not a section")
         here = below
-    try:
-        here[last] = _number_or_yaml(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    here[last] = value
 
 
 def _number_or_yaml(raw: str) -> JsonValue:

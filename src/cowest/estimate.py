@@ -117,12 +117,21 @@ def estimate(config: RunConfig, out: Path) -> Estimate:
     config = _with_paths(config)
     contexts = prepare(config, out, QuietReporter(), offline=True)
     ledger = ledger_path(config, out)
-    there = ledger.exists()
-    paid = answered_requests(ledger) if there else frozenset[str]()
-    measured = summarise_ledger(ledger).by_purpose_and_model() if there else {}
-    work = [(context, w) for context in contexts for w in workload(context, paid)]
-    counts = _Counts({name: token_counter(name) for name in {_tokenizer(w.model) for _, w in work}})
-    written = {context.label: _written(context, counts.of(config.strong)) for context in contexts}
+    paid = paid_requests(ledger)
+    return estimate_work(config, ledger, [(context, w) for context in contexts for w in workload(context, paid)])
+
+
+def paid_requests(ledger: Path) -> frozenset[str]:
+    """The requests that have an answer in a ledger; none where there is no such file."""
+    return answered_requests(ledger) if ledger.exists() else frozenset()
+
+
+def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context, Work]]) -> Estimate:
+    """Price the calls of a recipe, each with the context in which it is made."""
+    measured = summarise_ledger(ledger).by_purpose_and_model() if ledger.exists() else {}
+    models = [w.model for _, w in work] + [context.config.strong for context, _ in work]
+    counts = _Counts({name: token_counter(name) for name in {_tokenizer(model) for model in models}})
+    written = {context.label: _written(context, counts.of(context.config.strong)) for context, _ in work}
     stages = [_stage(context, w, counts.of(w.model), written[context.label], measured) for context, w in work]
     bought = [s for s in stages if s.paid]
     unpriced = sorted({s.model for s in bought if s.cost_usd is None})
@@ -175,7 +184,7 @@ def _stage(
 
 def _prompt(work: Work, count: Counter, written: _Written) -> Range:
     """Tokens of one prompt: the mean of some real ones, two standard errors down and up, and the draft in it."""
-    asked = [prompt_tokens(count, work.prompt(e, "")) for e in _spread(work.queries)]
+    asked = [prompt_tokens(count, work.prompt(e, "")) for e in spread(work.queries)]
     mean, error = fmean(asked), 0.0
     if 1 < len(asked) < len(work.queries):
         error = 2 * stdev(asked) / math.sqrt(len(asked))
@@ -183,7 +192,7 @@ def _prompt(work: Work, count: Counter, written: _Written) -> Range:
     if work.drafted is None:
         return prompt
     if work.drafts:
-        length = fmean(map(count, _spread(work.drafts, 10 * SAMPLED)))
+        length = fmean(map(count, spread(work.drafts, 10 * SAMPLED)))
         return prompt + Range(low=length, expected=length, high=length)
     return prompt + _length(written.drafts, fmean(written.drafts), work.drafted.max_tokens)
 
@@ -208,7 +217,7 @@ def _length(lengths: Sequence[int], expected: float, most: int) -> Range:
 
 
 def _written(context: Context, count: Counter) -> _Written:
-    examples = _spread(sft_examples(context), 10 * SAMPLED)
+    examples = spread(sft_examples(context), 10 * SAMPLED)
     targets = [context.task.target(e) for e in examples]
     drafts = [completion(context.config.draft.format, t, e) for t, e in zip(targets, examples, strict=True)]
     answers = [count(t) for t in targets]
@@ -311,7 +320,7 @@ def _name(model: ModelConfig) -> str:
     return model.model if isinstance(model, OpenAIModelConfig) else "scripted"
 
 
-def _spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:
+def spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:
     """At most ``n`` of them, evenly."""
     return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
 

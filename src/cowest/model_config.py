@@ -88,6 +88,12 @@ class OpenAIModelConfig(Section):
     tokenizer: str | None = Field(
         default=None, description="Folder or hub name of its tokenizer, for estimates; unset: an approximation."
     )
+    window: int | None = Field(
+        default=None,
+        ge=256,
+        description="The model's context window in tokens: passages and in-context examples that do not fit are left out, and "
+        "counted. Unset: nothing is left out, and the endpoint rejects what is too long.",
+    )
     batch: BatchSettings = BatchSettings()
 
     @field_validator("extra")

@@ -6,13 +6,16 @@ import math
 from pathlib import Path
 from typing import Literal
 
+from pydantic import JsonValue
+
 from cowest.build import build_batch_model, build_model, build_weak, openai_models
 from cowest.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
 from cowest.errors import ConfigError
 from cowest.ledger import Ledger, LedgerSummary, Limits
 from cowest.models.ledgered import LedgeredChatModel
-from cowest.prices import price_of
+from cowest.prices import FREE, price_of
 from cowest.protocols import ChatModel
+from cowest.store import fingerprint, fingerprint_model
 from cowest.types import ModelRef
 
 AT_RISK = 1.5
@@ -31,11 +34,16 @@ def ledger_path(config: RunConfig, out: Path) -> Path:
 
 
 class OpenModels:
-    """One object a run: its domains share the strong model's connections and rate limits, the ledger and the budget."""
+    """One object a run: its domains share the strong model's connections and rate limits, the ledger and the budget.
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
-        self._config, self._path = config, ledger_path(config, out)
+    ``answers`` is a file that remembers what local models answered, as the ledger does for paid ones: for tables, whose rows
+    share many requests.
+    """
+
+    def __init__(self, config: RunConfig, out: Path, answers: Path | None = None) -> None:
+        self._config, self._path, self._answers_path = config, ledger_path(config, out), answers
         self._ledger: Ledger | None = None
+        self._answers: Ledger | None = None
         self._strong: dict[str, ChatModel] = {}
         self._judge: ChatModel | None = None
         self._served: ChatModel | None = None
@@ -44,7 +52,7 @@ class OpenModels:
         """The weak model at some point of its training, or the served one; the caller closes it."""
         weak = self._config.weak
         if isinstance(weak, LocalModelConfig):
-            return build_weak(weak, ref)
+            return self._remembered(build_weak(weak, ref), [fingerprint_model(ref.base), _adapter(ref), weak.dtype])
         if self._served is None:
             self._served = self._paid(weak, "live")  # may be closed, and opens again when it is asked
         return self._served
@@ -75,12 +83,26 @@ class OpenModels:
             for model in opened:
                 await model.aclose()
         finally:
-            ledger, self._ledger = self._ledger, None
-            if ledger is not None:
+            ledgers = [ledger for ledger in (self._ledger, self._answers) if ledger is not None]
+            self._ledger = self._answers = None
+            for ledger in ledgers:
                 ledger.close()
 
     def _open(self, config: ModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
-        return self._paid(config, mode) if isinstance(config, OpenAIModelConfig) else build_model(config)
+        if isinstance(config, OpenAIModelConfig):
+            return self._paid(config, mode)
+        if isinstance(config, LocalModelConfig):
+            ref = ModelRef(base=config.model, adapter=config.adapter)
+            return self._remembered(build_model(config), [fingerprint_model(ref.base), _adapter(ref), config.dtype])
+        return build_model(config)
+
+    def _remembered(self, model: ChatModel, identity: JsonValue) -> ChatModel:
+        """A local model with ``answers`` before it, known by its weights: checkpoints of one name are different models."""
+        if self._answers_path is None:
+            return model
+        if self._answers is None:
+            self._answers = Ledger(self._answers_path, self._config.name)
+        return LedgeredChatModel(model, self._answers, model=f"{model.name}@{fingerprint(identity)}", price=FREE)
 
     def _paid(self, config: OpenAIModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
         ledger, price = self._open_ledger(), price_of(config.model, config.price)
@@ -105,6 +127,10 @@ class OpenModels:
             limits = Limits(usd=c.budget_usd, calls=c.budget_calls, tokens=c.budget_tokens)
             self._ledger = Ledger(self._path, c.name, limits)
         return self._ledger
+
+
+def _adapter(ref: ModelRef) -> JsonValue:
+    return ref.adapter and fingerprint_model(ref.adapter)
 
 
 def check_prices(config: RunConfig) -> None:

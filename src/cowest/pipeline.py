@@ -198,16 +198,21 @@ async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
     return replace(await finish(config, contexts, out), bill=bill)
 
 
-async def run_stages(context: Context) -> None:
-    """Run one task's stages in order, reusing what is fresh."""
+async def run_stages(context: Context, stages: Sequence[Stage] | None = None, pool: Sequence[RunDir] = ()) -> None:
+    """Run one task's stages in order, reusing what is fresh, or what another run directory of ``pool`` has made."""
     fingerprints: dict[str, str] = {}
-    for stage in stages_of(context.config):
+    for stage in stages_of(context.config) if stages is None else stages:
         purpose.set(f"{context.label}{stage.name}")  # every paid call is entered with what it was for
         inputs = {name: fingerprints[name] for name in stage.reads}
         depends = fingerprint(stage.depends(context))
         mine = fingerprint(stage.name, stage.version, depends, dict(inputs))
         before = context.run.manifest().stages.get(stage.name)
         verdict = _verdict(context, stage, before, mine, inputs)
+        if not verdict.startswith("reused"):
+            donor = _donor(pool, stage, mine)
+            if donor is not None:
+                context.run.adopt(donor, stage.name, stage.writes)
+                before, verdict = context.run.manifest().stages[stage.name], f"reused from {donor.path.name}"
         context.reporter.info(f"{context.label}{stage.name}: {verdict}")
         if before is not None and verdict.startswith("reused"):
             fingerprints |= dict.fromkeys(stage.writes, mine)
@@ -216,22 +221,39 @@ async def run_stages(context: Context) -> None:
         if not continuing:
             context.run.remove(stage.writes)
         earlier = before.seconds if before is not None and continuing else 0.0
-        context.run.record(stage.name, StageEntry(fingerprint=mine, status="running", inputs=inputs, seconds=earlier))
-        began = time.monotonic()
-        try:
-            counts = await stage.execute(context)
-        except BaseException:
-            spent = earlier + time.monotonic() - began
-            context.run.record(stage.name, StageEntry(fingerprint=mine, status="running", inputs=inputs, seconds=spent))
-            raise
-        seconds = round(earlier + time.monotonic() - began, 2)
-        entry = StageEntry(fingerprint=mine, status="done", inputs=inputs, counts=dict(counts), seconds=seconds)
-        context.run.record(stage.name, entry)
-        told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(counts.items()) if n)
-        context.reporter.info(f"{context.label}{stage.name}: done in {seconds:.0f} s ({told})")
+        entry = await _execute(
+            context, stage, StageEntry(fingerprint=mine, status="running", inputs=inputs, seconds=earlier)
+        )
         # A retry can only mend failed records: outputs with another number of them are other outputs to the stages after.
         failed = _failed_calls(entry)
         fingerprints |= dict.fromkeys(stage.writes, fingerprint(mine, failed) if failed else mine)
+
+
+async def _execute(context: Context, stage: Stage, entry: StageEntry) -> StageEntry:
+    """Run a stage, with its state in the manifest before, after, and when it is stopped."""
+    context.run.record(stage.name, entry)
+    began = time.monotonic()
+    try:
+        counts = await stage.execute(context)
+    except BaseException:
+        spent = entry.seconds + time.monotonic() - began
+        context.run.record(stage.name, entry.model_copy(update={"seconds": spent}))
+        raise
+    seconds = round(entry.seconds + time.monotonic() - began, 2)
+    done = entry.model_copy(update={"status": "done", "counts": dict(counts), "seconds": seconds})
+    context.run.record(stage.name, done)
+    told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(counts.items()) if n)
+    context.reporter.info(f"{context.label}{stage.name}: done in {seconds:.0f} s ({told})")
+    return done
+
+
+def _donor(pool: Sequence[RunDir], stage: Stage, mine: str) -> RunDir | None:
+    """A run directory in which this very stage is finished, without a failed call."""
+    for run in pool:
+        entry = run.manifest().stages.get(stage.name)
+        if entry is not None and entry.fingerprint == mine and entry.status == "done" and not _failed_calls(entry):
+            return run
+    return None
 
 
 def _failed_calls(entry: StageEntry) -> int:

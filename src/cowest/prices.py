@@ -33,6 +33,10 @@ class Price:
         return Price(self.input * (1 - share), self.output * (1 - share))
 
 
+FREE: Final = Price(0.0, 0.0)
+"""Of a model that runs here."""
+
+
 @cache
 def _table() -> tuple[str, dict[str, Price]]:
     data = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))

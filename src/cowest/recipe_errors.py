@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -25,8 +26,7 @@ def explain(
     dotted = ".".join(keys) or "(recipe)"
     if kind == "extra_forbidden":
         known = _known_keys(root, loc[:-1])
-        close = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+        hint = did_you_mean(keys[-1], known) or f"known here: {', '.join(sorted(known))}"
         return f"{where}: {dotted}: unknown key; {hint}"
     if kind == "missing":
         return f"{where}: {dotted}: missing; add it"
@@ -35,6 +35,12 @@ def explain(
 
 
 _TAGS = ("lab", "jsonl", "ifqa", "pubmedqa", "prosocial", "plugin", "local", "openai", "scripted")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question with the nearest known name; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def _locate(loc: tuple[int | str, ...], node: yaml.Node | None) -> tuple[list[str], int | None]:

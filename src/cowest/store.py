@@ -195,6 +195,18 @@ class RunDir:
         """The JSONL file ``name`` in this run."""
         return JsonlFile(self.path / name, record)
 
+    def adopt(self, other: RunDir, stage: str, names: Sequence[str]) -> None:
+        """Take over the outputs of a finished stage of another run directory. Weights are linked where the disk allows it."""
+        self.remove(names)
+        for name in names:
+            source, target = other.path / name, self.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, copy_function=_link_weights)
+            else:
+                shutil.copy2(source, target)
+        self.record(stage, other.manifest().stages[stage])
+
     def remove(self, names: Sequence[str]) -> None:
         """Delete outputs that are stale."""
         for name in names:
@@ -203,3 +215,14 @@ class RunDir:
                 shutil.rmtree(target)
             else:
                 target.unlink(missing_ok=True)
+
+
+def _link_weights(source: str, target: str) -> None:
+    """Weights are never written to again, and large; records are appended to, so that they must be copies."""
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another disk, or a file system without links
+    shutil.copy2(source, target)

@@ -115,6 +115,20 @@ def compare(
     ]
 
 
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) step-down correction for as many tests as there are known p values; unknown ones stay None.
+
+    The k-th smallest of m is multiplied by m - k + 1, and no corrected value is below that of a smaller p.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    reached = 0.0
+    for rank, (p, i) in enumerate(known):
+        reached = max(reached, min(1.0, p * (len(known) - rank)))
+        corrected[i] = reached
+    return corrected
+
+
 def pool(groups: Mapping[str, Sequence[Outcome]]) -> list[Outcome]:
     """The outcomes of several seeds or worlds as one list, ids prefixed ``group/``; pool each system, then compare.
 

@@ -15,7 +15,7 @@ from cowest.scoring.scorer import MetricScorer
 from cowest.stages.base import Context, Stage, fill, in_thread
 from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
 from cowest.systems.collaboration import Collaboration
-from cowest.systems.single import WeakAlone
+from cowest.systems.single import SingleCall
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScor
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
     weak, name = context.models.weak(model), f"step-{step}"
     system: System = (
-        WeakAlone(weak, context.frames, evaluate.draft, name)
+        SingleCall(weak, context.frames.draft, evaluate.draft, name)
         if context.config.pairs.signal == "draft"  # such a weak model is tuned to answer by itself, and so chosen
         else Collaboration(weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, name)
     )

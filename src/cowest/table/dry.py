@@ -1,0 +1,92 @@
+"""A row without its models: what it would ask, of whom, in which order. For ``cowest prompts``, estimates and tests.
+
+The models are stand-ins that keep what they are asked and answer as a good model would: a draft or an answer is the query's
+SFT target, a judgement is "yes", a choice is 1. So the messages are the real ones, but for the texts of models in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import log
+from typing import Literal
+
+from cowest.protocols import Retriever, Task
+from cowest.rows import Row, Which
+from cowest.stages.base import Context
+from cowest.table.row_stage import Retrievers, build_system
+from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request of a row. ``model`` is "strong", or the weak model's stage: "weak (base)", "weak (sft)", "weak (aligned)"."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+
+
+@dataclass(slots=True)
+class StandIn:
+    """Implements :class:`cowest.protocols.ChatModel`. ``sure`` is the probability that its tokens claim to have."""
+
+    name: str
+    task: Task
+    example: Example
+    asked: list[Asked] = field(default_factory=list)
+    sure: float = 1.0
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        """Keep the request and answer it."""
+        self.asked.append(Asked(self.name, tuple(messages), sampling))
+        text = self.task.target(self.example)
+        return Completion(
+            text=text,
+            usage=Usage(calls=1, cost_usd=0.0),
+            logprobs=_logprobs(text, self.sure) if sampling.logprobs is not None else None,
+        )
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+def _logprobs(text: str, sure: float) -> tuple[TokenLogprob, ...]:
+    words = text.split(" ")
+    tokens = [word if i == 0 else f" {word}" for i, word in enumerate(words)]
+    return tuple(TokenLogprob(token=token, logprob=log(sure)) for token in tokens)
+
+
+class _Nearest:
+    """In place of a dense index, whose encoder need not be here: the passages that BM25 finds."""
+
+    def __init__(self, bm25: Callable[[], Retriever]) -> None:
+        self._bm25 = bm25
+
+    def search(self, query: str, k: int) -> Sequence[Passage]:
+        return self._bm25().search(query, k)
+
+
+async def dry_run(
+    context: Context, row: Row, example: Example, retrievers: Retrievers, sure: float = 1.0
+) -> tuple[Prediction, list[Asked]]:
+    """Answer one query with stand-ins; ``sure`` below FLARE's threshold makes it look things up."""
+    asked: list[Asked] = []
+
+    def strong() -> StandIn:
+        return StandIn("strong", context.task, example, asked, sure)
+
+    def weak(which: Which) -> StandIn:
+        return StandIn(f"weak ({which})", context.task, example, asked, sure)
+
+    def retriever(kind: Literal["bm25", "dense"]) -> Retriever:
+        def bm25() -> Retriever:
+            return retrievers.of("bm25", context)
+
+        return bm25() if kind == "bm25" else _Nearest(bm25)
+
+    def drafted() -> Mapping[str, str]:
+        return {e.id: context.task.target(e) for e in context.task.examples("train")}
+
+    system = build_system(context, row, strong, weak, retriever, drafted)
+    return await system.answer(example), asked

@@ -1,0 +1,175 @@
+"""Running a table: unit by unit, point by point, variant by variant; nothing that two of them share is done twice.
+
+    runs/NAME/TASK-SEED[/LABEL]/VARIANT/    an ordinary run directory, with rows/ROW.jsonl beside the stages' files
+    runs/NAME/answers.sqlite                what local models answered; ledger.sqlite has what was paid
+
+Two mechanisms share: a stage whose fingerprint another run directory of the unit has finished is taken over from there (SFT and
+drafts among the strong models of a grid, feedback among the ways to train); and any request that some row has made is answered
+from the ledger, or from answers.sqlite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from cowest.build import build_frames
+from cowest.config import LocalModelConfig, RunConfig
+from cowest.errors import ConfigError
+from cowest.ledger import LedgerSummary
+from cowest.opened import OpenModels, ledger_path
+from cowest.parallel import Job, run_jobs
+from cowest.pipeline import check_installed, prepare, run_stages, stages_of
+from cowest.progress import QuietReporter
+from cowest.protocols import Reporter
+from cowest.rows import Row
+from cowest.stages.base import Context, Stage
+from cowest.store import RunDir, write_atomic
+from cowest.table.plan import Plan, Unit, check_data, variant_of
+from cowest.table.row_stage import Retrievers, check_retrieval, row_stage
+from cowest.tasks.base import notes_of
+
+ORDER = ("nothing", "sft", "sample", "align")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The rows of one variant at one point of a unit's grid, and the context in which they are made."""
+
+    label: str
+    name: str
+    rows: tuple[Row, ...]
+    context: Context
+
+
+def open_plan(plan: Plan, out: Path, reporter: Reporter, offline: bool = False) -> list[list[Variant]]:
+    """The variants of each unit, with everything checked that can be before a model is loaded or a call is paid."""
+    return [list(_variants(plan, unit, out, reporter, offline)) for unit in plan.units]
+
+
+def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bool) -> Iterator[Variant]:
+    ledger = ledger_path(plan.config, out)
+    for label, config in unit.points.items():
+        folder = out / unit.name / label if label else out / unit.name
+        # Prices, keys and data of every point are checked here; notes on the data are told once, below.
+        base = prepare(config.model_copy(update={"ledger": ledger}), folder, QuietReporter(), offline)[0]
+        resolved = base.config
+        models = OpenModels(resolved, out, out / "answers.sqlite")
+        check_retrieval(base, plan.rows)
+        if label == plan.labels[0]:
+            for note in notes_of(base.task):
+                reporter.info(f"{unit.name}: {note}")
+        grouped: dict[str, tuple[RunConfig, list[Row]]] = {}
+        for row in plan.rows:
+            check_data(row, base.task)
+            name, changed = variant_of(resolved, row)
+            grouped.setdefault(name, (changed, []))[1].append(row)
+        for name, (changed, rows) in grouped.items():
+            told = f"{unit.name}{f' {label}' if label else ''} {name}: "
+            context = replace(
+                base,
+                label=told,
+                config=changed,
+                frames=build_frames(changed, base.task),
+                run=RunDir(folder / name),
+                reporter=reporter,
+                models=models,
+            )
+            yield Variant(label, name, tuple(rows), context)
+
+
+def stages_for(variant: Variant, retrievers: Retrievers) -> list[Stage]:
+    """The stages of the recipe as far as the variant's rows need them, then a stage for each row."""
+    config = variant.context.config
+    wanted = max((row.needs for row in variant.rows), key=ORDER.index)
+    stages = list(stages_of(config))
+    last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
+    if last == "sft" and not isinstance(config.weak, LocalModelConfig):
+        last = None  # it is tuned elsewhere
+    names = [stage.name for stage in stages]
+    kept = stages[: names.index(last) + 1] if last else []
+    return [*kept, *(row_stage(row, config, retrievers) for row in variant.rows)]
+
+
+async def run_unit(
+    plan: Plan, unit: Unit, out: Path, reporter: Reporter, reuse: Sequence[Path] = ()
+) -> LedgerSummary | None:
+    """Run or continue all variants of a unit; returns the bill so far where something is paid for.
+
+    ``reuse``: folders of other tables, from whose unit of this name finished stages are taken over.
+    """
+    retrievers = Retrievers()
+    pool = [RunDir(file.parent) for table in reuse for file in sorted((table / unit.name).rglob("manifest.json"))]
+    variants = list(_variants(plan, unit, out, reporter, offline=False))
+    bill: LedgerSummary | None = None
+    with RunDir(out / unit.name).locked():
+        for models, group in _by_models(variants):
+            try:
+                for variant in group:
+                    stages = stages_for(variant, retrievers)
+                    await run_stages(variant.context, stages, pool)
+                    pool.append(variant.context.run)
+                bill = models.bill() or bill
+            finally:
+                await models.aclose()
+    return bill
+
+
+def _by_models(variants: Sequence[Variant]) -> Iterator[tuple[OpenModels, list[Variant]]]:
+    """Variants of one point share its models; those are closed before the next point's are opened."""
+    groups: dict[int, tuple[OpenModels, list[Variant]]] = {}
+    for variant in variants:
+        models = variant.context.models
+        groups.setdefault(id(models), (models, []))[1].append(variant)
+    yield from groups.values()
+
+
+async def run_table(
+    plan: Plan, out: Path, reporter: Reporter, only: str | None = None, reuse: Sequence[Path] = ()
+) -> LedgerSummary | None:
+    """Run or continue a whole table (or one unit of it) in ``out``. Raises what :func:`cowest.pipeline.run` raises."""
+    check_installed(plan.config)
+    units = [unit for unit in plan.units if only in (None, unit.name)]
+    if not units:
+        raise ConfigError(f"--only {only!r}: the table's units are {', '.join(u.name for u in plan.units)}")
+    open_plan(plan, out, QuietReporter())  # what is wrong in the last unit is said before the first is paid for
+    if only is None:
+        keep_recipe(plan.config, out)
+    bill: LedgerSummary | None = None
+    for unit in units:
+        bill = await run_unit(plan, unit, out, reporter, reuse) or bill
+    return bill
+
+
+def keep_recipe(config: RunConfig, out: Path) -> None:
+    """Write the recipe into the table's folder, from which the table can be made again."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def run_units_side_by_side(
+    plan: Plan,
+    recipe: Path,
+    overrides: Sequence[str],
+    out: Path,
+    jobs: int,
+    reporter: Reporter,
+    reuse: Sequence[Path] = (),
+) -> None:
+    """Run the units in processes of their own, ``jobs`` at a time; :func:`run_table` then finds them done."""
+    check_installed(plan.config)
+    open_plan(plan, out, QuietReporter())
+    sets = [word for override in overrides for word in ("--set", override)]
+    sets += [word for table in reuse for word in ("--reuse", str(table))]
+    run_jobs(
+        [
+            Job(u.name, ("table", str(recipe), "--out", str(out), "--only", u.name, *sets), out / u.name / "run.log")
+            for u in plan.units
+        ],
+        jobs,
+        reporter,
+        echo=True,
+    )

@@ -1,0 +1,96 @@
+"""``cowest prompts``: the exact messages of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from cowest.build import build_frames
+from cowest.config import RunConfig, config_from_dict, load_config
+from cowest.errors import ConfigError
+from cowest.pipeline import prepare
+from cowest.progress import QuietReporter
+from cowest.recipe_errors import did_you_mean
+from cowest.recipes import packaged_recipe
+from cowest.rows import find_rows
+from cowest.stages.base import Context
+from cowest.stages.evaluate import test_queries
+from cowest.table.dry import dry_run
+from cowest.table.plan import check_data, variant_of
+from cowest.table.row_stage import Retrievers
+from cowest.types import Message, Record, Sampling
+
+SAMPLES = ("ifqa", "pubmedqa", "prosocial")
+DOMAINS = ("counterfactuals", "medicine", "ethics")
+
+
+class Shown(Record):
+    """One request of a row."""
+
+    row: str
+    call: int
+    model: str
+    sampling: Sampling
+    messages: tuple[Message, ...]
+
+
+def recipe_of(target: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A recipe from its path, or one around a task's name. Raises ConfigError for neither."""
+    if target in SAMPLES:  # nothing is asked, so any models will do: these have no window to fit into
+        served: JsonValue = {"kind": "openai", "model": "any", "api_key_env": None}
+        return config_from_dict(
+            {"name": target, "task": {"kind": target, "sample": True}, "weak": served, "strong": served}
+        )
+    if target in DOMAINS:
+        lab = load_config(packaged_recipe("lab"))
+        return lab.model_copy(update={"name": target, "tasks": {target: lab.tasks[target]}})
+    if Path(target).suffix not in (".yaml", ".yml") and not Path(target).exists():
+        known = (*SAMPLES, *DOMAINS)
+        hint = did_you_mean(target, known) or f"there are: {', '.join(known)}"
+        raise ConfigError(f"{target}: neither a task that ships with cowest nor a recipe; {hint}")
+    return load_config(Path(target), overrides)
+
+
+async def messages_of(
+    target: str, system: str | None, number: int, task: str | None, overrides: Sequence[str]
+) -> list[Shown]:
+    """The requests that each row makes for test query ``number``. Raises ConfigError for what is not there."""
+    config = recipe_of(target, overrides)
+    contexts = prepare(config, Path("runs") / config.name, QuietReporter(), offline=True)
+    context = _of_task(contexts, task)
+    queries = test_queries(context)
+    if number >= len(queries):
+        raise ConfigError(f"--example {number}: the task has {len(queries)} test queries, counted from 0")
+    rows, retrievers, shown = find_rows([system] if system else [], "SYSTEM"), Retrievers(), list[Shown]()
+    for row in rows:
+        check_data(row, context.task)
+        _, changed = variant_of(context.config, row)
+        mine = replace(context, config=changed, frames=build_frames(changed, context.task))
+        _, asked = await dry_run(mine, row, queries[number], retrievers)
+        shown += [
+            Shown(row=row.name, call=i, model=a.model, sampling=a.sampling, messages=a.messages)
+            for i, a in enumerate(asked, start=1)
+        ]
+    return shown
+
+
+def _of_task(contexts: Sequence[Context], task: str | None) -> Context:
+    by_name = {c.run.path.name if len(contexts) > 1 else c.task.name: c for c in contexts}
+    if task is None:
+        return contexts[0]
+    if task not in by_name:
+        raise ConfigError(f"--task {task}: the recipe has {', '.join(by_name)}")
+    return by_name[task]
+
+
+def print_messages(shown: Sequence[Shown]) -> None:
+    """Plain text on stdout, so that it can be read, compared and piped."""
+    for one in shown:
+        s = one.sampling
+        print(f"=== {one.row}, call {one.call}: {one.model} (temperature {s.temperature:g}, max_tokens {s.max_tokens})")
+        for message in one.messages:
+            print(f"--- {message.role}\n{message.content}")
+        print()

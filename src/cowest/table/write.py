@@ -1,0 +1,224 @@
+"""A table for people and papers: Markdown, CSV, LaTeX, and the rows of the terminal's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cowest.store import write_atomic
+from cowest.table.results import RowResult, Table, TableResults
+from cowest.types import MetricValue
+
+LEGEND = (
+    "Percent with 95% bootstrap intervals over queries. Bold: the best mean; italic: not significantly below it (paired test, "
+    "Holm-corrected, alpha 0.05). Difference: paired, in points, to {baseline}; p by exact McNemar (right or "
+    "wrong) or the paired bootstrap, Holm-corrected over the rows. USD and s are of one query, s as measured in this run. Cut: "
+    "queries whose context had to be shortened to fit the window."
+)
+
+_OF_THE_ROW = ("task", "label", "row", "metric", "mean", "ci_low", "ci_high", "n", "failed", "mark")
+_DIFFERENCE = ("baseline", "difference", "difference_low", "difference_high", "p", "p_holm", "test")
+_TAKEN = (
+    "usd_per_query",
+    "seconds_per_query",
+    "calls",
+    "input_tokens",
+    "output_tokens",
+    "truncated",
+    "truncated_context",
+)
+COLUMNS = (*_OF_THE_ROW, *_DIFFERENCE, *_TAKEN)
+"""Of the CSV."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A row in words. ``values`` are (text, mark) by metric; ``difference`` and ``p`` are of the main metric."""
+
+    name: str
+    values: Sequence[tuple[str, Literal["best", "tied", ""]]]
+    difference: str
+    p: str
+    usd: str
+    seconds: str
+    n: str
+    failed: str
+    cut: str
+
+
+def heading(table: Table) -> str:
+    """The task, and the grid's point where there is one."""
+    return f"{table.task}, {table.label}" if table.label else table.task
+
+
+def cells(table: Table) -> list[Cells]:
+    """Every row of a table in words."""
+    main = table.metrics[0]
+    against = {d.comparison.a: d for d in table.differences if d.comparison.metric == main}
+    found = []
+    for name, row in table.rows.items():
+        d = against.get(name)
+        first = row.metrics[main]
+        found.append(
+            Cells(
+                name=name,
+                values=[(interval(row.metrics[m]), row.marks[m]) for m in table.metrics],
+                difference="" if d is None or d.comparison.diff is None else f"{100 * d.comparison.diff:+.1f}",
+                p="" if d is None or d.p_holm is None else p_value(d.p_holm),
+                usd=_usd(row),
+                seconds="" if row.latency_s is None else f"{row.latency_s:.2f}",
+                n=str(first.n),
+                failed=str(first.n_failed),
+                cut=str(row.truncated_context),
+            )
+        )
+    return found
+
+
+def interval(value: MetricValue) -> str:
+    """``69.3 [64.0, 74.3]``, in percent."""
+    if value.mean is None or value.ci_low is None or value.ci_high is None:
+        return "not scored"
+    return f"{100 * value.mean:.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
+
+
+def p_value(p: float) -> str:
+    """Two significant digits; very small ones as a bound, since a bootstrap cannot tell more."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def _usd(row: RowResult) -> str:
+    if row.usage.cost_usd is None:
+        return "unknown" if row.usage.calls else ""
+    each = row.usage.cost_usd / max(1, row.queries)
+    return f"{each:.5f}" if each else "0"
+
+
+def write_table(results: TableResults, out: Path) -> dict[str, Path]:
+    """Write results.json, table.md, table.csv and table.tex into ``out``; returns their paths by kind."""
+    texts = {
+        "results.json": results.model_dump_json(indent=2, by_alias=True) + "\n",
+        "table.md": markdown(results),
+        "table.csv": csv_text(results),
+        "table.tex": latex(results),
+    }
+    for name, text in texts.items():
+        write_atomic(out / name, text)
+    return {name: out / name for name in texts}
+
+
+def markdown(results: TableResults) -> str:
+    """One Markdown table for each task and point of the grid."""
+    lines = []
+    for table in results.tables:
+        head = [
+            "row",
+            *table.metrics,
+            f"{table.metrics[0]} - {results.baseline}",
+            "p",
+            "USD",
+            "s",
+            "n",
+            "failed",
+            "cut",
+        ]
+        lines += [f"### {heading(table)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for c in cells(table):
+            values = [_marked(text, mark, "**", "_") for text, mark in c.values]
+            lines.append(
+                f"| {' | '.join([f'`{c.name}`', *values, c.difference, c.p, c.usd, c.seconds, c.n, c.failed, c.cut])} |"
+            )
+        lines.append("")
+        if len(table.by_seed) > 1:
+            lines += ["By seed: " + _by_seed(table), ""]
+    lines += [
+        LEGEND.format(baseline=f"`{results.baseline}`")
+        + " Cut: queries whose context had to be shortened to fit the window."
+    ]
+    lines += [f"Left out: `{name}`, since {why}." for name, why in results.left_out.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _by_seed(table: Table) -> str:
+    names = [name for name, row in table.rows.items() if "best" in row.marks.values()] or list(table.rows)[:1]
+    parts = []
+    for name in names:
+        values = [seeds.get(name) for seeds in table.by_seed.values()]
+        shown = ", ".join("not scored" if v is None else f"{100 * v:.1f}" for v in values)
+        parts.append(f"`{name}` {shown} ({table.metrics[0]}, seeds {', '.join(table.by_seed)})")
+    return "; ".join(parts) + ". All rows are in results.json."
+
+
+def _marked(text: str, mark: str, best: str, tied: str) -> str:
+    value, _, rest = text.partition(" ")
+    sign = {"best": best, "tied": tied}.get(mark, "")
+    return f"{sign}{value}{sign} {rest}".rstrip()
+
+
+def csv_text(results: TableResults) -> str:
+    """One line a row, task and metric; fractions, not percent."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for table in results.tables:
+        against = {(d.comparison.a, d.comparison.metric): d for d in table.differences}
+        for name, row in table.rows.items():
+            usd = None if row.usage.cost_usd is None else row.usage.cost_usd / max(1, row.queries)
+            for metric, v in row.metrics.items():
+                d = against.get((name, metric))
+                c = None if d is None else d.comparison
+                writer.writerow(
+                    [
+                        table.task,
+                        table.label,
+                        name,
+                        metric,
+                        v.mean,
+                        v.ci_low,
+                        v.ci_high,
+                        v.n,
+                        v.n_failed,
+                        row.marks[metric],
+                    ]
+                    + ([results.baseline, c.diff, c.ci_low, c.ci_high, c.p, d.p_holm, c.test] if c and d else [""] * 7)
+                    + [usd, row.latency_s, row.usage.calls, row.usage.input_tokens, row.usage.output_tokens]
+                    + [row.truncated, row.truncated_context]
+                )
+    return file.getvalue()
+
+
+def latex(results: TableResults) -> str:
+    """A booktabs table for each task and point: means, intervals in small print, the best bold and its equals underlined."""
+    lines = ["% Made by cowest; needs \\usepackage{booktabs}."]
+    for table in results.tables:
+        spec = "l" + "r" * (len(table.metrics) + 2)
+        metrics = " & ".join(_tex(m) for m in table.metrics)
+        lines += [
+            "\\begin{table}[t]\\centering",
+            f"\\caption{{{_tex(heading(table))}. $\\Delta$: to {_tex(results.baseline)}, $p$ Holm-corrected.}}",
+            f"\\begin{{tabular}}{{{spec}}}\\toprule",
+            f"row & {metrics} & $\\Delta$ & $p$ \\\\ \\midrule",
+        ]
+        for c in cells(table):
+            values = " & ".join(_tex_value(text, mark) for text, mark in c.values)
+            p = c.p.replace("<", "$<$")
+            lines.append(f"{_tex(c.name)} & {values} & {c.difference} & {p} \\\\")
+        lines += ["\\bottomrule\\end{tabular}\\end{table}", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_value(text: str, mark: str) -> str:
+    value, _, rest = text.partition(" ")
+    command = {"best": "\\textbf", "tied": "\\underline"}.get(mark)
+    shown = f"{command}{{{value}}}" if command else value
+    return f"{shown} {{\\scriptsize {rest}}}" if rest else shown
+
+
+def _tex(text: str) -> str:
+    for mark in "_&%#$":
+        text = text.replace(mark, f"\\{mark}")
+    return text

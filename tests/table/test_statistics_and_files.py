@@ -1,0 +1,118 @@
+"""The table's numbers and files, from predictions that are made up: no model, no run."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from cowest.scoring.statistics import holm
+from cowest.table.results import RowResult, Table, TableResults
+from cowest.table.write import cells, csv_text, latex, markdown, p_value
+from cowest.types import Comparison, MetricValue, Usage
+
+
+def test_holm_corrects_as_in_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([None, 0.02, None, 0.03]) == [None, 0.04, None, 0.04]  # only what was tested counts
+    assert holm([]) == []
+
+
+def test_holm_agrees_with_an_independent_implementation() -> None:
+    values = [0.001, 0.2, 0.012, 0.049, 0.3, 0.012]
+    order = sorted(values)
+    expected = [max(min(1.0, (len(values) - k) * order[k]) for k in range(order.index(v) + values[: i + 1].count(v)))
+                for i, v in enumerate(values)]  # fmt: skip
+    assert holm(values) == pytest.approx(expected)
+
+
+def row(mean: float | None, mark: str = "", cost: float | None = 0.5, failed: int = 0) -> RowResult:
+    spread = None if mean is None else 0.1
+    return RowResult.model_validate(
+        {
+            "about": "a row",
+            "metrics": {
+                "em": MetricValue(
+                    mean=mean,
+                    ci_low=None if mean is None or spread is None else mean - spread,
+                    ci_high=None if mean is None or spread is None else mean + spread,
+                    n=100 - failed,
+                    n_failed=failed,
+                )
+            },
+            "marks": {"em": mark},
+            "queries": 100,
+            "usage": Usage(calls=100, input_tokens=1000, output_tokens=500, cost_usd=cost),
+            "latency_s": 0.25,
+            "truncated": 0,
+            "truncated_context": 3,
+        }
+    )
+
+
+@pytest.fixture
+def results() -> TableResults:
+    compared = Comparison(
+        a="weak_sft", b="collab_cot", metric="em", diff=-0.2, ci_low=-0.3, ci_high=-0.1, p=0.0001,
+        test="mcnemar_exact", n=100,
+    )  # fmt: skip
+    table = Table.model_validate(
+        {
+            "task": "towns",
+            "label": "",
+            "metrics": ("em",),
+            "rows": {
+                "weak_sft": row(0.4),
+                "flare": row(None, cost=None, failed=100),
+                "collab_cot": row(0.6, "best"),
+                "best_of_k": row(0.58, "tied", cost=0.0),
+            },
+            "differences": [{"comparison": compared, "p_holm": 0.0003}],
+            "by_seed": {
+                "1": {"weak_sft": 0.3, "collab_cot": 0.5},
+                "2": {"weak_sft": 0.5, "collab_cot": 0.7},
+            },
+        }
+    )
+    return TableResults(
+        name="t", baseline="collab_cot", seeds=[1, 2], axis=None, tables=[table], left_out={"rlwf": "it trains"}
+    )
+
+
+def test_results_json_reads_back(results: TableResults) -> None:
+    again = TableResults.model_validate_json(results.model_dump_json(by_alias=True))
+    assert again == results and '"schema":1' in results.model_dump_json(by_alias=True)
+
+
+def test_markdown_marks_the_best_and_its_equals(results: TableResults) -> None:
+    text = markdown(results)
+    assert "| `collab_cot` | **60.0** [50.0, 70.0] |" in text
+    assert "| `best_of_k` | _58.0_ [48.0, 68.0] |" in text
+    assert "| `weak_sft` | 40.0 [30.0, 50.0] | -20.0 | <0.001 | 0.00500 | 0.25 | 100 | 0 | 3 |" in text
+    assert "`collab_cot` 50.0, 70.0 (em, seeds 1, 2)" in text
+    assert "Left out: `rlwf`, since it trains." in text
+
+
+def test_an_unknown_price_and_an_unscored_row_are_said(results: TableResults) -> None:
+    (flare,) = [c for c in cells(results.tables[0]) if c.name == "flare"]
+    assert flare.values[0][0] == "not scored" and flare.usd == "unknown" and flare.failed == "100"
+
+
+def test_csv_has_a_line_for_each_row_and_metric(results: TableResults) -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text(results))))
+    assert [r["row"] for r in rows] == ["weak_sft", "flare", "collab_cot", "best_of_k"]
+    assert rows[0]["difference"] == "-0.2" and rows[0]["p_holm"] == "0.0003" and rows[0]["usd_per_query"] == "0.005"
+    assert rows[1]["mean"] == "" and rows[1]["usd_per_query"] == ""  # unknown is empty, not 0
+
+
+def test_latex_escapes_and_marks(results: TableResults) -> None:
+    text = latex(results)
+    assert r"weak\_sft & 40.0 {\scriptsize [30.0, 50.0]} & -20.0 & $<$0.001 \\" in text
+    assert r"\textbf{60.0}" in text and r"\underline{58.0}" in text and "\\begin{tabular}{lrrr}" in text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.0123, "0.012"), (1.0, "1")])
+def test_p_values_are_short(p: float, text: str) -> None:
+    assert p_value(p) == text
