@@ -75,6 +75,8 @@ def test_the_commands_are_known() -> None:
         "init",
         "merge",
         "serve",
+        "table",
+        "prompts",
         "lab",
         "lab study",
         "lab pretrain",

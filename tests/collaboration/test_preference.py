@@ -164,3 +164,27 @@ def test_pairs_on_disk_load_in_trl_unmodified(tmp_path: Path) -> None:
     assert row["prompt"] == [m.model_dump() for m in made.pairs[0].prompt]
     assert row["chosen"] == [{"role": "assistant", "content": "good"}]
     assert json.loads(file.path.read_text().splitlines()[0])["chosen_gain"] == 1.0
+
+
+def test_a_smaller_limit_keeps_a_part_of_a_larger_one() -> None:
+    rows: list[Row] = [(f"draft {i}", i / 10, 0) for i in range(8)]
+    whole = texts(pairing(rows, max_per_query=28))
+    some = {n: texts(pairing(rows, max_per_query=28, limit=n, seed=1)) for n in (3, 10, 28)}
+    assert [len(found) for found in some.values()] == [3, 10, len(whole)] and some[28] == whole
+    assert set(some[3]) < set(some[10]) < set(whole)
+    assert set(texts(pairing(rows, max_per_query=28, limit=10, seed=2))) != set(some[10])
+    assert pairing(rows, max_per_query=28, limit=3).counts["dropped_over_limit"] == len(whole) - 3
+
+
+def test_rlwf_prefers_the_draft_that_is_right_itself() -> None:
+    drafts = [Draft(id=f"q1#{i}", example_id="q1", index=i, text=text) for i, text in enumerate(("right", "helpful"))]
+    scores = [
+        Feedback(
+            example_id="q1", draft_id=d.id, refined=Score(value=refined), solo=Score(value=0.0), weak=Score(value=weak)
+        )
+        for d, refined, weak in zip(drafts, (0.0, 1.0), (1.0, 0.0), strict=True)
+    ]
+    assert texts(build_pairs([question()], drafts, scores, FRAMES)) == [("helpful", "right")]
+    made = build_pairs([question()], drafts, scores, FRAMES, signal="draft")
+    assert texts(made) == [("right", "helpful")]
+    assert (made.pairs[0].chosen_gain, made.pairs[0].rejected_gain) == (1.0, 0.0)

@@ -79,7 +79,7 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
                 continue
             key = prints[work.stage]
             if work.calls_for == "strong alone":  # the same request in every draft format, answered from the ledger
-                key = fingerprint(variant.label, model_identity(work.model))
+                key = fingerprint(model_identity(work.model), work.sampling.model_dump(mode="json"))
             key = f"{key} {work.calls_for}"
             if key not in seen:
                 seen.add(key)
@@ -101,10 +101,10 @@ def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
     retrievers, seen = Retrievers(), set[str]()
     for variant in variants:
         for row in variant.rows:
-            yield from ((variant.context, work) for work in _row(variant.context, variant, row, retrievers, seen))
+            yield from ((variant.context, work) for work in _row(variant.context, row, retrievers, seen))
 
 
-def _row(context: Context, variant: Variant, row: Row, retrievers: Retrievers, seen: set[str]) -> Iterator[Work]:
+def _row(context: Context, row: Row, retrievers: Retrievers, seen: set[str]) -> Iterator[Work]:
     queries = test_queries(context)
     sampled = spread(queries, SAMPLED)
     done = {p.example_id for p in context.run.file(row_file(row), Prediction).load() if p.error is None}
@@ -112,8 +112,8 @@ def _row(context: Context, variant: Variant, row: Row, retrievers: Retrievers, s
     for model, name in ((context.config.weak, "weak"), (context.config.strong, "strong")):
         if not isinstance(model, OpenAIModelConfig):
             continue
-        low = _asked(context, variant, row, sampled, retrievers, name, set(seen), sure=1.0)
-        high = _asked(context, variant, row, sampled, retrievers, name, seen, sure=1e-9)
+        low = _asked(context, row, sampled, retrievers, name, set(seen), sure=1.0)
+        high = _asked(context, row, sampled, retrievers, name, seen, sure=1e-9)
         for number in range(max(map(len, high.values()), default=0)):
             share_low = sum(number < len(asked) for asked in low.values()) / len(sampled)
             share_high = sum(number < len(asked) for asked in high.values()) / len(sampled)
@@ -151,7 +151,6 @@ def _work(
 
 def _asked(
     context: Context,
-    variant: Variant,
     row: Row,
     queries: Sequence[Example],
     retrievers: Retrievers,
@@ -162,17 +161,19 @@ def _asked(
     """The requests to one model that no earlier row of the unit makes, by query."""
     config, found = context.config, defaultdict[str, list[Asked]](list)
     described = config.weak if model == "weak" else config.strong
-    drafted = f"{variant.name} {row.needs}" if row.uses == "both" else ""  # drafts of two weak models differ
+    weak = _fingerprints(context).get(row.needs, "") if row.uses == "both" else ""
 
     async def run() -> None:
         for example in queries:
             _, asked = await dry_run(context, row, example, retrievers, sure)
             found[example.id] = []
+            # A draft, and so a request that holds it, is another one where another weak model, or the same one otherwise, is asked.
+            drafted = fingerprint(weak, *(a.sampling.model_dump(mode="json") for a in asked if a.model != "strong"))
             for index, a in enumerate(asked):
                 if not a.model.startswith(model):
                     continue
                 call = call_of(str(model_identity(described)), a.messages, a.sampling, {}, None)
-                key = f"{variant.label} {drafted} {call.key}"
+                key = f"{drafted} {call.key}"
                 if key not in seen:
                     found[example.id].append(asked[index])
                 seen.add(key)
