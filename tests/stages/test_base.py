@@ -105,6 +105,17 @@ async def test_failures_that_come_from_the_queries_or_between_successes_do_not_s
     assert failures(await refusing.fill(["fine", *bad], at_once=1)) == len(bad)
 
 
+async def test_queries_that_fail_again_do_not_stop_a_stage_whose_others_are_done(tmp_path: Path) -> None:
+    bad = [f"bad{n}" for n in range(GIVE_UP_AFTER)]
+    desk = Desk(tmp_path, bad=bad)
+    desk.kind = "empty"
+    assert failures(await desk.fill(["fine", *bad], at_once=1)) == len(bad)
+    assert failures(await desk.fill(["fine", *bad], at_once=1)) == len(bad)  # only these are asked, and none succeeds
+    desk.kind = "timeout"
+    with pytest.raises(StageError, match="the last 20 calls all failed"):
+        await desk.fill(["fine", *bad], at_once=1)
+
+
 async def test_an_empty_budget_stops_it_and_says_how_far_it_came(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
 

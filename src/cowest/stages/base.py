@@ -89,9 +89,9 @@ async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
 class _Patience:
     """Stops a stage whose calls all fail, or fail all in the same way: an endpoint that is down is not asked for days."""
 
-    def __init__(self, label: str, items: int) -> None:
+    def __init__(self, label: str, items: int, succeeded: bool) -> None:
         self._label, self._enough = label, min(GIVE_UP_AFTER, items)
-        self._any, self._row, self._kind = False, 0, ""
+        self._any, self._row, self._kind = succeeded, 0, ""
 
     def see(self, error: str | None) -> None:
         """Take note of one record's error, or success. Raises StageError when it is enough."""
@@ -127,7 +127,7 @@ async def fill(
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
     todo = [item for item in items if key_of_item(item) not in done]
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    patience = _Patience(label, len(items))
+    patience = _Patience(label, len(items), succeeded=bool(done))
 
     async def work(rest: Iterable[I]) -> None:
         for item in rest:
