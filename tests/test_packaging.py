@@ -39,6 +39,7 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
     "sklearn": "scikit-learn",
     "dotenv": "python-dotenv",
+    "pydantic_core": "pydantic",  # which needs one exact version of it
 }  # import name -> name on the index, where they differ
 
 
