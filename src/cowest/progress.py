@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -105,3 +107,17 @@ class LineReporter:
 def default_reporter() -> RichReporter | LineReporter:
     """A live bar where stderr is a terminal, lines otherwise."""
     return RichReporter() if sys.stderr.isatty() else LineReporter()
+
+
+@contextmanager
+def no_hub_bars() -> Iterator[None]:
+    """Progress goes to the reporter: transformers' own bars are off meanwhile."""
+    from transformers.utils import logging  # heavy, and only who loads a model comes here
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

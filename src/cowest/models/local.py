@@ -8,11 +8,10 @@ and no code from a checkpoint is ever run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,12 +21,12 @@ from typing import cast
 import torch
 from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.batching import Decoded, Decoder, Interrupted, Row
 from cowest.models.chat import ensure_chat_template
 from cowest.models.token_text import token_logprobs
+from cowest.progress import no_hub_bars
 from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -71,7 +70,7 @@ def load_model(
     """
     _check_path(ref.base)
     try:
-        with _no_bars():
+        with no_hub_bars():
             loaded = AutoModelForCausalLM.from_pretrained(
                 ref.base, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False
             )
@@ -83,18 +82,6 @@ def load_model(
     torch.nn.Module.to(model, device)  # in place; transformers' own signature of it is not typed
     model.eval()
     return model
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Progress goes to the reporter: transformers' own bars are off meanwhile."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> PreTrainedModel:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from cowest.errors import MissingExtraError, ModelNotFoundError
+from cowest.progress import no_hub_bars
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,8 @@ class TransformerEmbedder:
             self._tokenizer = cast(
                 "PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(model, trust_remote_code=False)
             )
-            loaded = AutoModel.from_pretrained(model, use_safetensors=True, trust_remote_code=False)
+            with no_hub_bars():
+                loaded = AutoModel.from_pretrained(model, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelNotFoundError(f"{model}: the embedding model cannot be loaded: {reason}") from None
