@@ -10,10 +10,10 @@ import pytest
 from cowest.config import RunConfig, load_config, with_settings
 from cowest.pipeline import prepare
 from cowest.progress import QuietReporter
+from cowest.row_systems import Retrievers
 from cowest.table.dry import dry_run
 from cowest.table.estimate import estimate_table
 from cowest.table.plan import make_plan
-from cowest.table.row_stage import Retrievers
 from cowest.table.run import open_plan
 
 pytest.importorskip("bm25s")

@@ -332,11 +332,11 @@ def ledger_of(out: Path) -> tuple[Path, str | None]:
     if out.is_file():
         return out, None
     config = run_dir_config(out)
-    if not openai_models(config):
+    path = ledger_path(config, out)
+    if not path.exists() and not openai_models(config):
         raise ConfigError(
             f"{out}: both models of this run are on this machine, so nothing was paid for and there is no ledger"
         )
-    path = ledger_path(config, out)
     if not path.exists():
         raise ConfigError(f"{path}: not there yet; `cowest run` enters the first paid call in it")
     return path, config.name

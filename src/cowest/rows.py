@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from cowest.config import Format
+from cowest.config import Format, RunConfig, with_settings
 from cowest.errors import ConfigError
 from cowest.protocols import BaselineFrames, ChatModel, Frames, Retriever, System, Task
 from cowest.recipe_errors import did_you_mean
@@ -235,3 +235,12 @@ def find_rows(names: Sequence[str], where: str = "table.rows") -> tuple[Row, ...
     if len(set(names)) < len(names):
         raise ConfigError(f"{where}: a row is named twice")
     return tuple(BY_NAME[name] for name in names) or ROWS
+
+
+def variant_of(config: RunConfig, row: Row) -> tuple[str, RunConfig]:
+    """The variant of a single-task recipe in which a row's weak model is made; ``main`` where it changes nothing."""
+    changed = with_settings(config, VARIANTS[row.variant])
+    same = (
+        changed.model_dump() == config.model_dump()
+    )  # which fields were given, and which are defaults, does not matter
+    return ("main", config) if same else (row.variant, changed)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal, Optional, get_args
 
 import typer
 
@@ -47,7 +47,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(min=1, help="Most output tokens that may be asked for.")] = 32_768,
     systems: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Serve these systems only, such as collab_aligned,strong. Saves the memory of the others."),
+        typer.Option(
+            help="Serve these systems only, such as collab_aligned,strong; may name rows of `cowest table`, such as bm25."
+        ),
     ] = None,
     cors: Annotated[
         Optional[str],  # noqa: UP045
@@ -68,6 +70,7 @@ def serve(
     """Serve a run (or a recipe) as an OpenAI-compatible endpoint. Prints the base URL on stdout."""
     if find_spec("prometheus_client") is None:
         raise MissingExtraError("cowest serve needs prometheus_client: pip install 'cowest[serve]'")
+    from cowest.config import SystemName
     from cowest.keys import find_key
     from cowest.server.app import Server
     from cowest.server.auth import Keys
@@ -95,11 +98,14 @@ def serve(
         cors_origin=cors,
     )
     redactor = Redactor(load_hook(redact)) if redact else None
+    named = [name.strip() for name in systems.split(",")] if systems else []
+    if redactor is not None and (beyond := sorted(set(named) - {*get_args(SystemName)})):
+        raise ConfigError(f"--redact: the hook would not see what {beyond[0]} writes and looks up within; leave it out")
     log_to_stderr(json_log)
     metrics = Metrics()
 
     async def go() -> None:
-        opened = open_served(target, settings, metrics.attempted, systems.split(",") if systems else ())
+        opened = open_served(target, settings, metrics.attempted, named)
         try:
             with open_collector(opened.ledger, opened.run, metrics, redactor, collect) as collector:
                 server = Server(

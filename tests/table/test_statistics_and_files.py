@@ -109,7 +109,7 @@ def test_csv_has_a_line_for_each_row_and_metric(results: TableResults) -> None:
 
 def test_latex_escapes_and_marks(results: TableResults) -> None:
     text = latex(results)
-    assert r"weak\_sft & 40.0 {\scriptsize [30.0, 50.0]} & -20.0 & $<$0.001 \\" in text
+    assert r"weak\_sft & 40.0 {\scriptsize [30.0, 50.0]} & $-20.0$ & $<$0.001 \\" in text
     assert r"\textbf{60.0}" in text and r"\underline{58.0}" in text and "\\begin{tabular}{lrrr}" in text
 
 

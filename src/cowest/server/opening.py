@@ -10,16 +10,22 @@ from typing import Final
 from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
 from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
 from cowest.errors import ConfigError
-from cowest.opened import ledger_path
+from cowest.opened import OpenModels, ledger_path
 from cowest.pipeline import run_dir_config
-from cowest.protocols import ChatModel, Frames
+from cowest.progress import QuietReporter
+from cowest.protocols import ChatModel, Frames, Task
+from cowest.row_systems import Retrievers, build_system
+from cowest.rows import Row, Which, find_rows, variant_of
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
 from cowest.server.drafter import Drafter
 from cowest.server.gateway import Served
+from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
+from cowest.stages.base import Context
 from cowest.stages.learn import Selection
+from cowest.store import RunDir
 from cowest.types import ModelRef
 
 ALWAYS: Final = ("collab", "weak", "strong")
@@ -79,6 +85,8 @@ class _Opener:
     def __init__(self, config: RunConfig, run: Path | None, opened: Opened, attempted: Callable[[str], None]) -> None:
         self._config, self._run, self._opened = config, run, opened
         self._weak: dict[ModelRef, ChatModel] = {}
+        self._strong_chat: ChatModel | None = None
+        self._retrievers = Retrievers()
         self._strong = self._open_strong(attempted)
         opened.models.append(self._strong)
 
@@ -86,15 +94,21 @@ class _Opener:
         """Serve one task's systems."""
         task = build_task(config, name)
         frames = build_frames(config, task)
-        systems = [system for system in dict.fromkeys((*ALWAYS, *config.systems)) if not only or system in only]
+        known = dict.fromkeys((*ALWAYS, *config.systems))
+        rows = find_rows([s for s in only if s not in known], "--systems") if set(only) - set(known) else ()
+        systems: list[str] = [system for system in known if not only or system in only]
         if self._run is None:
             systems = [system for system in systems if system != "collab_aligned"]
-        if not systems:
-            raise ConfigError(f"--systems: this recipe has {', '.join(dict.fromkeys((*ALWAYS, *config.systems)))}")
+        if not systems and not rows:
+            raise ConfigError(f"--systems: this recipe has {', '.join(known)}")
         prefix = f"{config.name}/{name}" if name else config.name
         for system in systems:
             id_ = f"{prefix}/{system}"
             self._opened.served[id_] = self._served(id_, prefix, system, config, name, frames)
+        for row in rows:
+            id_ = f"{prefix}/{row.name}"
+            self._opened.served[id_] = self._row(id_, row, config, task, name)
+        systems += [row.name for row in rows]
         best = next((s for s in ("collab_aligned", "collab", *systems) if s in systems), systems[0])
         whole = replace(self._opened.served[f"{prefix}/{best}"], id=prefix)
         self._opened.served = {prefix: whole, **self._opened.served}
@@ -123,6 +137,40 @@ class _Opener:
             strong_id=f"{prefix}/strong",
             task=name,
         )
+
+    def _row(self, id_: str, row: Row, config: RunConfig, task: Task, name: str) -> Served:
+        """A row of ``cowest table``, made of this run's models."""
+        variant, _ = variant_of(config, row)
+        if variant != "main":
+            raise ConfigError(
+                f"--systems: {row.name} has a weak model of its own ({variant}), which `cowest table` trains and this run has not"
+            )
+        run = self._run or Path("runs") / config.name
+        context = Context(
+            label="",
+            config=config,
+            task=task,
+            frames=build_frames(config, task),
+            run=RunDir(run / name),
+            reporter=QuietReporter(),
+            models=OpenModels(config, run),  # not used: the server's own models are handed over
+        )
+
+        def weak(which: Which) -> ChatModel:
+            if which == "base" and isinstance(config.weak, LocalModelConfig):
+                return self._weak_model(ModelRef(base=model_path(config.weak.model), adapter=config.weak.adapter))
+            return self._weak_model(self._ref("collab_aligned" if which == "aligned" else "collab", config, name))
+
+        system = build_system(context, row, self._strong_model, weak, lambda kind: self._retrievers.of(kind, context))
+        backend = ChatBackend(RowModel(system), config.evaluate.answer, self._opened.breakers["strong"])
+        return Served(id_, HandedOver(), backend, task=name)
+
+    def _strong_model(self) -> ChatModel:
+        """The strong model as the rows call it: beside the server's own connections, within the recipe's limits."""
+        if self._strong_chat is None:
+            self._strong_chat = build_model(self._config.strong, self._config.folder)
+            self._opened.models.append(self._strong_chat)
+        return self._strong_chat
 
     def _ref(self, system: str, config: RunConfig, name: str) -> ModelRef:
         """Which weak model a system has."""

@@ -12,9 +12,9 @@ from math import log
 from typing import Literal
 
 from cowest.protocols import Retriever, Task
+from cowest.row_systems import Retrievers, build_system
 from cowest.rows import Row, Which
 from cowest.stages.base import Context
-from cowest.table.row_stage import Retrievers, build_system
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Usage
 
 

@@ -17,6 +17,7 @@ from cowest.ledger import call_of
 from cowest.opened import ledger_path
 from cowest.pipeline import stages_of
 from cowest.progress import QuietReporter
+from cowest.row_systems import Retrievers
 from cowest.rows import Row
 from cowest.stages.base import Context
 from cowest.stages.evaluate import test_queries
@@ -24,7 +25,7 @@ from cowest.stages.feedback import model_identity
 from cowest.store import fingerprint
 from cowest.table.dry import Asked, dry_run
 from cowest.table.plan import make_plan
-from cowest.table.row_stage import Retrievers, row_file
+from cowest.table.row_stage import row_file
 from cowest.table.run import Variant, open_plan
 from cowest.types import Example, Message, Prediction
 from cowest.workload import Range, Work, workload

@@ -14,7 +14,7 @@ from cowest.config import LocalModelConfig, RunConfig, with_settings
 from cowest.errors import ConfigError, MissingExtraError
 from cowest.protocols import Task
 from cowest.recipe_errors import did_you_mean
-from cowest.rows import RETRIEVING, VARIANTS, Row, find_rows
+from cowest.rows import RETRIEVING, Row, find_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,6 @@ def check_data(row: Row, task: Task) -> None:
             f"table.rows: {row.name} drafts knowledge, and no training row of {task.name} has a rationale to learn it from; "
             "leave the row out"
         )
-
-
-def variant_of(config: RunConfig, row: Row) -> tuple[str, RunConfig]:
-    """The variant of a single-task recipe in which a row's weak model is made; ``main`` where it changes nothing."""
-    changed = with_settings(config, VARIANTS[row.variant])
-    same = (
-        changed.model_dump() == config.model_dump()
-    )  # which fields were given, and which are defaults, does not matter
-    return ("main", config) if same else (row.variant, changed)
 
 
 def table_folder(config: RunConfig) -> Path:

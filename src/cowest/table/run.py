@@ -25,11 +25,12 @@ from cowest.parallel import Job, run_jobs
 from cowest.pipeline import check_installed, prepare, run_stages, stages_of
 from cowest.progress import QuietReporter
 from cowest.protocols import Reporter
-from cowest.rows import Row
+from cowest.row_systems import Retrievers, check_retrieval
+from cowest.rows import Row, variant_of
 from cowest.stages.base import Context, Stage
 from cowest.store import RunDir, write_atomic
-from cowest.table.plan import Plan, Unit, check_data, variant_of
-from cowest.table.row_stage import Retrievers, check_retrieval, row_stage
+from cowest.table.plan import Plan, Unit, check_data
+from cowest.table.row_stage import row_stage
 from cowest.tasks.base import notes_of
 
 ORDER = ("nothing", "sft", "sample", "align")

@@ -15,12 +15,12 @@ from cowest.pipeline import prepare
 from cowest.progress import QuietReporter
 from cowest.recipe_errors import did_you_mean
 from cowest.recipes import packaged_recipe
-from cowest.rows import find_rows
+from cowest.row_systems import Retrievers
+from cowest.rows import find_rows, variant_of
 from cowest.stages.base import Context
 from cowest.stages.evaluate import test_queries
 from cowest.table.dry import dry_run
-from cowest.table.plan import check_data, variant_of
-from cowest.table.row_stage import Retrievers
+from cowest.table.plan import check_data
 from cowest.types import Message, Record, Sampling
 
 SAMPLES = ("ifqa", "pubmedqa", "prosocial")

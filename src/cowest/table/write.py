@@ -135,10 +135,7 @@ def markdown(results: TableResults) -> str:
         lines.append("")
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
-    lines += [
-        LEGEND.format(baseline=f"`{results.baseline}`")
-        + " Cut: queries whose context had to be shortened to fit the window."
-    ]
+    lines.append(LEGEND.format(baseline=f"`{results.baseline}`"))
     lines += [f"Left out: `{name}`, since {why}." for name, why in results.left_out.items()]
     return "\n".join(lines) + "\n"
 
@@ -206,7 +203,8 @@ def latex(results: TableResults) -> str:
         for c in cells(table):
             values = " & ".join(_tex_value(text, mark) for text, mark in c.values)
             p = c.p.replace("<", "$<$")
-            lines.append(f"{_tex(c.name)} & {values} & {c.difference} & {p} \\\\")
+            difference = f"${c.difference}$" if c.difference else ""
+            lines.append(f"{_tex(c.name)} & {values} & {difference} & {p} \\\\")
         lines += ["\\bottomrule\\end{tabular}\\end{table}", ""]
     return "\n".join(lines) + "\n"
 
