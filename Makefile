@@ -58,12 +58,12 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(SETTINGS) | $(VENV)/bin/python
 	@echo "[2/3] installing torch (some 200 MB for the CPU; a minute or so)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	@echo "[3/3] installing cowest with its training stack (a minute or so)"
-	@$(PIP) --editable '.[train,plots]'
+	@echo "[3/3] installing cowest with everything it can use (a minute or so)"
+	@$(PIP) --editable '.[all]'
 	@$(BIN)/cowest --help >/dev/null
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "[dev] installing the tools for tests and checks"
-	@$(PIP) --editable '.[train,plots,dev]'
+	@$(PIP) --editable '.[all,dev]'
 	@touch $@

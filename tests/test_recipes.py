@@ -20,7 +20,7 @@ pytest.importorskip("bm25s")
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
-TABLES = [path for path in RECIPES if "table" in load_config(path).model_fields_set]
+TABLES = [path for path in RECIPES if load_config(path).table is not None]
 PAPER = [path for path in TABLES if path.parent.name == "paper"]
 
 
@@ -50,7 +50,7 @@ def test_it_is_valid(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", TABLES, ids=named)
 def test_every_row_of_every_point_answers_in_a_dry_run(path: Path, tmp_path: Path) -> None:
     config = runnable(path)
-    seeds = with_settings(config, {"table.seeds": [config.table.seeds[0]]}) if config.table.seeds else config
+    seeds = with_settings(config, {"table.seeds": [config.comparison.seeds[0]]}) if config.comparison.seeds else config
     plan = make_plan(seeds)
     count = 0
     for variants in open_plan(plan, tmp_path, QuietReporter(), offline=True):

@@ -152,7 +152,7 @@ def estimate(
     from cowest.table.estimate import estimate_table
 
     config = load_config(recipe, set_ or [])
-    estimate_recipe = estimate_table if "table" in config.model_fields_set else estimate_run
+    estimate_recipe = estimate_run if config.table is None else estimate_table
     found = estimate_recipe(config, out or Path("runs") / config.name)
     if as_json:
         print(found.model_dump_json(indent=2))

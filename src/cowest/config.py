@@ -180,7 +180,9 @@ class RunConfig(Section):
     pairs: PairsConfig = PairsConfig()
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    table: TableConfig = TableConfig()
+    table: TableConfig | None = Field(
+        default=None, description="What `cowest table` compares; unset: every row with the defaults."
+    )
     ledger: Path | None = Field(
         default=None,
         description="The file with every paid call; unset: ledger.sqlite in the run directory. Runs may share one.",
@@ -215,6 +217,11 @@ class RunConfig(Section):
         """The systems to evaluate; a weak model that is only served is never aligned."""
         served = isinstance(self.weak, OpenAIModelConfig)
         return tuple(name for name in self.evaluate.systems if not (served and name == "collab_aligned"))
+
+    @property
+    def comparison(self) -> TableConfig:
+        """The section ``table``, or its defaults."""
+        return self.table or TableConfig()
 
     @property
     def folder(self) -> Path:
@@ -279,7 +286,9 @@ def _put(data: dict[str, JsonValue], key: str, value: JsonValue, where: str) -> 
     *parents, last = key.strip().split(".")
     here = data
     for part in parents:
-        below = here.setdefault(part, {})
+        if here.get(part) is None:
+            here[part] = {}
+        below = here[part]
         if not isinstance(below, dict):
             raise ConfigError(f"{where}: {part!r} is a value, not a section")
         here = below

@@ -32,7 +32,7 @@ class Retrievers:
             else:
                 from cowest.retrieval.embedding import TransformerEmbedder
 
-                embedder = TransformerEmbedder(model_path(context.config.table.embedder))
+                embedder = TransformerEmbedder(model_path(context.config.comparison.embedder))
                 self.made[kind] = DenseRetriever(documents, embedder)
         return self.made[kind]
 
@@ -70,7 +70,7 @@ def build_system(
             draft=settings.draft,
             answer=settings.answer,
             sampled=config.draft.sampling,
-            settings=config.table,
+            settings=config.comparison,
             seed=config.seed,
             weak_window=window_of(config.weak, settings.draft.max_tokens),
             strong_window=window_of(config.strong, settings.answer.max_tokens),
@@ -83,4 +83,4 @@ def check_retrieval(context: Context, rows: tuple[Row, ...]) -> None:
     if any(row.name in RETRIEVING for row in rows):
         documents_of(context.task)
     if any(row.name == "dense" for row in rows):
-        model_path(context.config.table.embedder)
+        model_path(context.config.comparison.embedder)

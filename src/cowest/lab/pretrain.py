@@ -56,6 +56,7 @@ PLANS = {
     for plan in (
         Plan("strong", "strong", hidden=128, layers=4, intermediate=384, steps=3200),
         Plan("strong-small", "strong", hidden=96, layers=3, intermediate=256, steps=2400),
+        Plan("strong-tiny", "strong", hidden=64, layers=2, intermediate=160, steps=1200),
         Plan("weak", "weak", hidden=96, layers=3, intermediate=256, steps=1200),
         Plan("weak-small", "weak", hidden=64, layers=2, intermediate=160, steps=1200),
     )

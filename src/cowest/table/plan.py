@@ -43,17 +43,17 @@ class Plan:
     @property
     def baseline(self) -> str:
         """The row that all others are compared with."""
-        return self.config.table.baseline or self.rows[-1].name
+        return self.config.comparison.baseline or self.rows[-1].name
 
     @property
     def labels(self) -> Sequence[str]:
         """The points of the grid; one without a label where there is none."""
-        return tuple(self.config.table.grid) or ("",)
+        return tuple(self.config.comparison.grid) or ("",)
 
 
 def make_plan(config: RunConfig) -> Plan:
     """Raises ConfigError for an unknown row, a baseline that is no row, a bad label, or a setting that does not exist."""
-    table = config.table
+    table = config.comparison
     rows, left_out = _possible(config, find_rows(table.rows), asked=bool(table.rows))
     names = [row.name for row in rows]
     baseline = table.baseline or names[-1]

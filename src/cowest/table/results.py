@@ -85,8 +85,8 @@ def table_results(plan: Plan, opened: Sequence[Sequence[Variant]]) -> TableResul
     return TableResults(
         name=plan.config.name,
         baseline=plan.baseline,
-        seeds=list(plan.config.table.seeds or (plan.config.seed,)),
-        axis=plan.config.table.axis,
+        seeds=list(plan.config.comparison.seeds or (plan.config.seed,)),
+        axis=plan.config.comparison.axis,
         tables=tables,
         left_out=dict(plan.left_out),
     )

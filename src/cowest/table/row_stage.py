@@ -49,7 +49,7 @@ def _depends(context: Context, row: Row) -> JsonValue:
         row.name,
         [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json"), c.evaluate.queries],
         c.draft.sampling.model_dump(mode="json"),
-        c.table.model_dump(mode="json", exclude={"rows", "baseline", "seeds", "axis", "grid"}),
+        c.comparison.model_dump(mode="json", exclude={"rows", "baseline", "seeds", "axis", "grid"}),
         [split_fingerprint(queries), split_fingerprint(context.task.examples("train"))],
         [m.content for messages in probes for m in messages],
         c.seed,
