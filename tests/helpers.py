@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+import pytest
 from pydantic import JsonValue
 
+from cowest.cli import main
 from cowest.config import LabTaskConfig, config_from_dict
 from cowest.errors import ModelCallError
 from cowest.lab.task import lab_task
@@ -187,3 +190,14 @@ def unused_url() -> Iterator[str]:
     with socket.socket() as taken:  # bound and not listening: a connection is refused, and no one else gets the port
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def cowest_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["cowest", *arguments])
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code is None or isinstance(stop.code, int)
+        return stop.code or 0
+    return 0

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from tests.helpers import SIZES, WORLD, Oracle, save_tiny_model, tiny_recipe, unused_url
+from tests.helpers import SIZES, WORLD, Oracle, cowest_main, save_tiny_model, tiny_recipe, unused_url
 
 import cowest
-from cowest.cli import app, main
+from cowest.cli import app
 from cowest.models.endpoint import make_app, serve
 
 RECIPE = {
@@ -26,17 +26,6 @@ RECIPE = {
     "weak": {"kind": "local", "model": "org/small"},
     "strong": {"kind": "scripted", "default": "Answer: yes"},
 }
-
-
-def cowest_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run the command in this process; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["cowest", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        assert stop.code is None or isinstance(stop.code, int)
-        return stop.code or 0
-    return 0
 
 
 @pytest.fixture

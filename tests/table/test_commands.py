@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from tests.helpers import cowest_main
 from tests.table.test_statistics_and_files import row
 
-from cowest.cli import main
 from cowest.output_table import print_table
 from cowest.rows import ROWS
 from cowest.table.plots import write_plots
@@ -19,18 +18,8 @@ pytest.importorskip("bm25s")
 FOLDER = Path(__file__).parents[2] / "recipes"
 
 
-def cowest(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["cowest", *arguments])
-    try:
-        main()
-    except SystemExit as stop:
-        assert stop.code is None or isinstance(stop.code, int)
-        return stop.code or 0
-    return 0
-
-
 def test_list_names_every_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cowest(monkeypatch, "table", "--list") == 0
+    assert cowest_main(monkeypatch, "table", "--list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [r.name for r in ROWS]
 
@@ -38,10 +27,10 @@ def test_list_names_every_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_prompts_prints_the_messages_and_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cowest(monkeypatch, "prompts", "ifqa", "collab_cot") == 0
+    assert cowest_main(monkeypatch, "prompts", "ifqa", "collab_cot") == 0
     out = capsys.readouterr().out
     assert out.count("=== collab_cot, call") == 2 and "<draft>" in out and "--- user" in out
-    assert cowest(monkeypatch, "prompts", "ifqa", "collab_cot", "--json") == 0
+    assert cowest_main(monkeypatch, "prompts", "ifqa", "collab_cot", "--json") == 0
     weak, strong = json.loads(capsys.readouterr().out)
     assert weak["model"] == "weak (sft)" and strong["model"] == "strong"
     assert "<draft>" in strong["messages"][-1]["content"]
@@ -68,7 +57,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cowest(monkeypatch, *arguments) == 2
+    assert cowest_main(monkeypatch, *arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and said in err and "Traceback" not in err
 
@@ -79,7 +68,7 @@ def test_estimate_prices_a_table_by_its_rows(
     monkeypatch.chdir(tmp_path)
     recipe = str(FOLDER / "paper" / "table-medicine.yaml")
     rows = "table.rows=[strong_cot, strong_self_consistency, strong_self_refine, flare, collab_cot, best_of_k]"
-    assert cowest(monkeypatch, "estimate", recipe, "--json", "--set", "task.sample=true",
+    assert cowest_main(monkeypatch, "estimate", recipe, "--json", "--set", "task.sample=true",
                   "--set", "table.baseline=strong_cot", "--set", rows) == 0  # fmt: skip
     found = {s["calls_for"]: s for s in json.loads(capsys.readouterr().out)["stages"]}
     n = found["strong_cot"]["calls"]["expected"]

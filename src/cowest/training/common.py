@@ -22,6 +22,7 @@ import logging
 import math
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -269,6 +270,18 @@ class LogCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         _write(self._folder.log, "".join(_line(row) for row in rows))
         self.final_loss = rows[-1]["loss"] if rows else None
         self._reporter.start(self._label, state.max_steps, state.global_step)
+
+    def summary(self, rows: int, truncated: int, dropped: int, started: float) -> TrainingSummary:
+        """What a training that began at ``started`` (perf_counter) has come to."""
+        seconds = time.perf_counter() - started
+        return TrainingSummary(
+            rows=rows,
+            truncated=truncated,
+            dropped=dropped,
+            steps=self.steps,
+            seconds=seconds,
+            final_loss=self.final_loss,
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Advance by one step."""

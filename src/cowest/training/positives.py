@@ -17,7 +17,7 @@ from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
 from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
-from cowest.training.common import Folder, LogCallback, TrainingSummary, fingerprint, quiet, release
+from cowest.training.common import Folder, LogCallback, fingerprint, quiet, release
 from cowest.training.sft import SftRow, lean_trainer, tokenize
 from cowest.types import ModelRef, PreferencePair
 
@@ -48,14 +48,5 @@ def train_positives(
             reporter.finish()
     del trainer
     release()
-    folder.finish(
-        TrainingSummary(
-            rows=len(chosen),
-            truncated=truncated,
-            dropped=len(chosen) - len(rows),
-            steps=callback.steps,
-            seconds=time.perf_counter() - started,
-            final_loss=callback.final_loss,
-        )
-    )
+    folder.finish(callback.summary(len(chosen), truncated, len(chosen) - len(rows), started))
     return kept_models(policy, settings, out)

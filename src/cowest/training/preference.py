@@ -31,7 +31,6 @@ from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
 from cowest.training.common import (
     Folder,
     LogCallback,
-    TrainingSummary,
     arguments,
     encode,
     fingerprint,
@@ -74,16 +73,7 @@ def train_preference(
             reporter.finish()
     del trainer
     release()
-    folder.finish(
-        TrainingSummary(
-            rows=len(pairs),
-            truncated=truncated,
-            dropped=dropped,
-            steps=callback.steps,
-            seconds=time.perf_counter() - started,
-            final_loss=callback.final_loss,
-        )
-    )
+    folder.finish(callback.summary(len(pairs), truncated, dropped, started))
     return kept_models(policy, settings, out)
 
 

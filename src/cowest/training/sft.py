@@ -28,7 +28,6 @@ from cowest.protocols import Reporter
 from cowest.training.common import (
     Folder,
     LogCallback,
-    TrainingSummary,
     arguments,
     encode,
     export,
@@ -91,16 +90,7 @@ def train_sft(
         )
     del trainer
     release()
-    folder.finish(
-        TrainingSummary(
-            rows=len(conversations),
-            truncated=truncated,
-            dropped=len(conversations) - len(rows),
-            steps=callback.steps,
-            seconds=time.perf_counter() - started,
-            final_loss=callback.final_loss,
-        )
-    )
+    folder.finish(callback.summary(len(conversations), truncated, len(conversations) - len(rows), started))
     return trained
 
 
