@@ -114,7 +114,7 @@ def test_wrong_input_is_exit_code_2_and_one_line_on_stderr(
         "no run directory": ["report", str(tmp_path / "elsewhere")],
         "is not there": ["merge", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "merged")],
         "is not empty": ["init", str(tmp_path)],
-        "there are strong, strong-small, weak, weak-small": ["lab", "pretrain", "huge"],
+        "there are strong, strong-small, strong-tiny": ["lab", "pretrain", "huge"],
         "whole numbers": ["lab", "study", "--seeds", "a,b", "--out", str(tmp_path / "s")],
         "unknown domain": ["lab", "study", "--domains", "cooking", "--out", str(tmp_path / "s")],
     }
