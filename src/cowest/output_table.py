@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from cowest.ledger_summary import LedgerSummary
 from cowest.output_ledger import cost_line
 from cowest.table.results import Table, TableResults
-from cowest.table.write import cells, heading
+from cowest.table.write import along, cells, heading
 
 _STYLES = {"best": "bold green", "tied": "yellow", "": ""}
 
@@ -25,6 +25,8 @@ def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSumm
         "* best, = not significantly below it; p Holm-corrected; cut: contexts shortened to fit the window",
         markup=False,
     )
+    for d, points, p in along(results):
+        console.print(f"{d.task}: {d.row}, {d.label} - {d.first}: {points}, p = {p}", markup=False, highlight=False)
     for name, why in results.left_out.items():
         console.print(f"left out: {name}, since {why}", markup=False, soft_wrap=True)
     if bill is not None:

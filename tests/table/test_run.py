@@ -145,6 +145,9 @@ def test_a_grid_shares_what_the_weak_one_made(weak: str, tmp_path: Path) -> None
     assert results.tables[0].rows["weak_sft"].metrics == results.tables[1].rows["weak_sft"].metrics
     assert results.tables[0].rows["collab_cot"].queries == 24  # pooled over the seeds
     assert set(results.tables[0].by_seed) == {"3", "4"}
+    along = {d.row: d for d in results.grid_differences}
+    assert set(along) == {"weak_sft", "collab_cot"} and along["collab_cot"].comparison.n == 24
+    assert along["weak_sft"].comparison.diff == 0.0 and along["weak_sft"].p_holm == 1.0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,17 @@ class Difference(Record):
     p_holm: float | None
 
 
+class GridDifference(Record):
+    """One row at one point of the grid minus itself at the first point, on the same queries; Holm over all of a task's."""
+
+    task: str
+    row: str
+    label: str
+    first: str
+    comparison: Comparison
+    p_holm: float | None
+
+
 class RowResult(Record):
     """One row of one table.
 
@@ -68,6 +79,7 @@ class TableResults(Record):
     seeds: list[int]
     axis: str | None
     tables: list[Table]
+    grid_differences: list[GridDifference] = Field(default_factory=list)
     left_out: dict[str, str]
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -75,24 +87,48 @@ class TableResults(Record):
 
 def table_results(plan: Plan, opened: Sequence[Sequence[Variant]]) -> TableResults:
     """All tables of a finished plan. Raises StageError where a row's predictions are not there."""
-    tables = []
+    tables, along = list[Table](), list[GridDifference]()
     by_task: dict[str, list[tuple[int, Sequence[Variant]]]] = {}
     for unit, variants in zip(plan.units, opened, strict=True):
         by_task.setdefault(unit.task, []).append((unit.seed, variants))
     for task, units in by_task.items():
+        found: dict[str, dict[str, list[Outcome]]] = {}
         for label in plan.labels:
-            tables.append(_table(plan, task, label, [(s, [v for v in vs if v.label == label]) for s, vs in units]))
+            there = [(s, [v for v in vs if v.label == label]) for s, vs in units]
+            table, found[label] = _table(plan, task, label, there)
+            tables.append(table)
+        context = units[0][1][0].context
+        along += _along_the_grid(context.task.metrics[0], context.task.labels, tables[-1].task, found, plan.config.seed)
     return TableResults(
         name=plan.config.name,
         baseline=plan.baseline,
         seeds=list(plan.config.comparison.seeds or (plan.config.seed,)),
         axis=plan.config.comparison.axis,
         tables=tables,
+        grid_differences=along,
         left_out=dict(plan.left_out),
     )
 
 
-def _table(plan: Plan, task: str, label: str, units: Sequence[tuple[int, Sequence[Variant]]]) -> Table:
+def _along_the_grid(
+    metric: str, labels: Sequence[str], task: str, found: Mapping[str, Mapping[str, Sequence[Outcome]]], seed: int
+) -> list[GridDifference]:
+    first, *others = found
+    made = [
+        (row, label, _paired(metric, labels, label, first, {label: found[label][row], first: found[first][row]}, seed))
+        for row in found[first]
+        for label in others
+    ]
+    corrected = holm([c.p for _, _, c in made])
+    return [
+        GridDifference(task=task, row=row, label=label, first=first, comparison=c, p_holm=p)
+        for (row, label, c), p in zip(made, corrected, strict=True)
+    ]
+
+
+def _table(
+    plan: Plan, task: str, label: str, units: Sequence[tuple[int, Sequence[Variant]]]
+) -> tuple[Table, dict[str, list[Outcome]]]:
     context = units[0][1][0].context
     metrics, labels, seed = context.task.metrics, context.task.labels, plan.config.seed
     found: dict[str, list[Outcome]] = {}
@@ -110,7 +146,7 @@ def _table(plan: Plan, task: str, label: str, units: Sequence[tuple[int, Sequenc
     values = {name: summarise(metrics, labels, rows, seed) for name, rows in found.items()}
     marks = {metric: _marks(metric, labels, values, found, seed) for metric in metrics}
     about = {row.name: row.about for row in plan.rows}
-    return Table(
+    made = Table(
         task=task or context.task.name,
         label=label,
         metrics=metrics,
@@ -120,6 +156,7 @@ def _table(plan: Plan, task: str, label: str, units: Sequence[tuple[int, Sequenc
         differences=[d for metric in metrics for d in _differences(metric, labels, plan.baseline, found, seed)],
         by_seed=seeds,
     )
+    return made, found
 
 
 def _predictions(row: Row, variants: Sequence[Variant]) -> list[Prediction]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cowest.store import write_atomic
-from cowest.table.results import RowResult, Table, TableResults
+from cowest.table.results import GridDifference, RowResult, Table, TableResults
 from cowest.types import MetricValue
 
 LEGEND = (
@@ -135,9 +135,32 @@ def markdown(results: TableResults) -> str:
         lines.append("")
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
+    if results.grid_differences:
+        lines += _along(results)
     lines.append(LEGEND.format(baseline=f"`{results.baseline}`"))
     lines += [f"Left out: `{name}`, since {why}." for name, why in results.left_out.items()]
     return "\n".join(lines) + "\n"
+
+
+def _along(results: TableResults) -> list[str]:
+    """Each row against itself at the grid's first point."""
+    lines = [
+        f"### Along the grid ({results.axis or 'setting'})",
+        "",
+        "| task | row | point | difference | p |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [f"| {d.task} | `{d.row}` | {d.label} - {d.first} | {points} | {p} |" for d, points, p in along(results)]
+    return [*lines, ""]
+
+
+def along(results: TableResults) -> Iterator[tuple[GridDifference, str, str]]:
+    """What changes along the grid, each with its points, interval and p in words."""
+    for d in results.grid_differences:
+        c = d.comparison
+        if c.diff is not None and d.p_holm is not None:
+            points = f"{100 * c.diff:+.1f} [{100 * (c.ci_low or 0):+.1f}, {100 * (c.ci_high or 0):+.1f}]"
+            yield d, points, p_value(d.p_holm)
 
 
 def _by_seed(table: Table) -> str:
