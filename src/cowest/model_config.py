@@ -18,9 +18,7 @@ class LocalModelConfig(Section):
     """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
 
     kind: Literal["local"]
-    model: str = Field(
-        description="A hub name, a folder, or lab:strong, lab:strong-small, lab:weak, lab:weak-small (shipped)."
-    )
+    model: str = Field(description="A hub name, a folder, or lab:strong, lab:weak and their smaller ones (shipped).")
     adapter: str | None = Field(default=None, description="A PEFT adapter's folder or hub name.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
