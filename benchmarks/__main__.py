@@ -12,6 +12,7 @@ COMMANDS = (
     ["benchmarks.demo"],
     ["benchmarks.drafting", "--model", model_path("lab:weak"), "--prompts", "128"],
     *([["benchmarks.retrieval"]] if "COWEST_DATA_DIR" in os.environ else []),  # it needs PubMedQA's file
+    ["benchmarks.table_sharing"],
     ["benchmarks.throughput"],
 )
 
