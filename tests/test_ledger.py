@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from pydantic import JsonValue
 
 from cowest.errors import BudgetExceededError, ConfigError, DataError
 from cowest.ledger import BatchEntry, Call, Ledger, Limits, call_of, purpose
+from cowest.ledger_schema import connect
 from cowest.ledger_summary import export_ledger, summarise_ledger
 from cowest.prices import Price
 from cowest.types import Attempt, Completion, Message, Sampling, TokenLogprob, Usage
@@ -234,6 +237,20 @@ def test_several_processes_write_at_once(path: Path) -> None:
     keys = [key for w in writers for key in w.communicate()[0].split()]
     assert [w.returncode for w in writers] == [0, 0, 0]
     assert len(set(keys)) == 600 and summarise_ledger(path).answered == 600
+
+
+def test_whoever_opens_a_new_file_first_the_others_find_a_ledger(tmp_path: Path) -> None:
+    at_once, files = 6, 40
+    start = threading.Barrier(at_once)
+
+    def open_all() -> None:
+        for n in range(files):
+            start.wait(10)
+            connect(tmp_path / f"{n}.sqlite").close()
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(open_all) for _ in range(at_once)]:
+            done.result()  # raises what a thread raised
 
 
 def test_what_was_acknowledged_outlives_a_kill(path: Path) -> None:

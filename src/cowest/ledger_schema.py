@@ -81,9 +81,16 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _recognise(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version, 0 for a new file. Raises DataError for what cannot be used."""
-    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    mine = not connection.in_transaction
+    if mine:
+        connection.execute("BEGIN")  # one look at the file: another process may be making the tables between two
+    try:
+        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    finally:
+        if mine:
+            connection.execute("COMMIT")
     if tables == 0 and application == 0 and version == 0:
         return 0
     if application != APPLICATION_ID:
