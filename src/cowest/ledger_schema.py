@@ -6,10 +6,14 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
 from cowest.errors import DataError
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x636F7765  # "cowe"
+
+_SHORT: Final = wait_random(0.002, 0.02)  # seconds between two tries to open
 
 _TABLES: Final = """
 CREATE TABLE answers (
@@ -48,7 +52,12 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         # isolation_level None: transactions begin where the code says so.
         connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, path)
+            # SQLite's own patience does not cover the change to WAL while another process opens the file, too.
+            for attempt in Retrying(
+                retry=retry_if_exception(_busy), stop=stop_after_delay(60), wait=_SHORT, reraise=True
+            ):
+                with attempt:
+                    _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -57,6 +66,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             f"{path}: cannot be opened as a ledger ({error}); is the file damaged, the disk full, or the folder read-only?"
         ) from None
     return connection
+
+
+def _busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
