@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from cowest.recipes import packaged_recipe
-from cowest.store import RunDir
+from cowest.recipe.shipped import packaged_recipe
+from cowest.run.store import RunDir
 
 
 def measure(domain: str, seed: int) -> dict[str, float]:

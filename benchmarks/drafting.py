@@ -22,12 +22,12 @@ from typing import cast
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cowest.config import WorldConfig
 from cowest.errors import ModelCallError
 from cowest.lab.frames import LabFrames
 from cowest.lab.tokenizer import build_tokenizer
 from cowest.lab.worlds import make_world
 from cowest.models.local import LocalChatModel, load_model, load_tokenizer
+from cowest.recipe.config import WorldConfig
 from cowest.types import Message, ModelRef, Sampling
 
 Rate = tuple[int, float]  # real new tokens, seconds

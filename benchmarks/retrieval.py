@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cowest.config import PubmedqaTaskConfig
+from cowest.recipe.config import PubmedqaTaskConfig
 from cowest.retrieval.bm25 import Bm25Retriever, best, words
 from cowest.retrieval.documents import Document
 from cowest.tasks.base import SPLITS

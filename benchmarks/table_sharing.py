@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from cowest.config import RunConfig, config_from_dict
-from cowest.progress import QuietReporter
-from cowest.recipes import packaged_recipe
+from cowest.recipe.config import RunConfig, config_from_dict
+from cowest.recipe.shipped import packaged_recipe
+from cowest.run.progress import QuietReporter
 from cowest.table.plan import make_plan
 from cowest.table.run import run_table
 

@@ -78,12 +78,12 @@ async def bare_aiohttp(url: str, calls: int, concurrency: int) -> None:
 
 
 async def _ours(url: str, calls: int, concurrency: int, ledger_file: Path | None, watch: bool = False) -> None:
-    from cowest.cli import relax_gc
-    from cowest.ledger import Ledger
+    from cowest.assembly.opened import most_at_risk
+    from cowest.cli.main import relax_gc
+    from cowest.ledger.ledger import Ledger
+    from cowest.ledger.prices import Price
     from cowest.models.ledgered import LedgeredChatModel
     from cowest.models.openai import OpenAIChatModel
-    from cowest.opened import most_at_risk
-    from cowest.prices import Price
     from cowest.protocols import ChatModel
     from cowest.stages.base import IN_FLIGHT
     from cowest.types import Message, Sampling

@@ -9,11 +9,11 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cowest.build import build_frames, build_task, model_path
-from cowest.config import config_from_dict
+from cowest.assembly.build import build_frames, build_task, model_path
 from cowest.models.local import LocalChatModel
 from cowest.pipeline import run
-from cowest.progress import default_reporter
+from cowest.recipe.config import config_from_dict
+from cowest.run.progress import default_reporter
 from cowest.systems.collaboration import Collaboration
 from cowest.types import ModelRef, Sampling
 

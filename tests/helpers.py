@@ -13,13 +13,13 @@ from types import MappingProxyType
 import pytest
 from pydantic import JsonValue
 
-from cowest.cli import main
-from cowest.config import LabTaskConfig, config_from_dict
+from cowest.cli.main import main
 from cowest.errors import ModelCallError
 from cowest.lab.task import lab_task
 from cowest.models.endpoint import make_app, serve
 from cowest.models.scripted import ScriptedChatModel, ScriptedRequest
 from cowest.pipeline import RunSummary, run
+from cowest.recipe.config import LabTaskConfig, config_from_dict
 from cowest.tasks.base import SimpleTask
 from cowest.types import Completion, Example, Message, Sampling
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from tests.paid_endpoint import CONCURRENCY, PaidEndpoint, paid_recipe, records_of
 
-from cowest.opened import most_at_risk
+from cowest.assembly.opened import most_at_risk
 
 KILLS = 12
 

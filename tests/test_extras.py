@@ -7,8 +7,8 @@ from tests.helpers import tiny_recipe
 from tests.paid_endpoint import paid_recipe
 
 from cowest import pipeline
-from cowest.config import config_from_dict
 from cowest.errors import MissingExtraError
+from cowest.recipe.config import config_from_dict
 
 RECIPE = config_from_dict(tiny_recipe("org/model", "http://localhost/v1"))
 

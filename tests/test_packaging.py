@@ -76,7 +76,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["cowest", "cowest.cli"])
+@pytest.mark.parametrize("module", ["cowest", "cowest.cli.main"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     loaded = loaded_after(f"import {module}")
     assert "cowest" in loaded
@@ -84,7 +84,7 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 
 def test_help_answers_and_loads_nothing_heavy() -> None:
-    command = [sys.executable, "-X", "importtime", "-c", "from cowest.cli import main; main()", "--help"]
+    command = [sys.executable, "-X", "importtime", "-c", "from cowest.cli.main import main; main()", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout and "report" in done.stdout
@@ -149,5 +149,5 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
 
 
 def test_the_command_is_declared() -> None:
-    assert PROJECT["scripts"] == {"cowest": "cowest.cli:main"}
+    assert PROJECT["scripts"] == {"cowest": "cowest.cli.main:main"}
     assert cowest.__version__ == PROJECT["version"]

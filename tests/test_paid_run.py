@@ -13,9 +13,9 @@ from tests.batch_server import Provider
 from tests.helpers import Log
 from tests.paid_endpoint import PaidEndpoint, paid_recipe, records_of, reply
 
-from cowest.config import config_from_dict
 from cowest.errors import BudgetExceededError, ConfigError
 from cowest.pipeline import RunSummary, run
+from cowest.recipe.config import config_from_dict
 
 
 async def _run(endpoint: PaidEndpoint, out: Path, log: Log | None = None, **changes: JsonValue) -> RunSummary:

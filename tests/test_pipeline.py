@@ -17,11 +17,11 @@ import yaml
 from pydantic import JsonValue
 from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_model, tiny_recipe, unused_url, world
 
-from cowest.config import config_from_dict
+from cowest.assembly.opened import most_at_risk
 from cowest.errors import ConfigError, DataError, ModelCallError, StageError, WiringError
 from cowest.models.endpoint import make_app, serve
-from cowest.opened import most_at_risk
 from cowest.pipeline import STAGES, check_wiring, export_weak, report_again, run, run_dir_config
+from cowest.recipe.config import config_from_dict
 from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
 
 FEEDBACK_TOKENS = 512  # the default of feedback.sampling, which tells that stage's requests from the evaluation's

@@ -16,10 +16,10 @@ from aiohttp.test_utils import TestServer
 from tests.helpers import Log
 from tests.paid_endpoint import paid_recipe
 
-from cowest.build import build_model
-from cowest.config import OpenAIModelConfig, config_from_dict
+from cowest.assembly.build import build_model
 from cowest.errors import ModelCallError
 from cowest.pipeline import run
+from cowest.recipe.config import OpenAIModelConfig, config_from_dict
 from cowest.types import Message, Sampling
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

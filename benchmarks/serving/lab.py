@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.serving.client import Answer, Connection, request
 from benchmarks.serving.processes import SERVER_CORE, Running, python, started
-from cowest.build import build_task
+from cowest.assembly.build import build_task
 from cowest.pipeline import run_dir_config
 
 

@@ -9,9 +9,9 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
-from cowest.cli import relax_gc
+from cowest.cli.main import relax_gc
 from cowest.collaboration.prompts import DefaultFrames
-from cowest.config import OpenAIModelConfig
+from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.app import Server
 from cowest.server.auth import Keys
 from cowest.server.breaker import Breaker

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cowest.build import build_task
+from cowest.assembly.build import build_task
 from cowest.pipeline import run_dir_config
-from cowest.store import JsonlFile
+from cowest.run.store import JsonlFile
 from cowest.types import Prediction
 
 

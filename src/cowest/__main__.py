@@ -1,5 +1,5 @@
 """``python -m cowest``."""
 
-from cowest.cli import main
+from cowest.cli.main import main
 
 main()

@@ -20,21 +20,22 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from cowest.build import api_key, build_frames, build_task, model_path, openai_models
-from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.assembly.build import api_key, build_frames, build_task, model_path, openai_models
+from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels, check_prices, ledger_path
 from cowest.errors import ConfigError, DataError, MissingExtraError, WiringError
-from cowest.ledger import LedgerSummary, purpose
-from cowest.opened import OpenModels, check_prices, ledger_path
-from cowest.parallel import Job, run_jobs
-from cowest.progress import QuietReporter
+from cowest.ledger.ledger import LedgerSummary, purpose
 from cowest.protocols import Reporter
+from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.run.processes import Job, run_jobs
+from cowest.run.progress import QuietReporter
+from cowest.run.store import RunDir, StageEntry, fingerprint, write_atomic
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Context, Stage
+from cowest.stages.base import Stage
 from cowest.stages.evaluate import EVALUATE
 from cowest.stages.feedback import FEEDBACK, PAIRS, SAMPLE
 from cowest.stages.learn import ALIGN, SFT, Selection
 from cowest.stages.reporting import read_results, write_report
-from cowest.store import RunDir, StageEntry, fingerprint, write_atomic
 from cowest.tasks.base import notes_of
 from cowest.types import ModelRef, Results
 

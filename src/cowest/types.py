@@ -87,7 +87,7 @@ class Attempt(Record):
 
     ``usage`` is what the endpoint answered with (``calls`` 1 where it counts as paid, also for an answer that is of no use).
     ``maybe_paid``: the request was sent and its answer never came (time-out, broken connection), so the bill may hold it.
-    ``reservation`` is the budget's, see :mod:`cowest.ledger`. ``at`` is Unix time.
+    ``reservation`` is the budget's, see :mod:`cowest.ledger.ledger`. ``at`` is Unix time.
     """
 
     at: float
@@ -212,7 +212,7 @@ class Prediction(Record):
     """What a System answered to one example. ``draft`` is the weak model's text where there was one.
 
     ``truncated``: the answer was cut off at max_tokens. It is scored as it is, and counted. ``truncated_context``: passages or
-    in-context examples were left out of a prompt, since they did not fit the model's window (:mod:`cowest.window`).
+    in-context examples were left out of a prompt, since they did not fit the model's window (:mod:`cowest.models.window`).
     """
 
     example_id: str

@@ -11,7 +11,7 @@ from tests.helpers import question
 
 from cowest.collaboration.preference import Pairing, build_pairs
 from cowest.collaboration.prompts import DefaultFrames
-from cowest.store import JsonlFile
+from cowest.run.store import JsonlFile
 from cowest.types import Draft, Feedback, PreferencePair, Score
 
 FRAMES = DefaultFrames("Answer yes or no.")

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from cowest.config import LabTaskConfig, WorldConfig
 from cowest.lab.domains import DOMAINS
 from cowest.lab.task import lab_task
 from cowest.lab.worlds import STYLES, World, make_world
+from cowest.recipe.config import LabTaskConfig, WorldConfig
 from cowest.types import Example
 
 NAMES = ("counterfactuals", "medicine", "ethics")

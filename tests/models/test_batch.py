@@ -16,13 +16,13 @@ import pytest
 from tests.batch_server import Job, Provider
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.ledger import BatchEntry, Ledger, Limits, process_identity
+from cowest.ledger.ledger import BatchEntry, Ledger, Limits, process_identity
+from cowest.ledger.prices import Price
 from cowest.models.batch import BatchChatModel
 from cowest.models.batch_wire import answer_bytes
 from cowest.models.dialect import Dialect
 from cowest.models.ledgered import LedgeredChatModel
 from cowest.models.transport import MAX_BODY, Transport
-from cowest.prices import Price
 from cowest.types import Completion, Message, Sampling, Usage
 
 KEY = "not-a-real-key-4712"

@@ -11,10 +11,10 @@ import pytest
 from tests.models.scripted_endpoint import endpoint, too_slow
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.ledger import Ledger, Limits, purpose
+from cowest.ledger.ledger import Ledger, Limits, purpose
+from cowest.ledger.prices import Price
 from cowest.models.ledgered import LedgeredChatModel
 from cowest.models.openai import OpenAIChatModel
-from cowest.prices import Price
 from cowest.protocols import ManyChatModel
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
 

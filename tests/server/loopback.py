@@ -14,9 +14,9 @@ import aiohttp
 from aiohttp import web
 
 from cowest.collaboration.prompts import DefaultFrames
-from cowest.config import OpenAIModelConfig
 from cowest.models.scripted import ScriptedChatModel
 from cowest.protocols import ChatModel, Frames
+from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.app import Server
 from cowest.server.auth import Keys
 from cowest.server.breaker import Breaker

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 from tests.server.loopback import DRAFT, FRAMES, Client, Held, Upstream, chunk, events, hang, reply, serving, strong
 
-from cowest.ledger import Ledger
-from cowest.ledger_exchanges import Exchanged, ExchangeLog, Turn, Verdict, delete_exchanges, read_exchanges
+from cowest.ledger.exchanges import Exchanged, ExchangeLog, Turn, Verdict, delete_exchanges, read_exchanges
+from cowest.ledger.ledger import Ledger
 from cowest.server.auth import Keys
 from cowest.server.settings import Settings
 from cowest.types import Example, Message

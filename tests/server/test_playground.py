@@ -19,7 +19,7 @@ from tests.browser import needs_browser, started_chrome, wait_for
 from tests.server.loopback import DRAFT, chunk, events, serving, strong
 from tests.server.site import LOW_CONTRAST, Site, streamed
 
-from cowest.ledger_exchanges import read_exchanges
+from cowest.ledger.exchanges import read_exchanges
 from cowest.models.scripted import ScriptedChatModel
 from cowest.server.auth import Keys
 from cowest.server.settings import Settings

@@ -15,7 +15,7 @@ import pytest
 from tests.server.loopback import Upstream, reply, serving, strong
 
 from cowest.errors import ConfigError
-from cowest.ledger_exchanges import read_exchanges
+from cowest.ledger.exchanges import read_exchanges
 from cowest.models.scripted import ScriptedChatModel
 from cowest.server.redaction import load_hook
 

@@ -14,7 +14,7 @@ import yaml
 from tests.helpers import tiny_recipe, world
 from tests.server.loopback import Client, Upstream, reply, strong
 
-from cowest.cli import main
+from cowest.cli.main import main
 from cowest.errors import ConfigError
 from cowest.server.app import Server
 from cowest.server.auth import Keys

@@ -19,14 +19,14 @@ from tests.helpers import Oracle, run_tiny, save_tiny_model, tiny_recipe, world
 from tests.server.loopback import Act, Client, reply, strong
 
 from cowest.errors import ConfigError
-from cowest.ledger_exchanges import read_exchanges
+from cowest.ledger.exchanges import read_exchanges
 from cowest.models.endpoint import make_app, serve
+from cowest.run.store import JsonlFile
 from cowest.server.app import Server
 from cowest.server.auth import Keys
 from cowest.server.opening import open_served
 from cowest.server.runner import listening
 from cowest.server.settings import Settings
-from cowest.store import JsonlFile
 from cowest.types import Prediction
 
 

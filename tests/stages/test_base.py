@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from tests.helpers import Log, tiny_recipe, world
 
-from cowest.config import config_from_dict
+from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels
 from cowest.errors import BudgetExceededError, StageError
 from cowest.lab.frames import LabFrames
-from cowest.opened import OpenModels
-from cowest.stages.base import GIVE_UP_AFTER, IN_FLIGHT, Context, failures, fill
-from cowest.store import JsonlFile, RunDir
+from cowest.recipe.config import config_from_dict
+from cowest.run.store import JsonlFile, RunDir
+from cowest.stages.base import GIVE_UP_AFTER, IN_FLIGHT, failures, fill
 from cowest.types import Refinement
 
 

@@ -10,13 +10,14 @@ import pytest
 from pydantic import JsonValue
 from tests.helpers import Log, tiny_recipe
 
-from cowest.config import config_from_dict
+from cowest.assembly.context import Context
 from cowest.errors import ConfigError
 from cowest.pipeline import STAGES, prepare
 from cowest.protocols import Reporter
-from cowest.stages.base import Context, in_thread
+from cowest.recipe.config import config_from_dict
+from cowest.run.store import fingerprint
+from cowest.stages.base import in_thread
 from cowest.stages.learn import CheckpointScore, Selection, sft_examples, training_queries
-from cowest.store import fingerprint
 from cowest.types import ModelRef
 
 

@@ -6,12 +6,12 @@ from tests.systems.scripted import DOWN, Many, asked, saying, words
 
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.errors import ConfigError
+from cowest.models.window import Window
 from cowest.protocols import ChatModel
-from cowest.store import derive_seed
+from cowest.run.store import derive_seed
 from cowest.systems.best_of_k import BestOfK, number_in
 from cowest.systems.prompts import DefaultBaselineFrames
 from cowest.types import Sampling
-from cowest.window import Window
 
 FRAMES = DefaultFrames("Answer yes or no.")
 BASELINE = DefaultBaselineFrames("Answer yes or no.")

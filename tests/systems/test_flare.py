@@ -10,9 +10,9 @@ from tests.systems.scripted import DOWN, Shelf, Timed, asked, saying, words
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.errors import ConfigError
 from cowest.models.scripted import ScriptedChatModel
+from cowest.models.window import Window
 from cowest.systems.flare import Flare
 from cowest.types import Completion, Example, Message, Sampling, TokenLogprob
-from cowest.window import Window
 
 FRAMES = DefaultFrames("Answer yes or no.")
 SAMPLING = Sampling(max_tokens=11)

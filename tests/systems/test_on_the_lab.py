@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from cowest.build import model_path
-from cowest.config import LabTaskConfig
+from cowest.assembly.build import model_path
 from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
 from cowest.models.local import LocalChatModel
+from cowest.models.tokens import token_counter
+from cowest.models.window import Window
 from cowest.protocols import System
+from cowest.recipe.config import LabTaskConfig
 from cowest.retrieval.bm25 import Bm25Retriever
 from cowest.retrieval.documents import documents_of
 from cowest.systems.best_of_k import BestOfK
@@ -25,9 +27,7 @@ from cowest.systems.single import SingleCall, with_shots
 from cowest.systems.supericl import SuperIcl
 from cowest.systems.votes import SelfConsistency
 from cowest.tasks.base import SimpleTask
-from cowest.tokens import token_counter
 from cowest.types import ModelRef, Prediction, Sampling
-from cowest.window import Window
 
 pytestmark = pytest.mark.slow
 FRAMES, BASELINE = LabFrames(), LabBaselineFrames()

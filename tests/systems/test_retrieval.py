@@ -4,9 +4,9 @@ from tests.helpers import question
 from tests.systems.scripted import DOWN, FAILED, Shelf, asked, saying
 
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.models.window import Window
 from cowest.systems.retrieval import Retrieval
 from cowest.types import Sampling
-from cowest.window import Window
 
 FRAMES = DefaultFrames("Answer yes or no.")
 SAMPLING = Sampling(max_tokens=11)

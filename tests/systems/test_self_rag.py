@@ -7,10 +7,10 @@ from tests.systems.scripted import DOWN, Shelf, Timed, asked, saying, words
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.errors import ModelCallError
 from cowest.models.scripted import ScriptedChatModel
+from cowest.models.window import Window
 from cowest.systems.prompts import DefaultBaselineFrames
 from cowest.systems.self_rag import SelfRag
 from cowest.types import Example, Message, Passage, Sampling
-from cowest.window import Window
 
 JUDGE = DefaultBaselineFrames("Answer yes or no.")
 ASK = DefaultFrames("Answer yes or no.").solo

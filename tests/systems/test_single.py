@@ -4,9 +4,9 @@ from tests.helpers import question
 from tests.systems.scripted import DOWN, FAILED, Timed, asked, saying, user
 
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.models.window import Window
 from cowest.systems.single import SingleCall, with_shots
 from cowest.types import Example, Message, Sampling
-from cowest.window import Window
 
 FRAMES = DefaultFrames("Answer yes or no.")
 SAMPLING = Sampling(max_tokens=11)

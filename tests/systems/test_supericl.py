@@ -6,13 +6,13 @@ from tests.helpers import question
 from tests.systems.scripted import DOWN, FAILED, Timed, asked, saying, user, words
 
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.models.window import Window
 from cowest.protocols import ChatModel
 from cowest.systems.prompts import DefaultBaselineFrames
 from cowest.systems.single import with_shots
 from cowest.systems.supericl import SuperIcl, predicted
 from cowest.tasks.answers import extract_answer
 from cowest.types import Completion, Example, Message, Sampling
-from cowest.window import Window
 
 ASK_WEAK = DefaultFrames("Answer yes or no.").draft
 FRAMES = DefaultBaselineFrames("Answer yes or no.")

@@ -9,8 +9,8 @@ import pytest
 from tests.helpers import cowest_main
 from tests.table.test_statistics_and_files import row
 
-from cowest.output_table import print_table
-from cowest.rows import ROWS
+from cowest.assembly.rows import ROWS
+from cowest.cli.output_table import print_table
 from cowest.table.plots import write_plots
 from cowest.table.results import Table, TableResults
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cowest.assembly.rows import ROWS, VARIANTS, find_rows
 from cowest.errors import ConfigError
-from cowest.rows import ROWS, VARIANTS, find_rows
 from cowest.table.show import Shown, messages_of
 
 pytest.importorskip("bm25s")

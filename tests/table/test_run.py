@@ -13,10 +13,10 @@ import pytest
 from pydantic import JsonValue
 from tests.helpers import Log, save_tiny_model, tiny_recipe
 
-from cowest.config import RunConfig, config_from_dict
 from cowest.errors import ConfigError
 from cowest.models.endpoint import make_app, serve
 from cowest.models.scripted import ScriptedChatModel
+from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.table.plan import make_plan
 from cowest.table.results import TableResults, table_results
 from cowest.table.run import open_plan, run_table

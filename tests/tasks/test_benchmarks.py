@@ -11,9 +11,9 @@ from typing import TypeAlias
 import pytest
 from pydantic import JsonValue
 
-from cowest.build import build_task
-from cowest.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig, RunConfig, config_from_dict
+from cowest.assembly.build import build_task
 from cowest.errors import ConfigError, DataError
+from cowest.recipe.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig, RunConfig, config_from_dict
 from cowest.scoring.metrics import accuracy, exact_match
 from cowest.tasks.base import SPLITS, SimpleTask, notes_of
 from cowest.tasks.benchmark import SAMPLES, cut_text

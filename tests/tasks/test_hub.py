@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cowest.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig, config_from_dict
 from cowest.errors import DataError
+from cowest.recipe.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig, config_from_dict
 from cowest.tasks.base import SPLITS, SimpleTask
 from cowest.tasks.benchmark import SAMPLES
 from cowest.tasks.ifqa import load_ifqa

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from cowest.build import build_task
-from cowest.config import PluginTaskConfig, config_from_dict, load_config
+from cowest.assembly.build import build_task
 from cowest.errors import ConfigError, DataError
+from cowest.recipe.config import PluginTaskConfig, config_from_dict, load_config
 from cowest.tasks.plugins import load_plugin_task, plugin_tasks
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "task_plugin"
@@ -23,8 +23,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "task_plugin"
 SHOW = """
 import json, sys
 from pathlib import Path
-from cowest.build import build_task
-from cowest.config import load_config
+from cowest.assembly.build import build_task
+from cowest.recipe.config import load_config
 task = build_task(load_config(Path(sys.argv[1]), sys.argv[2:]))
 first = task.examples("test")[0]
 print(json.dumps({

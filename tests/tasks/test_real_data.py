@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from cowest.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig
 from cowest.errors import DataError
+from cowest.recipe.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig
 from cowest.scoring.metrics import accuracy, exact_match, macro_f1, normalise, token_f1
 from cowest.tasks.base import SPLITS, SimpleTask
 from cowest.tasks.ifqa import load_ifqa

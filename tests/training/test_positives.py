@@ -7,8 +7,8 @@ import pytest
 import torch
 from tests.training.conftest import Ticker
 
-from cowest.config import AlignConfig
 from cowest.models.local import load_model, load_tokenizer
+from cowest.recipe.config import AlignConfig
 from cowest.training.common import encode
 from cowest.training.positives import train_positives
 from cowest.types import ModelRef, PreferencePair

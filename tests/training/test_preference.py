@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from tests.training.conftest import Ticker
 from transformers import AutoModelForCausalLM
 
-from cowest.config import AlignConfig, SftConfig
 from cowest.errors import StageError
 from cowest.models.local import load_model, load_tokenizer
+from cowest.recipe.config import AlignConfig, SftConfig
 from cowest.training.checkpoints import kept_steps
 from cowest.training.common import encode
 from cowest.training.preference import train_preference

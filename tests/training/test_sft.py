@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
 from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
-from cowest.config import SftConfig
 from cowest.errors import StageError
 from cowest.models.local import load_model, load_tokenizer
+from cowest.recipe.config import SftConfig
 from cowest.training.common import COMPLETE, TrainingSummary
 from cowest.training.merge import merge
 from cowest.training.sft import LeanSftTrainer, LengthGroupedSampler, SftRow, tokenize, train_sft

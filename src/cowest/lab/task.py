@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cowest.config import LabTaskConfig
 from cowest.errors import ConfigError
 from cowest.lab.worlds import make_world
+from cowest.recipe.config import LabTaskConfig
 from cowest.tasks.base import CLASS_METRICS, OPEN_METRICS, SimpleTask, class_instruction, open_instruction
 
 

@@ -11,9 +11,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cowest.config import WorldConfig
 from cowest.lab.domains import WORLD_DOMAINS, Domain, Fact, Question
 from cowest.lab.names import invent_many
+from cowest.recipe.config import WorldConfig
 from cowest.types import Example
 
 STYLES = ("complete", "partial", "answer_only")

@@ -24,13 +24,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.errors import CowestError, ModelCallError
-from cowest.ledger import BatchEntry, Call, Ledger, call_of, process_identity
+from cowest.ledger.ledger import BatchEntry, Call, Ledger, call_of, process_identity
+from cowest.ledger.prices import Price
 from cowest.models.batch_api import BatchApi, MaybeMadeError
 from cowest.models.batch_wire import answer_bytes, input_line, problems, read_answer, text_of
 from cowest.models.dialect import Dialect
 from cowest.models.transport import MAX_BODY, Transport, TransportError
 from cowest.models.wire import EndpointError, excerpt, request_body
-from cowest.prices import Price
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from cowest.ledger import Call
+from cowest.ledger.ledger import Call
 from cowest.models.transport import HttpReply
 from cowest.models.wire import EndpointError, check_status, field, read_payload
 from cowest.types import Attempt, Completion, Sampling

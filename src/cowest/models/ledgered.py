@@ -12,8 +12,8 @@ from typing import Literal, Protocol, cast, runtime_checkable
 from pydantic import JsonValue
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.ledger import Call, Ledger, call_of, purpose
-from cowest.prices import Price
+from cowest.ledger.ledger import Call, Ledger, call_of, purpose
+from cowest.ledger.prices import Price
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Sampling
 

@@ -26,7 +26,7 @@ from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.batching import Decoded, Decoder, Interrupted, Row
 from cowest.models.chat import ensure_chat_template
 from cowest.models.token_text import token_logprobs
-from cowest.progress import no_hub_bars
+from cowest.run.progress import no_hub_bars
 from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"

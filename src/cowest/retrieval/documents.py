@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cowest.errors import DataError
+from cowest.models.window import SENTENCE_END
 from cowest.protocols import Task
 from cowest.types import Example
-from cowest.window import SENTENCE_END
 
 MAX_CHARS = 1200
 """About 300 tokens of English: five passages fit any chat model's window beside the query."""

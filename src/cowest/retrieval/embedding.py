@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from cowest.errors import MissingExtraError, ModelNotFoundError
-from cowest.progress import no_hub_bars
+from cowest.run.progress import no_hub_bars
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from cowest.errors import ModelCallError
+from cowest.models.structured import ask_json
 from cowest.protocols import ChatModel
-from cowest.structured import ask_json
 from cowest.types import Example, Message, Sampling, Score
 
 _FENCE: Final = "-----"

@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from cowest.ledger_exchanges import Exchanged, ExchangeLog, Turn, Verdict
+from cowest.ledger.exchanges import Exchanged, ExchangeLog, Turn, Verdict
 from cowest.server.conversation import conversation
 from cowest.server.errors import ApiError
 from cowest.server.gateway import Exchange, Served

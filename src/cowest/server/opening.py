@@ -7,15 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from cowest.build import api_key, build_frames, build_model, build_task, build_weak, model_path
-from cowest.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.assembly.build import api_key, build_frames, build_model, build_task, build_weak, model_path
+from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels, ledger_path
+from cowest.assembly.row_systems import Retrievers, build_system
+from cowest.assembly.rows import Row, Which, find_rows, variant_of
 from cowest.errors import ConfigError
-from cowest.opened import OpenModels, ledger_path
 from cowest.pipeline import run_dir_config
-from cowest.progress import QuietReporter
 from cowest.protocols import ChatModel, Frames, Task
-from cowest.row_systems import Retrievers, build_system
-from cowest.rows import Row, Which, find_rows, variant_of
+from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.run.progress import QuietReporter
+from cowest.run.store import RunDir
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
 from cowest.server.drafter import Drafter
@@ -23,9 +25,7 @@ from cowest.server.gateway import Served
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
-from cowest.stages.base import Context
 from cowest.stages.learn import Selection
-from cowest.store import RunDir
 from cowest.types import ModelRef
 
 ALWAYS: Final = ("collab", "weak", "strong")

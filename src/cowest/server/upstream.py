@@ -15,7 +15,6 @@ from typing import Final, Protocol, TypeVar
 import aiohttp
 from pydantic import JsonValue
 
-from cowest.config import OpenAIModelConfig
 from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
 from cowest.models.limiter import Limiter, Slot, parse_retry_after
 from cowest.models.openai import PATH
@@ -31,6 +30,7 @@ from cowest.models.wire import (
     request_body,
     server_message,
 )
+from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.answers import chunks_of
 from cowest.server.breaker import Breaker
 from cowest.server.errors import ApiError, Unavailable

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, JsonValue
 
-from cowest.config import RunConfig
+from cowest.assembly.context import Context
 from cowest.errors import BudgetExceededError, StageError
-from cowest.opened import OpenModels
-from cowest.protocols import Frames, Reporter, Task
-from cowest.store import JsonlFile, RunDir
+from cowest.protocols import Reporter
+from cowest.run.store import JsonlFile
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
@@ -24,23 +22,6 @@ IN_FLIGHT = 4096  # most items handed to a model at once: enough to fill any bat
 GIVE_UP_AFTER = 20  # failures in a row, all of one kind, before a stage stops
 ABOUT_THE_QUERY = frozenset({"bad_json", "bad_response", "content_filter", "empty", "no_choices", "refusal"})
 """Failures that say something of the query asked and nothing of the endpoint: after a first success they stop no stage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a stage works with: one task of a recipe. ``models`` are opened on first use and shared by all tasks."""
-
-    label: str
-    config: RunConfig
-    task: Task
-    frames: Frames
-    run: RunDir
-    reporter: Reporter
-    models: OpenModels
-
-    def path(self, name: str) -> Path:
-        """A file or folder of the run."""
-        return self.run.path / name
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from itertools import combinations
 
 from pydantic import JsonValue
 
+from cowest.assembly.context import Context
 from cowest.protocols import ChatModel, System
+from cowest.run.store import write_atomic
 from cowest.scoring.statistics import Outcome, compare, summarise
-from cowest.stages.base import Context, Stage, failures, fill
+from cowest.stages.base import Stage, failures, fill
 from cowest.stages.feedback import strong_identity
 from cowest.stages.learn import selection, sft_model, split_fingerprint
-from cowest.store import write_atomic
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import SingleCall
 from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Usage

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from cowest.assembly.context import Context
 from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
-from cowest.config import LocalModelConfig, ModelConfig, OpenAIModelConfig
 from cowest.protocols import ManyChatModel, Scorer
+from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig
+from cowest.run.store import JsonlFile, derive_seed, fingerprint, fingerprint_model
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import IN_FLIGHT, Context, Stage, failures, fill
+from cowest.stages.base import IN_FLIGHT, Stage, failures, fill
 from cowest.stages.learn import main_metric, sft_model, split_fingerprint, training_queries
-from cowest.store import JsonlFile, derive_seed, fingerprint, fingerprint_model
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Sampling, Score, Usage
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from cowest.assembly.context import Context
 from cowest.collaboration.prompts import completion
-from cowest.config import LocalModelConfig
 from cowest.errors import ConfigError, StageError
 from cowest.protocols import System
+from cowest.recipe.config import LocalModelConfig
+from cowest.run.store import derive_seed, fingerprint, fingerprint_model, write_atomic
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Context, Stage, fill, in_thread
-from cowest.store import derive_seed, fingerprint, fingerprint_model, write_atomic
+from cowest.stages.base import Stage, fill, in_thread
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import SingleCall
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record

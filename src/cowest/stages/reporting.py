@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cowest.config import RunConfig
+from cowest.assembly.context import Context
 from cowest.errors import DataError, MissingExtraError, StageError
+from cowest.recipe.config import RunConfig
 from cowest.report.data import (
     AnswerView,
     CheckpointView,
@@ -20,11 +21,10 @@ from cowest.report.data import (
     TaskReport,
     TrainingCurve,
 )
+from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Context
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import main_metric, selection
-from cowest.store import write_atomic
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from cowest.errors import ModelCallError
+from cowest.models.window import Window
 from cowest.protocols import ChatModel, ManyChatModel
-from cowest.store import derive_seed
+from cowest.run.store import derive_seed
 from cowest.types import Completion, Example, Message, Prediction, Sampling, Usage
-from cowest.window import Window
 
 Ask = Callable[[Example], Sequence[Message]]
 """How a query is put to a model."""

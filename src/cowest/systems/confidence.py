@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cowest.models.window import SENTENCE_END
 from cowest.types import Completion
-from cowest.window import SENTENCE_END
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cowest.errors import ConfigError
+from cowest.models.window import Window
 from cowest.protocols import ChatModel, Retriever
 from cowest.systems.calls import Ask, CallFailed, Tally, predict
 from cowest.systems.confidence import sentences_of
 from cowest.systems.retrieval import asked_with, search
 from cowest.types import Completion, Example, Prediction, Sampling
-from cowest.window import Window
 
 
 @dataclass(frozen=True, slots=True)

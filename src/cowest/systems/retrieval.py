@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cowest.models.window import Window
 from cowest.protocols import ChatModel, Retriever
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling
-from cowest.window import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cowest.models.window import Window
 from cowest.protocols import ChatModel, Retriever, SelfRagPrompts
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.systems.retrieval import asked_with, search
 from cowest.tasks.answers import extract_answer
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling
-from cowest.window import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cowest.models.window import Window
 from cowest.protocols import ChatModel
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.types import Completion, Example, Message, Prediction, Sampling
-from cowest.window import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cowest.models.window import Window
 from cowest.protocols import ChatModel
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.systems.confidence import confidence_of
 from cowest.types import Completion, Example, Message, Prediction, Sampling
-from cowest.window import Window
 
 AskWithPrediction = Callable[[Example, str, float | None], Sequence[Message]]
 """How a query is put with the predicted label and its confidence in [0, 1] (None: unknown)."""

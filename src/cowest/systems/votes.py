@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ConfigError
+from cowest.models.window import Window
 from cowest.protocols import ChatModel
+from cowest.run.store import derive_seed
 from cowest.scoring import answer_key
-from cowest.store import derive_seed
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.types import Completion, Example, Prediction, Sampling
-from cowest.window import Window
 
 Extract = Callable[[str, Example], str | None]
 """``Task.extract``: the answer in a text."""

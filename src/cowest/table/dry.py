@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Literal
 
+from cowest.assembly.context import Context
+from cowest.assembly.row_systems import Retrievers, build_system
+from cowest.assembly.rows import Row, Which
 from cowest.protocols import Retriever, Task
-from cowest.row_systems import Retrievers, build_system
-from cowest.rows import Row, Which
-from cowest.stages.base import Context
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Usage
 
 

@@ -11,24 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cowest.config import ModelConfig, OpenAIModelConfig, RunConfig
-from cowest.estimate import Estimate, StageEstimate, estimate_work, paid_requests, spread
-from cowest.ledger import call_of
-from cowest.opened import ledger_path
+from cowest.assembly.context import Context
+from cowest.assembly.opened import ledger_path
+from cowest.assembly.row_systems import Retrievers
+from cowest.assembly.rows import Row
+from cowest.costs.estimate import Estimate, StageEstimate, estimate_work, paid_requests, spread
+from cowest.costs.workload import Range, Work, workload
+from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
-from cowest.progress import QuietReporter
-from cowest.row_systems import Retrievers
-from cowest.rows import Row
-from cowest.stages.base import Context
+from cowest.recipe.config import ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.run.progress import QuietReporter
+from cowest.run.store import fingerprint
 from cowest.stages.evaluate import test_queries
 from cowest.stages.feedback import model_identity
-from cowest.store import fingerprint
 from cowest.table.dry import Asked, dry_run
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant, open_plan
 from cowest.types import Example, Message, Prediction
-from cowest.workload import Range, Work, workload
 
 SAMPLED = 6
 """Queries of each row that are answered with stand-ins."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from cowest.config import LocalModelConfig, RunConfig, with_settings
+from cowest.assembly.rows import RETRIEVING, Row, find_rows
 from cowest.errors import ConfigError, MissingExtraError
 from cowest.protocols import Task
-from cowest.recipe_errors import did_you_mean
-from cowest.rows import RETRIEVING, Row, find_rows
+from cowest.recipe.config import LocalModelConfig, RunConfig, with_settings
+from cowest.recipe.problems import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from cowest.assembly.rows import Row
 from cowest.errors import StageError
-from cowest.rows import Row
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
 from cowest.stages.evaluate import outcomes, test_queries
 from cowest.table.plan import Plan

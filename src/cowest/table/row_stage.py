@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
-from cowest.build import build_baseline_frames
-from cowest.config import LocalModelConfig, RunConfig
+from cowest.assembly.build import build_baseline_frames
+from cowest.assembly.context import Context
+from cowest.assembly.row_systems import Retrievers, build_system
+from cowest.assembly.rows import Row, Which
 from cowest.errors import StageError
 from cowest.protocols import ChatModel
-from cowest.row_systems import Retrievers, build_system
-from cowest.rows import Row, Which
-from cowest.stages.base import Context, Stage, failures, fill
+from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.run.store import JsonlFile
+from cowest.stages.base import Stage, failures, fill
 from cowest.stages.evaluate import test_queries
 from cowest.stages.feedback import model_identity
 from cowest.stages.learn import selection, sft_model, split_fingerprint
-from cowest.store import JsonlFile
 from cowest.types import Example, ModelRef, Prediction
 
 

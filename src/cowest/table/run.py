@@ -16,19 +16,20 @@ from pathlib import Path
 
 import yaml
 
-from cowest.build import build_frames
-from cowest.config import LocalModelConfig, RunConfig
+from cowest.assembly.build import build_frames
+from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels, ledger_path
+from cowest.assembly.row_systems import Retrievers, check_retrieval
+from cowest.assembly.rows import Row, variant_of
 from cowest.errors import ConfigError
-from cowest.ledger import LedgerSummary
-from cowest.opened import OpenModels, ledger_path
-from cowest.parallel import Job, run_jobs
+from cowest.ledger.ledger import LedgerSummary
 from cowest.pipeline import check_installed, prepare, run_stages, stages_of
-from cowest.progress import QuietReporter
 from cowest.protocols import Reporter
-from cowest.row_systems import Retrievers, check_retrieval
-from cowest.rows import Row, variant_of
-from cowest.stages.base import Context, Stage
-from cowest.store import RunDir, write_atomic
+from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.run.processes import Job, run_jobs
+from cowest.run.progress import QuietReporter
+from cowest.run.store import RunDir, write_atomic
+from cowest.stages.base import Stage
 from cowest.table.plan import Plan, Unit, check_data
 from cowest.table.row_stage import row_stage
 from cowest.tasks.base import notes_of

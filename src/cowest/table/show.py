@@ -8,16 +8,16 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from cowest.build import build_frames
-from cowest.config import RunConfig, config_from_dict, load_config
+from cowest.assembly.build import build_frames
+from cowest.assembly.context import Context
+from cowest.assembly.row_systems import Retrievers
+from cowest.assembly.rows import find_rows, variant_of
 from cowest.errors import ConfigError
 from cowest.pipeline import prepare
-from cowest.progress import QuietReporter
-from cowest.recipe_errors import did_you_mean
-from cowest.recipes import packaged_recipe
-from cowest.row_systems import Retrievers
-from cowest.rows import find_rows, variant_of
-from cowest.stages.base import Context
+from cowest.recipe.config import RunConfig, config_from_dict, load_config
+from cowest.recipe.problems import did_you_mean
+from cowest.recipe.shipped import packaged_recipe
+from cowest.run.progress import QuietReporter
 from cowest.stages.evaluate import test_queries
 from cowest.table.dry import dry_run
 from cowest.table.plan import check_data

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cowest.store import write_atomic
+from cowest.run.store import write_atomic
 from cowest.table.results import GridDifference, RowResult, Table, TableResults
 from cowest.types import MetricValue
 

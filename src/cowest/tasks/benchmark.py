@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cowest.config import BenchmarkTaskConfig
 from cowest.errors import ConfigError
+from cowest.recipe.config import BenchmarkTaskConfig
 from cowest.tasks.base import SPLITS
 from cowest.tasks.hub import hub_records
 from cowest.tasks.jsonl_rows import Place, Problems, overlap_key

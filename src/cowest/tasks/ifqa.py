@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cowest.config import IfqaTaskConfig
+from cowest.recipe.config import IfqaTaskConfig
 from cowest.tasks.answers import MARKER
 from cowest.tasks.base import OPEN_METRICS, SimpleTask
 from cowest.tasks.benchmark import Published, finished, joined, read_splits

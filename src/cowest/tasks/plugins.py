@@ -15,9 +15,9 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from cowest.config import PluginTaskConfig
 from cowest.errors import ConfigError, CowestError
 from cowest.protocols import Task
+from cowest.recipe.config import PluginTaskConfig
 from cowest.tasks.base import CLASS_METRICS, OPEN_METRICS
 from cowest.tasks.jsonl_rows import listed, suggestion
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cowest.config import ProsocialTaskConfig
+from cowest.recipe.config import ProsocialTaskConfig
 from cowest.tasks.answers import MARKER
 from cowest.tasks.base import CLASS_METRICS, SimpleTask
 from cowest.tasks.benchmark import Published, finished, joined, read_splits

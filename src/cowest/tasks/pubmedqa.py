@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from cowest.config import PubmedqaTaskConfig
+from cowest.recipe.config import PubmedqaTaskConfig
 from cowest.tasks.base import CLASS_METRICS, SimpleTask, class_instruction
 from cowest.tasks.benchmark import Published, finished, folder_of
 from cowest.tasks.hub import hub_records

@@ -14,7 +14,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from cowest.config import AlignConfig
+from cowest.recipe.config import AlignConfig
 from cowest.training.common import export
 from cowest.types import ModelRef, Record
 

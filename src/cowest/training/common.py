@@ -42,10 +42,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from cowest.config import LoraSettings, TrainingSettings
 from cowest.errors import StageError
 from cowest.models.local import load_model, resolve_device
 from cowest.protocols import Reporter
+from cowest.recipe.config import LoraSettings, TrainingSettings
 from cowest.types import ModelRef, Record
 
 COMPLETE = "cowest-complete"  # a checkpoint has this file once all of it is on disk

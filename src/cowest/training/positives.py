@@ -12,10 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cowest.config import AlignConfig
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
+from cowest.recipe.config import AlignConfig
 from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
 from cowest.training.common import Folder, LogCallback, fingerprint, quiet, release
 from cowest.training.sft import SftRow, lean_trainer, tokenize

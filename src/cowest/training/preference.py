@@ -23,10 +23,10 @@ from pydantic import JsonValue
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
-from cowest.config import AlignConfig
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
+from cowest.recipe.config import AlignConfig
 from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
 from cowest.training.common import (
     Folder,

@@ -21,10 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
 from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
-from cowest.config import SftConfig, TrainingSettings
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
+from cowest.recipe.config import SftConfig, TrainingSettings
 from cowest.training.common import (
     Folder,
     LogCallback,

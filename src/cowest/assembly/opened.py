@@ -1,0 +1,143 @@
+"""The models of a run, opened on first use. Those that are paid for have the ledger before them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from cowest.assembly.build import build_batch_model, build_model, build_weak, openai_models
+from cowest.errors import ConfigError
+from cowest.ledger.ledger import Ledger, LedgerSummary, Limits
+from cowest.ledger.prices import FREE, price_of
+from cowest.models.ledgered import LedgeredChatModel
+from cowest.protocols import ChatModel
+from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.run.store import fingerprint, fingerprint_model
+from cowest.types import ModelRef
+
+AT_RISK = 1.5
+"""Calls that a kill can lose, as a multiple of the concurrency: those under way, and half as many answers that are not entered
+yet, so that the endpoint is kept busy while the ledger writes. At 1.0 a call of 50 ms waits for its disk; 2.0 is no faster."""
+
+
+def most_at_risk(concurrency: int) -> int:
+    """How many calls may be under way, or answered and not yet entered."""
+    return math.ceil(AT_RISK * concurrency)
+
+
+def ledger_path(config: RunConfig, out: Path) -> Path:
+    """Where a run's paid calls are entered."""
+    return config.ledger or out / "ledger.sqlite"
+
+
+class OpenModels:
+    """One object a run: its domains share the strong model's connections and rate limits, the ledger and the budget.
+
+    ``answers`` is a file that remembers what local models answered, as the ledger does for paid ones: for tables, whose rows
+    share many requests.
+    """
+
+    def __init__(self, config: RunConfig, out: Path, answers: Path | None = None) -> None:
+        self._config, self._path, self._answers_path = config, ledger_path(config, out), answers
+        self._ledger: Ledger | None = None
+        self._answers: Ledger | None = None
+        self._strong: dict[str, ChatModel] = {}
+        self._judge: ChatModel | None = None
+        self._served: ChatModel | None = None
+
+    def weak(self, ref: ModelRef) -> ChatModel:
+        """The weak model at some point of its training, or the served one; the caller closes it."""
+        weak = self._config.weak
+        if isinstance(weak, LocalModelConfig):
+            return self._remembered(build_weak(weak, ref), [fingerprint_model(ref.base), _adapter(ref), weak.dtype])
+        if self._served is None:
+            self._served = self._paid(weak, "live")  # may be closed, and opens again when it is asked
+        return self._served
+
+    def strong(self, mode: Literal["live", "batch"] = "live") -> ChatModel:
+        """The strong model; with ``batch`` its calls go through the provider's batch API."""
+        if mode not in self._strong:
+            self._strong[mode] = self._open(self._config.strong, mode)
+        return self._strong[mode]
+
+    def judge(self) -> ChatModel:
+        """The model that scores answers. Raises ConfigError where the recipe names none."""
+        if self._config.feedback.judge is None:
+            raise ConfigError("feedback.judge: this recipe names no judge")
+        if self._judge is None:
+            self._judge = self._open(self._config.feedback.judge, self._config.feedback.mode)
+        return self._judge
+
+    def bill(self) -> LedgerSummary | None:
+        """What this run has paid for in all; None when it opened no model that is paid for."""
+        return None if self._ledger is None else self._ledger.summary(self._config.name)
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
+        opened = [*self._strong.values(), *(model for model in (self._judge, self._served) if model is not None)]
+        self._strong, self._judge, self._served = {}, None, None
+        try:
+            for model in opened:
+                await model.aclose()
+        finally:
+            ledgers = [ledger for ledger in (self._ledger, self._answers) if ledger is not None]
+            self._ledger = self._answers = None
+            for ledger in ledgers:
+                ledger.close()
+
+    def _open(self, config: ModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
+        if isinstance(config, OpenAIModelConfig):
+            return self._paid(config, mode)
+        if isinstance(config, LocalModelConfig):
+            ref = ModelRef(base=config.model, adapter=config.adapter)
+            return self._remembered(build_model(config), [fingerprint_model(ref.base), _adapter(ref), config.dtype])
+        return build_model(config)
+
+    def _remembered(self, model: ChatModel, identity: JsonValue) -> ChatModel:
+        """A local model with ``answers`` before it, known by its weights: checkpoints of one name are different models."""
+        if self._answers_path is None:
+            return model
+        if self._answers is None:
+            self._answers = Ledger(self._answers_path, self._config.name)
+        return LedgeredChatModel(model, self._answers, model=f"{model.name}@{fingerprint(identity)}", price=FREE)
+
+    def _paid(self, config: OpenAIModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
+        ledger, price = self._open_ledger(), price_of(config.model, config.price)
+        if mode == "batch":
+            price = price and price.discounted(config.batch.discount)
+            inner: ChatModel = build_batch_model(config, self._config.folder, ledger, price)
+        else:
+            inner = build_model(config, self._config.folder, ledger.budget(price))
+        return LedgeredChatModel(
+            inner,
+            ledger,
+            model=config.model,
+            cache=self._config.cache,
+            price=price,
+            extra=config.extra,
+            at_risk=most_at_risk(config.concurrency) if mode == "live" else None,
+        )
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            c = self._config
+            limits = Limits(usd=c.budget_usd, calls=c.budget_calls, tokens=c.budget_tokens)
+            self._ledger = Ledger(self._path, c.name, limits)
+        return self._ledger
+
+
+def _adapter(ref: ModelRef) -> JsonValue:
+    return ref.adapter and fingerprint_model(ref.adapter)
+
+
+def check_prices(config: RunConfig) -> None:
+    """Raise ConfigError for a budget in USD that could not be kept, as a model's price is unknown."""
+    for where, model in openai_models(config):
+        if config.budget_usd is not None and price_of(model.model, model.price) is None:
+            raise ConfigError(
+                f"budget_usd: no price is known for {model.model!r}, so a budget in USD cannot be kept; give "
+                f"{where}.price: {{input: ..., output: ...}} (USD for a million tokens), or budget_calls or budget_tokens"
+            )

@@ -1,0 +1,340 @@
+"""The command line: parse, load the recipe, call the pipeline. Results on stdout, progress and errors on stderr.
+
+Exit codes: 0 success, 2 bad input (recipe, data, arguments), 1 a failure while running, 3 the budget is reached,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+import cowest
+from cowest.cli.serve import serve
+from cowest.cli.table import prompts, table
+from cowest.errors import CowestError
+
+app = typer.Typer(
+    name="cowest",
+    help="Pair a small model you can train with a strong model you cannot: the weak one drafts, the strong one refines.",
+    epilog="Example: cowest run recipes/lab.yaml --out runs/lab",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+lab = typer.Typer(
+    help="The offline lab: synthetic domains and tiny models. Example: cowest lab study --seeds 11,12,13 --out runs/study",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(lab, name="lab")
+
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this annotation
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(cowest.__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command(epilog="Example: cowest run recipes/lab.yaml --set seed=12 --set tasks.medicine.test=500")
+def run(
+    recipe: Recipe,
+    out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
+    set_: Set = None,
+    as_json: Json = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Domains run side by side, one thread each.")] = 1,
+    only: Annotated[Optional[str], typer.Option(help="Only this domain's stages; no summary, no report.")] = None,  # noqa: UP045
+) -> None:
+    """Run a recipe, or continue it where it was stopped."""
+    from cowest.cli.output import print_results, results_json
+    from cowest.pipeline import run as run_pipeline
+    from cowest.pipeline import run_only, run_side_by_side
+    from cowest.recipe.config import load_config
+    from cowest.run.progress import default_reporter
+
+    config = load_config(recipe, set_ or [])
+    folder, reporter = out or Path("runs") / config.name, default_reporter()
+    if only is not None:
+        asyncio.run(run_only(config, only, folder, reporter))
+        return
+    if jobs > 1 and len(config.tasks) > 1:
+        run_side_by_side(config, recipe, set_ or [], folder, jobs, reporter)
+    done = asyncio.run(run_pipeline(config, folder, reporter))
+    if as_json:
+        print(json.dumps(results_json(done), indent=2))
+    else:
+        print_results(done)
+
+
+@app.command(epilog="Example: cowest validate recipes/lab.yaml --json")
+def validate(
+    recipe: Recipe,
+    set_: Set = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of recipes, with every setting.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything that can be checked without loading a model or paying for a call."""
+    from cowest.pipeline import prepare
+    from cowest.recipe.config import RunConfig, load_config
+    from cowest.run.progress import QuietReporter, default_reporter
+
+    if schema:
+        print(json.dumps(RunConfig.model_json_schema(), indent=2))
+        return
+    config = load_config(recipe, set_ or [])
+    reporter = QuietReporter() if as_json else default_reporter()
+    contexts = prepare(config, Path("runs") / config.name, reporter)
+    tasks = {
+        c.task.name: {split: len(c.task.examples(split)) for split in ("train", "validation", "test")} for c in contexts
+    }
+    if as_json:
+        print(json.dumps({"valid": True, "name": config.name, "tasks": tasks}, indent=2))
+        return
+    print(f"{recipe}: valid")
+    for name, sizes in tasks.items():
+        print(f"  {name}: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
+
+
+@app.command(epilog="Example: cowest report runs/lab")
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: Json = False
+) -> None:
+    """Write a finished run's report.html again and print its results."""
+    from cowest.cli.output import print_results, results_json
+    from cowest.pipeline import report_again
+
+    done = asyncio.run(report_again(directory))
+    if as_json:
+        print(json.dumps(results_json(done), indent=2))
+    else:
+        print_results(done)
+
+
+@app.command(epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200")
+def estimate(
+    recipe: Recipe,
+    out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key.
+
+    A recipe with a section "table" is estimated as `cowest table` runs it.
+    """
+    from cowest.cli.output_estimate import print_estimate
+    from cowest.costs.estimate import estimate as estimate_run
+    from cowest.recipe.config import load_config
+    from cowest.table.estimate import estimate_table
+
+    config = load_config(recipe, set_ or [])
+    estimate_recipe = estimate_run if config.table is None else estimate_table
+    found = estimate_recipe(config, out or Path("runs") / config.name)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+    else:
+        print_estimate(found)
+
+
+@app.command(epilog="Example: cowest ledger runs/mine --export calls.jsonl")
+def ledger(
+    directory: Annotated[Path, typer.Argument(help="A run directory, or a ledger file.", show_default=False)],
+    as_json: Json = False,
+    export: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write every answer and failure to this file, one JSON object a line; - is stdout."),
+    ] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All runs that share the ledger, not only this one.")] = False,
+) -> None:
+    """Print what was paid: calls, tokens, cost, cache hits, failures by kind, the slowest."""
+    from cowest.cli.output_ledger import print_ledger
+    from cowest.ledger.summary import export_ledger, summarise_ledger
+    from cowest.pipeline import ledger_of
+
+    path, run_name = ledger_of(directory)
+    name = None if everyone else run_name
+    if export is not None:
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in export_ledger(path, name))
+        if str(export) == "-":
+            sys.stdout.writelines(lines)
+        else:
+            from cowest.run.store import write_lines
+
+            print(f"{export}: {write_lines(export, lines)} entries")
+        return
+    bill = summarise_ledger(path, name)
+    if as_json:
+        print(bill.model_dump_json(indent=2))
+    else:
+        print_ledger(bill)
+
+
+@app.command(epilog="Example: cowest collect runs/mine --out collected.jsonl")
+def collect(
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_RECIPE", help="What was served with --collect.", show_default=False)
+    ],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="The file of examples; pairs go beside it. Default: collected.jsonl in the run's (domain's) folder."
+        ),
+    ] = None,
+    task: Annotated[Optional[str], typer.Option(help="Only this domain of the recipe.")] = None,  # noqa: UP045
+    delete: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="ID", help="Delete this exchange ('all': every one), and write nothing; may be repeated."),
+    ] = None,
+    keep_days: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, help="Delete what is older than so many days, and write nothing."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn what `cowest serve --collect` kept into examples and preference pairs for the next run, or delete it."""
+    from cowest.cli.output_collect import print_collected, print_deleted
+    from cowest.server.collect import collect as collect_run
+    from cowest.server.collect import forget
+
+    if delete or keep_days is not None:
+        gone = forget(target, delete or [], keep_days)
+        print(gone.model_dump_json(indent=2)) if as_json else print_deleted(gone)
+        return
+    found = collect_run(target, out, task)
+    print(found.model_dump_json(indent=2)) if as_json else print_collected(found)
+
+
+@app.command(epilog="Example: cowest init my-domain && cowest run my-domain/recipe.yaml")
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+) -> None:
+    """Write a recipe and a small sample dataset that run as they are, to put your own data and models into."""
+    from cowest.cli.starter import write_starter
+
+    for path in write_starter(directory):
+        print(path)
+
+
+@app.command(epilog="Example: cowest merge runs/mine --out mine-merged")
+def merge(
+    directory: Annotated[Path, typer.Argument(help="A single-task run directory.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Where the merged checkpoint goes.", show_default=False)],
+    which: Annotated[str, typer.Option(help="aligned or sft.")] = "aligned",
+) -> None:
+    """Export a run's weak model as one ordinary checkpoint (adapter merged into its base)."""
+    from cowest.pipeline import export_weak
+
+    print(export_weak(directory, which, out).base)
+
+
+app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
+app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
+app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)
+
+
+@lab.command(epilog="Example: cowest lab study --seeds 11,12,13 --out runs/study --jobs 2")
+def study(
+    seeds: Annotated[str, typer.Option(help="World seeds, comma-separated.")] = "11,12,13",
+    out: Annotated[Path, typer.Option(help="Where the runs, study.json and study.md go.")] = Path("runs/study"),
+    domains: Annotated[str, typer.Option(help="Domains, comma-separated.")] = "counterfactuals,medicine,ethics",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run every domain on several world seeds and test, pooled over the seeds, what the lab is to show."""
+    from cowest.run.progress import default_reporter
+    from cowest.table.study import parse_seeds, run_study, study_markdown
+
+    found = run_study(parse_seeds(seeds), domains.split(","), out, jobs, set_ or [], default_reporter())
+    print(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else study_markdown(found))
+
+
+@lab.command(epilog="Example: cowest lab pretrain strong --out lab-weights")
+def pretrain(
+    which: Annotated[str, typer.Argument(help="strong, strong-small, strong-tiny, weak or weak-small.")],
+    out: Annotated[Path, typer.Option(help="Where checkpoints, log and model go.")] = Path("lab-weights"),
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Fewer or more steps than the plan's.")] = None,  # noqa: UP045
+) -> None:
+    """Make a lab model from nothing (strong: about an hour on two cores)."""
+    from dataclasses import replace
+
+    from cowest.errors import ConfigError
+    from cowest.lab.pretrain import PLANS
+    from cowest.lab.pretrain import pretrain as run_pretraining
+    from cowest.run.progress import default_reporter
+
+    if which not in PLANS:
+        raise ConfigError(f"cowest lab pretrain {which}: there are {', '.join(PLANS)}")
+    plan = PLANS[which] if steps is None else replace(PLANS[which], steps=steps)
+    print(run_pretraining(plan, out, default_reporter()))
+
+
+@lab.command("serve-strong", epilog="Example: cowest lab serve-strong --port 8091")
+def serve_strong(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.")] = 8091,
+    model: Annotated[str, typer.Option(help="Which model to serve.")] = "lab:strong",
+) -> None:
+    """Serve the lab's strong model as an OpenAI-compatible endpoint, a true black box. Prints the base_url."""
+    from cowest.assembly.build import build_model
+    from cowest.models.endpoint import make_app, run_endpoint
+    from cowest.recipe.config import LocalModelConfig
+
+    served = build_model(LocalModelConfig(kind="local", model=model))
+    asyncio.run(
+        run_endpoint(
+            make_app(served, model_name="lab-strong"), lambda url: print(url, flush=True), host=host, port=port
+        )
+    )
+
+
+def relax_gc() -> None:
+    """Look for cyclic garbage less often: with thousands of calls alive that search took a third of the client's time."""
+    gc.set_threshold(50_000, 50, 100)
+
+
+def main() -> None:
+    """The entry point of the ``cowest`` command."""
+    # Before torch is loaded: threads that spin while they wait bring a machine with few cores to a crawl when it is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    relax_gc()
+    try:
+        app(standalone_mode=True)
+    except CowestError as error:
+        print(f"cowest: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        print(f"cowest: {error.name} is not installed: pip install 'cowest[train,plots]'", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # no permission, a full disk, a file where a folder should be
+        print(f"cowest: {error}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to Ctrl-C
+            print("cowest: stopped; the same command continues where it was", file=sys.stderr)
+        raise

@@ -1,0 +1,71 @@
+"""What the command line prints of results: a table for people, the same as JSON for machines."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.table import Table
+
+from cowest.cli.output_ledger import cost_line
+from cowest.pipeline import RunSummary, summary_json
+from cowest.types import MetricValue, Results
+
+
+def results_json(done: RunSummary) -> JsonValue:
+    """The content of ``results.json`` (one task), or of ``summary.json`` with the path of the report."""
+    if "" in done.results:
+        return done.results[""].model_dump(mode="json", by_alias=True) | {"report": str(done.report)}
+    name = next(iter(done.results.values())).name
+    return summary_json(name, done.results) | {"report": str(done.report)}
+
+
+def print_results(done: RunSummary) -> None:
+    """Systems x metrics on stdout, a column a metric, with 95% intervals."""
+    console = Console(width=None if Console().is_terminal else 132)
+    for name, results in done.results.items():
+        console.print(_table(name or results.task, results))
+        for line in _main_comparisons(results):
+            console.print(line, markup=False, highlight=False)
+        console.print()
+    if done.bill is not None:
+        console.print(
+            f"Paid in all: {cost_line(done.bill)}; `cowest ledger {done.out}` has the details.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"Report: {done.report}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, results: Results) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("system")
+    metrics = list(next(iter(results.systems.values())).metrics)
+    for metric in metrics:
+        table.add_column(f"{metric} [95% CI]", justify="right")
+    table.add_column("n", justify="right")
+    table.add_column("failed", justify="right")
+    for system, result in results.systems.items():
+        first = result.metrics[metrics[0]]
+        cells = [_cell(result.metrics[m]) for m in metrics]
+        table.add_row(system, *cells, str(first.n), str(first.n_failed))
+    return table
+
+
+def _cell(value: MetricValue) -> str:
+    if value.mean is None or value.ci_low is None or value.ci_high is None:
+        return "not scored"
+    return f"{100 * value.mean:5.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
+
+
+def _main_comparisons(results: Results) -> list[str]:
+    lines = []
+    for c in results.comparisons:
+        if c.a.startswith("collab") and c.diff is not None and c.p is not None and c.ci_low is not None:
+            main = next(iter(results.systems[c.a].metrics))
+            if c.metric == main and c.test != "paired_bootstrap":
+                lines.append(
+                    f"  {c.a} - {c.b}: {100 * c.diff:+.1f} points "
+                    f"[{100 * c.ci_low:+.1f}, {100 * (c.ci_high or 0):+.1f}], p = {c.p:.2g} ({c.test}, n = {c.n})"
+                )
+    return lines

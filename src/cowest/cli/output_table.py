@@ -1,0 +1,55 @@
+"""What ``cowest table`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from cowest.cli.output_ledger import cost_line
+from cowest.ledger.summary import LedgerSummary
+from cowest.table.results import Table, TableResults
+from cowest.table.write import along, cells, heading
+
+_STYLES = {"best": "bold green", "tied": "yellow", "": ""}
+
+
+def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSummary | None) -> None:
+    """Every table on stdout, then where the files are."""
+    console = Console(width=None if Console().is_terminal else 150)
+    for table in results.tables:
+        console.print(_table(table, results.baseline))
+    console.print(
+        "* best, = not significantly below it; p Holm-corrected; cut: contexts shortened to fit the window",
+        markup=False,
+    )
+    for d, points, p in along(results):
+        console.print(f"{d.task}: {d.row}, {d.label} - {d.first}: {points}, p = {p}", markup=False, highlight=False)
+    for name, why in results.left_out.items():
+        console.print(f"left out: {name}, since {why}", markup=False, soft_wrap=True)
+    if bill is not None:
+        console.print(f"Paid in all: {cost_line(bill)}; `cowest ledger` has the details.", markup=False, soft_wrap=True)
+    console.print("Written: " + ", ".join(map(str, written)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(table: Table, baseline: str) -> RichTable:
+    made = RichTable(title=heading(table), title_justify="left", title_style="bold")
+    made.add_column("row", no_wrap=True)
+    for metric in table.metrics:
+        made.add_column(f"{metric} [95% CI]", justify="right", no_wrap=True)
+    for name in (f"- {baseline}", "p", "USD/q", "s/q", "n", "failed", "cut"):
+        made.add_column(name, justify="right")
+    for c in cells(table):
+        values = [f"[{_STYLES[mark]}]{_sign(mark)}{text}[/]" if mark else text for text, mark in _escaped(c.values)]
+        made.add_row(c.name, *values, c.difference, c.p, c.usd, c.seconds, c.n, c.failed, c.cut)
+    return made
+
+
+def _sign(mark: str) -> str:
+    return {"best": "* ", "tied": "= "}.get(mark, "")
+
+
+def _escaped(values: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(text.replace("[", "\\["), mark) for text, mark in values]  # rich would take an interval for markup

@@ -1,0 +1,333 @@
+"""What a recipe will cost, before anything is paid: calls, tokens, USD and time of each stage that calls a strong model.
+
+Prompts are real ones (the recipe's frames around its own questions); :mod:`cowest.costs.workload` counts the calls.
+What cannot be known yet is bounded:
+
+    draft        low: the shortest quarter of the SFT targets; expected: their mean; high: the drafts' max_tokens
+    answer       low: the shortest quarter of the SFT targets; expected: the ledger's mean for this purpose where there is
+                 one, else the targets' mean + 150 tokens; high: max_tokens
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Final, TypeVar
+
+from cowest.assembly.build import model_path
+from cowest.assembly.context import Context
+from cowest.assembly.opened import ledger_path
+from cowest.collaboration.prompts import completion
+from cowest.costs.workload import ZERO, Range, Work, workload
+from cowest.errors import ModelNotFoundError
+from cowest.ledger.prices import Price, price_of, prices_date
+from cowest.ledger.summary import Line, answered_requests, summarise_ledger
+from cowest.models.tokens import prompt_tokens, token_counter
+from cowest.pipeline import prepare
+from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.run.progress import QuietReporter
+from cowest.stages.learn import sft_examples
+from cowest.types import Record, Usage
+
+SAMPLED: Final = 20
+"""Queries whose prompts are measured in each stage; and answers of a purpose that a mean in the ledger needs."""
+REASONING_TOKENS: Final = 150
+"""What a strong model writes beyond what the SFT targets say, where the ledger knows no better."""
+TOKENS_PER_S: Final = 50.0
+OVERHEAD_S: Final = 0.5
+"""Time of one answer: half a second, and 50 tokens a second. An assumption, and told as one."""
+DAY_S: Final = 24 * 3600.0
+
+T = TypeVar("T")
+Counter = Callable[[str], int]
+
+
+class StageEstimate(Record):
+    """One kind of call in one stage of one domain, as far as it is still to be made; ``already`` answers are there.
+
+    ``cost_usd`` is None where no price is known, 0 for a model that runs here (``paid`` false), whose ``seconds`` are not known.
+    """
+
+    domain: str
+    stage: str
+    calls_for: str
+    model: str
+    paid: bool
+    batch: bool
+    already: int
+    calls: Range
+    input_tokens: Range
+    output_tokens: Range
+    cost_usd: Range | None
+    seconds: Range | None
+
+
+class BudgetFit(Record):
+    """Whether low, expected and high fit into what a budget leaves; None where that cannot be known."""
+
+    name: str
+    limit: float
+    spent: float | None
+    low: bool | None
+    expected: bool | None
+    high: bool | None
+
+
+class Estimate(Record):
+    """The whole recipe. The sums are over paid models only; ``already`` counts their answers that are there."""
+
+    name: str
+    stages: list[StageEstimate]
+    already: int
+    calls: Range
+    tokens: Range
+    cost_usd: Range | None
+    unpriced_models: list[str]
+    seconds: Range
+    budgets: list[BudgetFit]
+    assumptions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Token counts of the SFT targets of one domain: what the weak model learns to write, and what a right answer needs."""
+
+    drafts: Sequence[int]
+    answers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """How each model's tokens are counted; a tokenizer is loaded once."""
+
+    counters: Mapping[str | None, tuple[Counter, str]]
+
+    def of(self, model: ModelConfig) -> Counter:
+        return self.counters[_tokenizer(model)][0]
+
+
+def estimate(config: RunConfig, out: Path) -> Estimate:
+    """Estimate what a recipe would still cost if it were run in ``out``. Wants no key, and no event loop that runs already.
+
+    Raises ConfigError or DataError as ``cowest validate`` does.
+    """
+    config = _with_paths(config)
+    contexts = prepare(config, out, QuietReporter(), offline=True)
+    ledger = ledger_path(config, out)
+    paid = paid_requests(ledger)
+    return estimate_work(config, ledger, [(context, w) for context in contexts for w in workload(context, paid)])
+
+
+def paid_requests(ledger: Path) -> frozenset[str]:
+    """The requests that have an answer in a ledger; none where there is no such file."""
+    return answered_requests(ledger) if ledger.exists() else frozenset()
+
+
+def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context, Work]]) -> Estimate:
+    """Price the calls of a recipe, each with the context in which it is made."""
+    measured = summarise_ledger(ledger).by_purpose_and_model() if ledger.exists() else {}
+    models = [w.model for _, w in work] + [context.config.strong for context, _ in work]
+    counts = _Counts({name: token_counter(name) for name in {_tokenizer(model) for model in models}})
+    written = {context.label: _written(context, counts.of(context.config.strong)) for context, _ in work}
+    stages = [_stage(context, w, counts.of(w.model), written[context.label], measured) for context, w in work]
+    bought = [s for s in stages if s.paid]
+    unpriced = sorted({s.model for s in bought if s.cost_usd is None})
+    calls, tokens = _sum(s.calls for s in bought), _sum(s.input_tokens + s.output_tokens for s in bought)
+    cost = None if unpriced else _sum(s.cost_usd for s in bought if s.cost_usd)
+    return Estimate(
+        name=config.name,
+        stages=stages,
+        already=sum(s.already for s in bought),
+        calls=calls,
+        tokens=tokens,
+        cost_usd=cost,
+        unpriced_models=unpriced,
+        seconds=_sum(s.seconds for s in bought if s.seconds),
+        budgets=list(_budgets(config, ledger, calls, tokens, cost)),
+        assumptions=list(_assumptions(config, counts, work, measured)) if bought else [],
+    )
+
+
+def _stage(
+    context: Context, work: Work, count: Counter, written: _Written, measured: Mapping[tuple[str, str], Line]
+) -> StageEstimate:
+    model, config = work.model, context.config
+    price, batch = None, False
+    if isinstance(model, OpenAIModelConfig):
+        batch = work.stage == "feedback" and config.feedback.mode == "batch"
+        price = price_of(model.model, model.price)
+        price = price.discounted(model.batch.discount) if price and batch else price
+    known = measured.get((f"{context.label}{work.stage}", _name(model)))
+    answer = _answer(work, written, known)
+    tokens_in, tokens_out = work.calls * _prompt(work, count, written), work.calls * answer
+    paid = isinstance(model, OpenAIModelConfig)
+    return StageEstimate(
+        domain=context.label.removesuffix(": "),
+        stage=work.stage,
+        calls_for=work.calls_for,
+        model=_name(model),
+        paid=paid,
+        batch=batch,
+        already=work.already,
+        calls=_whole(work.calls),
+        input_tokens=_whole(tokens_in),
+        output_tokens=_whole(tokens_out),
+        cost_usd=ZERO if not paid else None if price is None else _cost(price, tokens_in, tokens_out),
+        seconds=_seconds(model, work.calls, tokens_in + tokens_out, answer, batch)
+        if isinstance(model, OpenAIModelConfig)
+        else None,
+    )
+
+
+def _prompt(work: Work, count: Counter, written: _Written) -> Range:
+    """Tokens of one prompt: the mean of some real ones, two standard errors down and up, and the draft in it."""
+    asked = [prompt_tokens(count, work.prompt(e, "")) for e in spread(work.queries)]
+    mean, error = fmean(asked), 0.0
+    if 1 < len(asked) < len(work.queries):
+        error = 2 * stdev(asked) / math.sqrt(len(asked))
+    prompt = Range(low=max(0.0, mean - error), expected=mean, high=mean + error)
+    if work.drafted is None:
+        return prompt
+    if work.drafts:
+        length = fmean(map(count, spread(work.drafts, 10 * SAMPLED)))
+        return prompt + Range(low=length, expected=length, high=length)
+    return prompt + _length(written.drafts, fmean(written.drafts), work.drafted.max_tokens)
+
+
+def _answer(work: Work, written: _Written, known: Line | None) -> Range:
+    """Generated tokens of one call."""
+    most = work.sampling.max_tokens
+    if known is not None and known.calls >= SAMPLED:
+        one = _length(written.answers, known.output_tokens / known.calls, most)
+    elif work.calls_for == "drafts":
+        one = _length(written.drafts, fmean(written.drafts), most)
+    else:
+        one = _length(written.answers, fmean(written.answers) + REASONING_TOKENS, most)
+    return one * Range(low=work.samples, expected=work.samples, high=work.samples)
+
+
+def _length(lengths: Sequence[int], expected: float, most: int) -> Range:
+    """From the mean of the shortest quarter to the most that there can be."""
+    shortest = fmean(sorted(lengths)[: max(1, len(lengths) // 4)])
+    expected = min(expected, most)
+    return Range(low=min(shortest, expected), expected=expected, high=most)
+
+
+def _written(context: Context, count: Counter) -> _Written:
+    examples = spread(sft_examples(context), 10 * SAMPLED)
+    targets = [context.task.target(e) for e in examples]
+    drafts = [completion(context.config.draft.format, t, e) for t, e in zip(targets, examples, strict=True)]
+    answers = [count(t) for t in targets]
+    return _Written([count(d) for d in drafts if d is not None] or answers, answers)
+
+
+def _seconds(model: OpenAIModelConfig, calls: Range, tokens: Range, answer: Range, batch: bool) -> Range:
+    """The longest of: answers one after the other on each connection, and the rate limits. A batch takes up to a day."""
+    if batch:
+        return Range(low=0, expected=DAY_S if calls.expected else 0, high=DAY_S if calls.high else 0)
+
+    def time(calls: float, tokens: float, answer: float) -> float:
+        at_once = calls * (OVERHEAD_S + answer / TOKENS_PER_S) / min(model.concurrency, max(1.0, calls))
+        paced = 60 * calls / model.requests_per_minute if model.requests_per_minute else 0.0
+        metered = 60 * tokens / model.tokens_per_minute if model.tokens_per_minute else 0.0
+        return max(at_once, paced, metered)
+
+    return Range(
+        low=time(calls.low, tokens.low, answer.low),
+        expected=time(calls.expected, tokens.expected, answer.expected),
+        high=time(calls.high, tokens.high, answer.high),
+    )
+
+
+def _cost(price: Price, tokens_in: Range, tokens_out: Range) -> Range:
+    def cost(i: float, o: float) -> float:
+        return price.cost(Usage(input_tokens=round(i), output_tokens=round(o)))
+
+    return Range(
+        low=cost(tokens_in.low, tokens_out.low),
+        expected=cost(tokens_in.expected, tokens_out.expected),
+        high=cost(tokens_in.high, tokens_out.high),
+    )
+
+
+def _budgets(config: RunConfig, ledger: Path, calls: Range, tokens: Range, cost: Range | None) -> Iterator[BudgetFit]:
+    """A budget counts what the run has spent before, as the ledger has it."""
+    bill = summarise_ledger(ledger, config.name) if ledger.exists() else None
+    spent_usd = 0.0 if bill is None else bill.at_most_usd
+    spent_calls = 0 if bill is None else bill.paid_calls + bill.maybe_paid
+    spent_tokens = 0 if bill is None else bill.input_tokens + bill.output_tokens
+    for name, limit, spent, more in (
+        ("budget_usd", config.budget_usd, spent_usd, cost),
+        ("budget_calls", config.budget_calls, spent_calls, calls),
+        ("budget_tokens", config.budget_tokens, spent_tokens, tokens),
+    ):
+        if limit is None:
+            continue
+        if spent is None or more is None:
+            yield BudgetFit(name=name, limit=limit, spent=spent, low=None, expected=None, high=None)
+            continue
+        low, expected, high = (spent + value <= limit for value in (more.low, more.expected, more.high))
+        yield BudgetFit(name=name, limit=limit, spent=spent, low=low, expected=expected, high=high)
+
+
+def _assumptions(
+    config: RunConfig,
+    counts: _Counts,
+    work: Sequence[tuple[Context, Work]],
+    measured: Mapping[tuple[str, str], Line],
+) -> Iterator[str]:
+    for how in dict.fromkeys(counts.counters[_tokenizer(w.model)][1] for _, w in work):
+        yield f"tokens: {how}"
+    yield f"prompts: the mean of {SAMPLED} real ones, +- 2 standard errors; drafts: as long as SFT targets, high: max_tokens"
+    purposes = {(f"{context.label}{w.stage}", _name(w.model)) for context, w in work}
+    known = any(line.calls >= SAMPLED for purpose, line in measured.items() if purpose in purposes)
+    yield (
+        f"answers: {'the mean of their purpose in the ledger, else ' if known else ''}as long as SFT targets + {REASONING_TOKENS} "
+        "tokens; high: max_tokens (hidden reasoning counts within it); no retries"
+    )
+    yield f"time: {OVERHEAD_S:g} s and {TOKENS_PER_S:g} tokens/s an answer, at your concurrency and rate limits; a batch up to 24 h"
+    yield f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page"
+    if config.cache != "read":
+        yield f"cache: {config.cache}: answers in the ledger are asked for anew"
+
+
+def _with_paths(config: RunConfig) -> RunConfig:
+    """Model names as a run resolves them, where they are there: a finished stage is known by its model's files."""
+
+    def resolved(model: ModelConfig) -> ModelConfig:
+        if not isinstance(model, LocalModelConfig):
+            return model
+        try:
+            return model.model_copy(update={"model": model_path(model.model)})
+        except ModelNotFoundError:
+            return model
+
+    return config.model_copy(update={"weak": resolved(config.weak), "strong": resolved(config.strong)})
+
+
+def _tokenizer(model: ModelConfig) -> str | None:
+    if isinstance(model, OpenAIModelConfig):
+        return model.tokenizer
+    return model.model if isinstance(model, LocalModelConfig) else None
+
+
+def _name(model: ModelConfig) -> str:
+    if isinstance(model, LocalModelConfig):
+        return Path(model.model).name
+    return model.model if isinstance(model, OpenAIModelConfig) else "scripted"
+
+
+def spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:
+    """At most ``n`` of them, evenly."""
+    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+
+
+def _sum(ranges: Iterator[Range]) -> Range:
+    return sum(ranges, ZERO)
+
+
+def _whole(r: Range) -> Range:
+    return Range(low=round(r.low), expected=round(r.expected), high=round(r.high))

@@ -1,0 +1,366 @@
+"""The model calls that a run of a recipe still has to make: how many, with which prompts, and how many are answered already.
+
+Where the requests are known (all prompts without a draft; all others once the drafts are there), they are counted one by one,
+and looked up in the ledger. Else their number lies between bounds: equal requests share one call, so the low figure is that of
+drafts which are all equal, the high one that of drafts which all differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cowest.assembly.context import Context
+from cowest.errors import ModelCallError
+from cowest.ledger.ledger import call_of
+from cowest.pipeline import stages_of
+from cowest.recipe.config import ModelConfig, OpenAIModelConfig
+from cowest.run.store import derive_seed, fingerprint
+from cowest.scoring.judge import JudgeScorer
+from cowest.stages.evaluate import test_queries
+from cowest.stages.learn import training_queries
+from cowest.types import Completion, Draft, Example, Message, Prediction, Record, Refinement, Sampling
+
+Request = tuple[Sequence[Message], Sampling]
+
+
+class Range(Record):
+    """A quantity whose expected value lies between two bounds."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(low=self.low + other.low, expected=self.expected + other.expected, high=self.high + other.high)
+
+    def __mul__(self, other: Range) -> Range:
+        return Range(low=self.low * other.low, expected=self.expected * other.expected, high=self.high * other.high)
+
+    def less(self, n: int) -> Range:
+        """With ``n`` of them done; never below 0."""
+        return Range(low=max(0, self.low - n), expected=max(0, self.expected - n), high=max(0, self.high - n))
+
+
+ZERO = Range(low=0, expected=0, high=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
+
+    ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
+    """
+
+    stage: str
+    calls_for: str
+    model: ModelConfig
+    calls: Range
+    already: int
+    queries: Sequence[Example]
+    prompt: Callable[[Example, str], Sequence[Message]]
+    sampling: Sampling
+    drafted: Sampling | None = None
+    drafts: Sequence[str] = ()
+    samples: int = 1
+
+
+def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
+    """Every kind of call to the strong model, the judge, and a weak model that is served. ``paid``: the ledger's requests."""
+    yield from _Workload(context, paid).all()
+
+
+def current_stages(context: Context) -> Mapping[str, str]:
+    """The stages whose records in the run directory a run would use again (as it decides in ``run_stages``), with their status."""
+    entries, fingerprints, found = context.run.manifest().stages, dict[str, str](), dict[str, str]()
+    for stage in stages_of(context.config) if entries else ():
+        if any(name not in fingerprints for name in stage.reads):
+            break
+        inputs = {name: fingerprints[name] for name in stage.reads}
+        mine = fingerprint(stage.name, stage.version, fingerprint(stage.depends(context)), dict(inputs))
+        entry = entries.get(stage.name)
+        if entry is None or entry.fingerprint != mine:
+            break
+        found[stage.name] = entry.status
+        if entry.status == "done":
+            failed = sum(n for key, n in entry.counts.items() if key.endswith("failed"))
+            fingerprints |= dict.fromkeys(stage.writes, fingerprint(mine, failed) if failed else mine)
+    return found
+
+
+class _Workload:
+    """The calls of one domain."""
+
+    def __init__(self, context: Context, paid: frozenset[str]) -> None:
+        self._context, self._c, self._frames = context, context.config, context.frames
+        self._shares = context.config.cache != "off"  # whether equal requests share a call
+        self._paid = paid if context.config.cache == "read" else frozenset[str]()
+        self._current = current_stages(context)
+        self._train, self._test = training_queries(context), test_queries(context)
+        self._served = isinstance(context.config.weak, OpenAIModelConfig)
+
+    def all(self) -> Iterator[Work]:
+        if self._served:
+            yield self._sample()
+        solo = self._solo()
+        refine = self._refine()
+        yield from (solo, refine)
+        if self._c.feedback.judge is not None:
+            yield self._judge(self._c.feedback.judge, solo, refine)
+        if not self._served:
+            yield self._choose()
+        yield from self._evaluate()
+
+    def _sample(self) -> Work:
+        weak, settings = self._c.weak, self._c.draft
+        assert isinstance(weak, OpenAIModelConfig)
+        done = defaultdict[str, int](int)
+        for d in self._drafts() or ():
+            done[d.example_id] += 1
+        low = high = already = 0
+        for e in self._train:
+            seed = derive_seed(self._c.seed, "draft", e.id)
+            sampling = settings.sampling.model_copy(update={"seed": seed})
+            asked = self._frames.draft(e)
+            keys = [call_of(weak.model, asked, sampling, weak.extra, None, k).key for k in range(settings.samples)]
+            there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
+            missing = settings.samples - there
+            low, high = low - (-missing // weak.samples_per_call), high + missing
+            already += there
+        return Work(
+            "sample",
+            "drafts",
+            weak,
+            Range(low=low, expected=low, high=high),
+            already,
+            self._train,
+            self._draft_prompt,
+            settings.sampling,
+            samples=min(weak.samples_per_call, settings.samples),
+        )
+
+    def _solo(self) -> Work:
+        sampling = self._c.feedback.sampling
+        done = {r.example_id for r in self._answers("solo.jsonl")}
+        requests = [
+            (self._frames.solo(e), _seeded(sampling, derive_seed(self._c.seed, "solo", e.id)))
+            for e in self._train
+            if e.id not in done
+        ]
+        calls, already = self._ask(self._c.strong, requests)
+        return Work(
+            "feedback",
+            "strong alone",
+            self._c.strong,
+            _exactly(calls),
+            already + len(done),
+            self._train,
+            self._solo_prompt,
+            sampling,
+        )
+
+    def _refine(self) -> Work:
+        sampling, drafts, texts = self._c.feedback.sampling, self._drafts(), tuple[str, ...]()
+        n, samples = len(self._train), self._c.draft.samples
+        if drafts is None:
+            low = self._distinct(self._train)
+            one = self._c.draft.sampling.temperature == 0 and not self._served  # greedy: a query's drafts are all equal
+            calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
+        else:
+            queries = {e.id: e for e in self._train}
+            unique = {fingerprint(d.example_id, d.text): d for d in drafts}
+            done = {r.draft_id for r in self._answers("refinements.jsonl")}
+            finished = {fingerprint(d.example_id, d.text) for d in drafts if d.id in done}
+            requests = [
+                (
+                    self._frames.refine(queries[d.example_id], d.text or ""),
+                    _seeded(sampling, derive_seed(self._c.seed, "refine", text)),
+                )
+                for text, d in unique.items()
+                if text not in finished
+            ]
+            to_come, already = self._ask(self._c.strong, requests)
+            calls, already, texts = _exactly(to_come), already + len(finished), tuple(d.text or "" for d in drafts)
+        return Work(
+            "feedback",
+            "refine drafts",
+            self._c.strong,
+            calls,
+            already,
+            self._train,
+            self._frames.refine,
+            sampling,
+            drafted=self._c.draft.sampling,
+            drafts=texts,
+        )
+
+    def _judge(self, judge: ModelConfig, solo: Work, refine: Work) -> Work:
+        """Every different text of a query is judged once, and once more where the judgement cannot be read."""
+        n, drafts, known = len(self._train), self._drafts(), False
+        texts: set[tuple[str, str | None]] = set()
+        if drafts is not None and not solo.calls.high and not refine.calls.high:
+            answers = (*self._answers("solo.jsonl"), *self._answers("refinements.jsonl"))
+            known = len(answers) == n + len(drafts)
+            texts = {(d.example_id, d.text) for d in drafts} | {(a.example_id, a.text) for a in answers}
+        already = 0
+        if self._current.get("feedback") == "done":
+            calls, already = ZERO, len(texts)
+        elif known:
+            queries = {e.id: e for e in self._train}
+            to_come, already = self._ask(judge, judge_requests((queries[i], text or "") for i, text in texts))
+            calls = Range(low=to_come, expected=to_come, high=2 * to_come + already)
+        else:
+            several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
+            calls = Range(low=self._distinct(self._train), expected=n + 2 * several, high=2 * (n + 2 * several))
+        return Work(
+            "feedback",
+            "judge",
+            judge,
+            calls,
+            already,
+            self._train,
+            lambda e, draft: judge_requests([(e, self._context.task.target(e))])[0][0],
+            judge_requests([(self._train[0], "")])[0][1],
+        )
+
+    def _choose(self) -> Work:
+        c = self._c
+        queries = self._context.task.examples("validation")[: c.align.selection_queries]
+        every = len(queries) * (c.align.checkpoints + 1)
+        calls, already = Range(low=self._distinct(queries) if self._shares else every, expected=every, high=every), 0
+        if "align" in self._current:
+            files = sorted(self._context.path("align/validation").glob("step-*.jsonl"))
+            already = sum(len(self._predictions(f"align/validation/{file.name}")) for file in files)
+            calls = ZERO if self._current["align"] == "done" else calls.less(already)
+        return Work(
+            "align",
+            "choose a checkpoint",
+            c.strong,
+            calls,
+            already,
+            queries,
+            self._frames.refine,
+            c.evaluate.answer,
+            drafted=c.evaluate.draft,
+        )
+
+    def _evaluate(self) -> Iterator[Work]:
+        c, test = self._c, self._test
+        fresh = "evaluate" in self._current
+        done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in c.systems}
+        drafting = [name for name in c.systems if name != "strong"]
+        if isinstance(c.weak, OpenAIModelConfig) and drafting:
+            requests = [
+                (self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
+            ]
+            calls, there = self._ask(c.weak, requests)
+            # A refresh asks anew for each system: every one opens the weak model by itself.
+            most = len(requests) if c.cache == "refresh" else calls
+            already = there + len(set().union(*(done[s] for s in drafting)))
+            yield Work(
+                "evaluate",
+                "drafts",
+                c.weak,
+                Range(low=calls, expected=calls, high=most),
+                already,
+                test,
+                self._draft_prompt,
+                c.evaluate.draft,
+            )
+        for name in c.systems:
+            rest = [e for e in test if e.id not in done[name]]
+            if name == "strong":
+                requests = [(self._frames.solo(e), c.evaluate.answer) for e in rest]
+                calls, there = self._ask(c.strong, requests)
+                already = there + len(done[name])
+                yield Work(
+                    "evaluate", name, c.strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
+                )
+            elif name != "weak":
+                # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
+                again = name == "collab_aligned" and "collab" in c.systems and self._shares
+                low = 0 if again else self._distinct(rest)
+                calls_ = Range(low=low, expected=len(rest), high=len(rest))
+                yield Work(
+                    "evaluate",
+                    name,
+                    c.strong,
+                    calls_,
+                    len(done[name]),
+                    test,
+                    self._frames.refine,
+                    c.evaluate.answer,
+                    drafted=c.evaluate.draft,
+                )
+
+    def _ask(self, model: ModelConfig, requests: Sequence[Request]) -> tuple[int, int]:
+        """Of these requests: how many calls are to come, and how many answers the ledger has."""
+        if not isinstance(model, OpenAIModelConfig) or not self._shares:
+            return len(requests), 0
+        keys = {call_of(model.model, messages, sampling, model.extra, None).key for messages, sampling in requests}
+        there = len(keys & self._paid)
+        return len(keys) - there, there
+
+    def _distinct(self, queries: Sequence[Example]) -> int:
+        """The fewest refinements of so many queries: one each, and one for queries that read the same."""
+        if not self._shares or not isinstance(self._c.strong, OpenAIModelConfig):
+            return len(queries)
+        return len({self._frames.refine(e, "") for e in queries})
+
+    def _drafts(self) -> Sequence[Draft] | None:
+        """The drafts with a text, once all are there; None before."""
+        if self._current.get("sample") != "done":
+            return None
+        return [d for d in self._context.run.file("drafts.jsonl", Draft).load() if d.text is not None]
+
+    def _answers(self, name: str) -> Sequence[Refinement]:
+        if "feedback" not in self._current:
+            return ()
+        return [r for r in self._context.run.file(name, Refinement).load() if r.error is None]
+
+    def _predictions(self, name: str) -> set[str]:
+        return {p.example_id for p in self._context.run.file(name, Prediction).load() if p.error is None}
+
+    def _draft_prompt(self, example: Example, _: str) -> Sequence[Message]:
+        return self._frames.draft(example)
+
+    def _solo_prompt(self, example: Example, _: str) -> Sequence[Message]:
+        return self._frames.solo(example)
+
+
+class _Asked:
+    """A model that keeps what it is asked and answers nothing."""
+
+    name = "asked"
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.requests.append((messages, sampling))
+        raise ModelCallError("not_asked", "only the request is wanted")
+
+    async def aclose(self) -> None: ...
+
+
+def judge_requests(answers: Iterable[tuple[Example, str]]) -> list[Request]:
+    """What a judge is asked about these answers."""
+    asked = _Asked()
+
+    async def ask() -> None:
+        scorer = JudgeScorer(asked)
+        for example, text in answers:
+            await scorer.score(example, text)
+
+    asyncio.run(ask())
+    return asked.requests
+
+
+def _seeded(sampling: Sampling, seed: int) -> Sampling:
+    return sampling.model_copy(update={"seed": seed})
+
+
+def _exactly(n: int) -> Range:
+    return Range(low=n, expected=n, high=n)

@@ -1,0 +1,1 @@
+"""Every paid call: entered, remembered, summed up, and held within a budget."""

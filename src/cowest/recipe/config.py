@@ -1,0 +1,359 @@
+"""The recipe: one frozen pydantic model, read from YAML, overridden from the command line by dotted keys.
+
+Every field's description is its documentation: ``cowest validate RECIPE --schema`` prints them all as JSON Schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import Field, JsonValue, PrivateAttr, ValidationError, field_validator, model_validator
+
+from cowest.errors import ConfigError
+from cowest.recipe.models import LocalModelConfig as LocalModelConfig
+from cowest.recipe.models import ModelConfig as ModelConfig
+from cowest.recipe.models import OpenAIModelConfig as OpenAIModelConfig
+from cowest.recipe.models import ScriptedModelConfig as ScriptedModelConfig
+from cowest.recipe.models import Section as Section
+from cowest.recipe.models import ServedOrLocalConfig
+from cowest.recipe.problems import explain
+from cowest.recipe.table import TableConfig
+from cowest.recipe.tasks import BenchmarkTaskConfig as BenchmarkTaskConfig
+from cowest.recipe.tasks import IfqaTaskConfig as IfqaTaskConfig
+from cowest.recipe.tasks import JsonlTaskConfig as JsonlTaskConfig
+from cowest.recipe.tasks import LabTaskConfig as LabTaskConfig
+from cowest.recipe.tasks import PluginTaskConfig as PluginTaskConfig
+from cowest.recipe.tasks import ProsocialTaskConfig as ProsocialTaskConfig
+from cowest.recipe.tasks import PubmedqaTaskConfig as PubmedqaTaskConfig
+from cowest.recipe.tasks import TaskConfig as TaskConfig
+from cowest.recipe.tasks import WorldConfig as WorldConfig
+from cowest.types import Sampling
+
+Format = Literal["direct", "knowledge", "chain_of_thought"]
+M = TypeVar("M", bound=Section)
+SystemName = Literal["weak", "strong", "collab", "collab_aligned"]
+
+
+class LoraSettings(Section):
+    """PEFT LoRA. Rank and targets are not in the paper; these are what the field uses."""
+
+    r: int = Field(default=16, ge=1, description="Rank.")
+    alpha: int = Field(default=32, ge=1, description="Scale.")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(default="all-linear", description="Which layers get an adapter.")
+
+
+class TrainingSettings(Section):
+    """What SFT and alignment have in common."""
+
+    method: Literal["lora", "full"] = Field(default="lora", description="Train a LoRA adapter, or all weights.")
+    lora: LoraSettings = LoraSettings()
+    batch_size: int = Field(default=16, ge=1, description="Sequences a step and device.")
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak, after warm-up.")
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "linear"
+    warmup_steps: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the data, where max_steps is unset.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; overrides epochs.")
+    max_length: int = Field(
+        default=1024, ge=8, description="Tokens of prompt and completion; longer is cut and counted."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 on GPUs that have it.")
+    gradient_checkpointing: bool = False
+    device: str = Field(default="auto", description="auto, cpu, cuda, mps.")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between resumable checkpoints.")
+
+
+class SftConfig(TrainingSettings):
+    """Stage sft: tune pi_w on (x, y_hat) by negative log-likelihood of the completion (paper, step 1)."""
+
+
+class DraftConfig(Section):
+    """Stage sample: K drafts y ~ pi_w(.|x) for each training query (paper, step 2)."""
+
+    format: Format = Field(
+        default="chain_of_thought", description="What the weak model writes: the answer, what it knows, or both."
+    )
+    samples: int = Field(default=4, ge=1, description="K, drafts a query.")
+    queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
+    held_out: bool = Field(
+        default=False,
+        description="Keep the drafted queries (the last 'queries' of training) out of SFT. A weak model that has learned their "
+        "answers by heart drafts better on them than on any new query, and feedback on such drafts misleads.",
+    )
+    sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=256)
+
+
+class FeedbackConfig(Section):
+    """Stage feedback: refine every draft, solo once a query, gain = score(refined) - score(solo) (steps 3 to 5)."""
+
+    metric: str | None = Field(default=None, description="The metric behind the score; unset: the task's first.")
+    sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
+    mode: Literal["live", "batch"] = Field(
+        default="live", description="batch: through the provider's batch API, within a day and at a lower price."
+    )
+    judge: ModelConfig | None = Field(
+        default=None,
+        description="A model that scores answers against the reference, instead of the metric (the paper's E).",
+    )
+
+
+class PairsConfig(Section):
+    """Stage pairs: gains -> (x, chosen, rejected) (step 6)."""
+
+    rule: Literal["paper", "ordered"] = Field(
+        default="ordered",
+        description="paper: chosen has gain > 0, rejected gain <= 0. ordered: any two drafts whose gains differ by "
+        "min_margin or more, which also teaches not to hurt where the strong model is right alone.",
+    )
+    min_margin: float = Field(default=0.05, gt=0, description="Least difference of gains (rule ordered).")
+    max_per_query: int = Field(default=4, ge=1, description="Most pairs of one query, widest margin first.")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most pairs in all, chosen at random; a smaller choice is a part of a larger one.",
+    )
+    signal: Literal["collaboration", "draft"] = Field(
+        default="collaboration",
+        description="What makes a draft chosen. collaboration: its gain. draft: the score of the draft alone, as in RLWF, which "
+        "never asks what the strong model makes of it; checkpoints are then chosen by the weak model's own score.",
+    )
+
+
+class AlignConfig(TrainingSettings):
+    """Stage align: preference tuning of pi_w with the SFT model as reference (step 6); picks a checkpoint."""
+
+    objective: Literal["preference", "positives"] = Field(
+        default="preference",
+        description="preference: DPO on the pairs. positives: SFT on the chosen drafts alone, the control that shows what the "
+        "comparison with the rejected ones adds.",
+    )
+    learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
+    beta: float = Field(default=0.1, gt=0, description="Strength of the pull to the reference.")
+    loss: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "sigmoid_norm"] = Field(
+        default="sigmoid", description="TRL's DPO loss_type."
+    )
+    nll_weight: float = Field(default=0.0, ge=0, description="Weight of an NLL term on the chosen draft (RPO).")
+    checkpoints: int = Field(default=4, ge=1, description="Evenly spaced checkpoints to choose from.")
+    selection_queries: int = Field(
+        default=150, ge=1, description="Validation queries on which each checkpoint's collaboration is scored."
+    )
+
+
+class EvaluateConfig(Section):
+    """Stage evaluate: the systems on held-out test queries."""
+
+    systems: tuple[SystemName, ...] = Field(default=("weak", "strong", "collab", "collab_aligned"), min_length=1)
+    queries: int | None = Field(default=None, ge=1, description="Test queries used; unset: all.")
+    draft: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=256), description="How a draft is decoded.")
+    answer: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=512), description="How the strong model is.")
+
+
+class PromptsConfig(Section):
+    """Your own frames. ``{input}``, ``{context}``, ``{instruction}`` and (in refine) ``{draft}`` are filled in."""
+
+    draft: str | None = None
+    solo: str | None = None
+    refine: str | None = None
+
+
+class RunConfig(Section):
+    """A recipe: tasks, a weak and a strong model, and a section for each stage."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run: runs/NAME.")
+    seed: int = Field(default=0, ge=0, description="Everything random follows from it.")
+    task: TaskConfig | None = Field(default=None, description="The domain; or several, under tasks.")
+    tasks: dict[str, TaskConfig] = Field(default_factory=dict, description="Several domains by name.")
+    weak: ServedOrLocalConfig = Field(
+        description="pi_w: small, open weights, trained here (local); or served elsewhere and not trained (openai)."
+    )
+    strong: ModelConfig = Field(description="pi_s: a black box.")
+    prompts: PromptsConfig = PromptsConfig()
+    sft: SftConfig = SftConfig()
+    draft: DraftConfig = DraftConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    pairs: PairsConfig = PairsConfig()
+    align: AlignConfig = AlignConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    table: TableConfig | None = Field(
+        default=None, description="What `cowest table` compares; unset: every row with the defaults."
+    )
+    ledger: Path | None = Field(
+        default=None,
+        description="The file with every paid call; unset: ledger.sqlite in the run directory. Runs may share one.",
+    )
+    cache: Literal["read", "refresh", "off"] = Field(
+        default="read",
+        description="read: an answer in the ledger is not paid for again. refresh: ask anew and replace it. off: ask anew; "
+        "either way every call is entered.",
+    )
+    budget_usd: float | None = Field(default=None, gt=0, description="Hard stop: what the run may spend in all.")
+    budget_calls: int | None = Field(default=None, gt=0, description="Hard stop: answered calls in all.")
+    budget_tokens: int | None = Field(default=None, gt=0, description="Hard stop: prompt and answer tokens in all.")
+
+    _folder: Path = PrivateAttr(default=Path())
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
+
+    @model_validator(mode="after")
+    def _one_way_to_name_tasks(self) -> RunConfig:
+        if (self.task is None) == (not self.tasks):
+            raise ValueError("give either 'task' (one domain) or 'tasks' (several, by name)")
+        for name in self.tasks:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"task name {name!r} becomes a folder: use letters, digits, '-' and '_'")
+        return self
+
+    @property
+    def systems(self) -> tuple[SystemName, ...]:
+        """The systems to evaluate; a weak model that is only served is never aligned."""
+        served = isinstance(self.weak, OpenAIModelConfig)
+        return tuple(name for name in self.evaluate.systems if not (served and name == "collab_aligned"))
+
+    @property
+    def comparison(self) -> TableConfig:
+        """The section ``table``, or its defaults."""
+        return self.table or TableConfig()
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe lies; a .env file may be beside it."""
+        return self._folder
+
+    def by_task(self) -> Mapping[str, RunConfig]:
+        """One single-task recipe per domain; the name '' stands for the only task of a recipe."""
+        if self.task is not None:
+            return {"": self}
+        return {name: self.model_copy(update={"task": task, "tasks": {}}) for name, task in self.tasks.items()}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe, apply ``KEY=VALUE`` overrides, resolve its relative data paths.
+
+    Raises ConfigError that names the file, line and key, with a suggestion for a misspelt one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe. `cowest init DIR` writes one to start from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    try:
+        data = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys to values, such as 'name: my-run'")
+    for override in overrides:
+        _override(data, override)
+    return _validated(data, path, node)
+
+
+def config_from_dict(data: Mapping[str, JsonValue], folder: Path = Path()) -> RunConfig:
+    """The same from Python data; relative data paths start at ``folder``."""
+    return _validated(dict(data), folder / "(recipe)", None)
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, JsonValue]) -> RunConfig:
+    """The recipe with other values for some dotted keys. Raises ConfigError as for a recipe that has them."""
+    data = config.model_dump(mode="json")
+    for key, value in settings.items():
+        _put(data, key, value, key)
+    return config_from_dict(data, config.folder)
+
+
+def _override(data: dict[str, JsonValue], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: write it as KEY=VALUE, such as --set sft.learning_rate=2e-4")
+    try:
+        value = _number_or_yaml(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None
+    _put(data, key, value, f"--set {override!r}")
+
+
+def _put(data: dict[str, JsonValue], key: str, value: JsonValue, where: str) -> None:
+    *parents, last = key.strip().split(".")
+    here = data
+    for part in parents:
+        if here.get(part) is None:
+            here[part] = {}
+        below = here[part]
+        if not isinstance(below, dict):
+            raise ConfigError(f"{where}: {part!r} is a value, not a section")
+        here = below
+    here[last] = value
+
+
+def _number_or_yaml(raw: str) -> JsonValue:
+    value: JsonValue = yaml.safe_load(raw)
+    if isinstance(value, str):
+        # YAML 1.1 takes 2e-4 for a string; nobody who types it means one.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _validated(data: dict[str, JsonValue], path: Path, node: yaml.Node | None) -> RunConfig:
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [
+            explain(RunConfig, e["loc"], e["msg"], e["type"], e.get("input"), path, node) for e in error.errors()
+        ]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+    return _resolve_paths(config, path.parent)
+
+
+def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
+    folder = folder.absolute()  # the recipe's copy in the run directory must lead to the same files
+
+    def resolve(task: TaskConfig) -> TaskConfig:
+        if task.collected is not None:
+            task = task.model_copy(update={"collected": (folder / task.collected).resolve()})
+        if isinstance(task, PluginTaskConfig):
+            return task.model_copy(update={"folder": (folder / task.folder).resolve()})
+        if isinstance(task, BenchmarkTaskConfig):
+            found = {"path": task.path and (folder / task.path).resolve(), "hub": task.hub and beside_recipe(task.hub)}
+            return task.model_copy(update=found)
+        if not isinstance(task, JsonlTaskConfig):
+            return task
+        paths = {key: getattr(task, key) for key in ("train", "validation", "test")}
+        return task.model_copy(update={k: (folder / p).resolve() for k, p in paths.items() if p is not None})
+
+    def beside_recipe(name: str) -> str:
+        return str((folder / name).resolve()) if (folder / name).is_dir() else name
+
+    def model(config: M) -> M:
+        if isinstance(config, LocalModelConfig):
+            return config.model_copy(update={"model": beside_recipe(config.model)})
+        if isinstance(config, OpenAIModelConfig) and config.ca_file is not None:
+            return config.model_copy(update={"ca_file": (folder / config.ca_file).resolve()})
+        return config
+
+    judge = config.feedback.judge
+    update: dict[str, object] = {
+        "weak": model(config.weak),
+        "strong": model(config.strong),
+        "feedback": config.feedback.model_copy(update={"judge": judge and model(judge)}),
+        "tasks": {name: resolve(task) for name, task in config.tasks.items()},
+    }
+    if config.task is not None:
+        update["task"] = resolve(config.task)
+    if config.ledger is not None:
+        update["ledger"] = (folder / config.ledger).resolve()
+    resolved = config.model_copy(update=update)
+    resolved._folder = folder
+    return resolved

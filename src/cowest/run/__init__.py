@@ -1,0 +1,1 @@
+"""A run on disk: its files, its manifest, what is fresh; progress; processes side by side."""
