@@ -15,7 +15,7 @@ import yaml
 from benchmarks.serving.client import Answer, Connection, request
 from benchmarks.serving.processes import SERVER_CORE, Running, python, started
 from cowest.assembly.build import build_task
-from cowest.pipeline import run_dir_config
+from cowest.recipe.kept import kept_recipe
 
 
 @contextmanager
@@ -55,7 +55,7 @@ async def _ask_all(port: int, model: str, questions: list[str], clients: int) ->
 
 def lab(run: Path) -> int:
     """Print a table. The last column is how long a whole answer took."""
-    config = run_dir_config(run)
+    config = kept_recipe(run)
     name, single = next(iter(config.by_task().items()))
     questions = [example.input for example in build_task(single, name).examples("test")]
     model = f"{config.name}/{name}" if name else config.name

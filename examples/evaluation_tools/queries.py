@@ -15,14 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cowest.assembly.build import build_task
-from cowest.pipeline import run_dir_config
+from cowest.recipe.kept import kept_recipe
 from cowest.run.store import JsonlFile
 from cowest.types import Prediction
 
 
 def export(run: Path, domain: str) -> None:
     """One line a query: id, input, target."""
-    task = build_task(run_dir_config(run).by_task()[domain], domain)
+    task = build_task(kept_recipe(run).by_task()[domain], domain)
     for example in task.examples("test"):
         print(json.dumps({"id": example.id, "input": example.input, "target": example.references[0]}))
 
@@ -45,7 +45,7 @@ def lm_eval_answers(folder: Path) -> Iterator[tuple[str, str, bool]]:
 
 def compare(run: Path, domain: str, system: str, inspect: Path, lm_eval: Path) -> bool:
     """Print each tool's accuracy beside the run's, and on how many queries text and verdict are the run's own."""
-    task = build_task(run_dir_config(run).by_task()[domain], domain)
+    task = build_task(kept_recipe(run).by_task()[domain], domain)
     results = json.loads((run / domain / "results.json").read_text())
     told = results["systems"][system]["metrics"]["accuracy"]
     mine = {p.example_id: p for p in JsonlFile(run / domain / f"predictions/{system}.jsonl", Prediction).load()}

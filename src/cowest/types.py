@@ -265,7 +265,10 @@ class StageResult(Record):
 
 
 class Results(Record):
-    """``results.json``, the stable contract of a run (docs/results.md)."""
+    """``results.json``, the stable contract of a run (docs/results.md).
+
+    ``left_out``: systems that the recipe asks for and that are not there, with the reason.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
@@ -273,5 +276,6 @@ class Results(Record):
     systems: dict[str, SystemResult]
     comparisons: list[Comparison]
     stages: dict[str, StageResult]
+    left_out: dict[str, str] = Field(default_factory=dict)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

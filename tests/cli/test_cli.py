@@ -112,7 +112,7 @@ def test_wrong_input_is_exit_code_2_and_one_line_on_stderr(
         "no such lab model": ["run", str(recipe), "--set", "weak.model=lab:nothing"],
         "COWEST_TEST_KEY is not set": ["run", str(recipe), "--set", strong],
         "no run directory": ["report", str(tmp_path / "elsewhere")],
-        "is not there": ["merge", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "merged")],
+        "makes one": ["merge", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "merged")],
         "is not empty": ["init", str(tmp_path)],
         "there are strong, strong-small, strong-tiny": ["lab", "pretrain", "huge"],
         "whole numbers": ["lab", "study", "--seeds", "a,b", "--out", str(tmp_path / "s")],

@@ -9,9 +9,9 @@ from pydantic import JsonValue
 from tests.helpers import SIZES, WORLD
 
 from cowest.assembly.build import build_frames, build_model, build_task, model_path
+from cowest.assembly.prepare import prepare
 from cowest.cli.starter import write_starter
 from cowest.errors import ConfigError, CowestError, DataError, ModelNotFoundError
-from cowest.pipeline import prepare
 from cowest.recipe.config import (
     JsonlTaskConfig,
     LabTaskConfig,

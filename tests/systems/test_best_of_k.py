@@ -8,7 +8,7 @@ from cowest.collaboration.prompts import DefaultFrames
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.systems.best_of_k import BestOfK, number_in
 from cowest.systems.prompts import DefaultBaselineFrames
 from cowest.types import Sampling

@@ -6,7 +6,7 @@ from tests.systems.scripted import DOWN, FAILED, Many, Timed, asked, saying, use
 
 from cowest.errors import ConfigError, ModelCallError
 from cowest.protocols import ChatModel
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.systems.votes import SelfConsistency
 from cowest.tasks.answers import extract_answer
 from cowest.types import Example, Message, Sampling

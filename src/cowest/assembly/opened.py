@@ -8,14 +8,15 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from cowest.assembly.build import build_batch_model, build_model, build_weak, openai_models
+from cowest.assembly.build import build_batch_model, build_model, build_weak, model_path, openai_models
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import Ledger, LedgerSummary, Limits
 from cowest.ledger.prices import FREE, price_of
 from cowest.models.ledgered import LedgeredChatModel
 from cowest.protocols import ChatModel
 from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
-from cowest.run.store import fingerprint, fingerprint_model
+from cowest.recipe.kept import kept_recipe
+from cowest.run.identity import fingerprint, hash_model
 from cowest.types import ModelRef
 
 AT_RISK = 1.5
@@ -31,6 +32,24 @@ def most_at_risk(concurrency: int) -> int:
 def ledger_path(config: RunConfig, out: Path) -> Path:
     """Where a run's paid calls are entered."""
     return config.ledger or out / "ledger.sqlite"
+
+
+def ledger_of(out: Path) -> tuple[Path, str | None]:
+    """The ledger of a run directory and the run's name in it; ``out`` may be a ledger file, of all its runs.
+
+    Raises ConfigError where there is neither, or a run that pays for nothing.
+    """
+    if out.is_file():
+        return out, None
+    config = kept_recipe(out)
+    path = ledger_path(config, out)
+    if not path.exists() and not openai_models(config):
+        raise ConfigError(
+            f"{out}: both models of this run are on this machine, so nothing was paid for and there is no ledger"
+        )
+    if not path.exists():
+        raise ConfigError(f"{path}: not there yet; `cowest run` enters the first paid call in it")
+    return path, config.name
 
 
 class OpenModels:
@@ -52,7 +71,7 @@ class OpenModels:
         """The weak model at some point of its training, or the served one; the caller closes it."""
         weak = self._config.weak
         if isinstance(weak, LocalModelConfig):
-            return self._remembered(build_weak(weak, ref), [fingerprint_model(ref.base), _adapter(ref), weak.dtype])
+            return self._remembered(build_weak(weak, ref), [hash_model(ref.base), _adapter(ref), weak.dtype])
         if self._served is None:
             self._served = self._paid(weak, "live")  # may be closed, and opens again when it is asked
         return self._served
@@ -92,8 +111,8 @@ class OpenModels:
         if isinstance(config, OpenAIModelConfig):
             return self._paid(config, mode)
         if isinstance(config, LocalModelConfig):
-            ref = ModelRef(base=config.model, adapter=config.adapter)
-            return self._remembered(build_model(config), [fingerprint_model(ref.base), _adapter(ref), config.dtype])
+            ref = ModelRef(base=model_path(config.model), adapter=config.adapter)
+            return self._remembered(build_model(config), [hash_model(ref.base), _adapter(ref), config.dtype])
         return build_model(config)
 
     def _remembered(self, model: ChatModel, identity: JsonValue) -> ChatModel:
@@ -130,7 +149,7 @@ class OpenModels:
 
 
 def _adapter(ref: ModelRef) -> JsonValue:
-    return ref.adapter and fingerprint_model(ref.adapter)
+    return ref.adapter and hash_model(ref.adapter)
 
 
 def check_prices(config: RunConfig) -> None:

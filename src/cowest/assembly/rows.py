@@ -20,7 +20,7 @@ from cowest.protocols import BaselineFrames, ChatModel, Frames, Retriever, Syste
 from cowest.recipe.config import Format, RunConfig, with_settings
 from cowest.recipe.problems import did_you_mean
 from cowest.recipe.table import TableConfig
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
 from cowest.systems.collaboration import Collaboration

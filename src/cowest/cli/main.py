@@ -69,11 +69,13 @@ def run(
     only: Annotated[Optional[str], typer.Option(help="Only this domain's stages; no summary, no report.")] = None,  # noqa: UP045
 ) -> None:
     """Run a recipe, or continue it where it was stopped."""
+    from cowest.assembly.prepare import check_installed, prepare
     from cowest.cli.output import print_results, results_json
     from cowest.pipeline import run as run_pipeline
-    from cowest.pipeline import run_only, run_side_by_side
+    from cowest.pipeline import run_only
     from cowest.recipe.config import load_config
     from cowest.run.progress import default_reporter
+    from cowest.run.side_by_side import side_by_side
 
     config = load_config(recipe, set_ or [])
     folder, reporter = out or Path("runs") / config.name, default_reporter()
@@ -81,7 +83,9 @@ def run(
         asyncio.run(run_only(config, only, folder, reporter))
         return
     if jobs > 1 and len(config.tasks) > 1:
-        run_side_by_side(config, recipe, set_ or [], folder, jobs, reporter)
+        check_installed(config)
+        prepare(config, folder, reporter)  # what is wrong in the last domain is said before the first is paid for
+        side_by_side("run", list(config.tasks), recipe, folder, set_ or [], jobs, reporter)
     done = asyncio.run(run_pipeline(config, folder, reporter))
     if as_json:
         print(json.dumps(results_json(done), indent=2))
@@ -99,7 +103,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check everything that can be checked without loading a model or paying for a call."""
-    from cowest.pipeline import prepare
+    from cowest.assembly.prepare import prepare
     from cowest.recipe.config import RunConfig, load_config
     from cowest.run.progress import QuietReporter, default_reporter
 
@@ -171,9 +175,9 @@ def ledger(
     everyone: Annotated[bool, typer.Option("--all", help="All runs that share the ledger, not only this one.")] = False,
 ) -> None:
     """Print what was paid: calls, tokens, cost, cache hits, failures by kind, the slowest."""
+    from cowest.assembly.opened import ledger_of
     from cowest.cli.output_ledger import print_ledger
     from cowest.ledger.summary import export_ledger, summarise_ledger
-    from cowest.pipeline import ledger_of
 
     path, run_name = ledger_of(directory)
     name = None if everyone else run_name
@@ -241,14 +245,17 @@ def init(
 
 @app.command(epilog="Example: cowest merge runs/mine --out mine-merged")
 def merge(
-    directory: Annotated[Path, typer.Argument(help="A single-task run directory.", show_default=False)],
+    directory: Annotated[
+        Path, typer.Argument(help="A run directory, or the folder of one of its domains.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Where the merged checkpoint goes.", show_default=False)],
     which: Annotated[str, typer.Option(help="aligned or sft.")] = "aligned",
+    task: Annotated[Optional[str], typer.Option(help="Which domain of a run with several.")] = None,  # noqa: UP045
 ) -> None:
     """Export a run's weak model as one ordinary checkpoint (adapter merged into its base)."""
-    from cowest.pipeline import export_weak
+    from cowest.stages.export import export_weak
 
-    print(export_weak(directory, which, out).base)
+    print(export_weak(directory, which, out, task).base)
 
 
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cowest.cli.output_ledger import cost_line
-from cowest.pipeline import RunSummary, summary_json
+from cowest.pipeline import RunSummary
+from cowest.stages.reporting import summary_json
 from cowest.types import MetricValue, Results
 
 

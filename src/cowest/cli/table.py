@@ -49,12 +49,15 @@ def table(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, such as recipes/lab-table.yaml; --list shows the rows that there are")
+    from cowest.assembly.prepare import check_installed
     from cowest.cli.output_table import print_table
     from cowest.recipe.config import load_config
-    from cowest.run.progress import default_reporter
+    from cowest.recipe.kept import keep_recipe
+    from cowest.run.progress import QuietReporter, default_reporter
+    from cowest.run.side_by_side import side_by_side
     from cowest.table.plan import make_plan, table_folder
     from cowest.table.results import table_results
-    from cowest.table.run import keep_recipe, open_plan, run_table, run_units_side_by_side
+    from cowest.table.run import open_plan, run_table
     from cowest.table.write import write_table
 
     overrides = [*(set_ or []), *([f"table.rows=[{rows}]"] if rows else [])]
@@ -64,12 +67,14 @@ def table(
     config = load_config(recipe, overrides)
     plan, folder, reporter = make_plan(config), out or table_folder(config), default_reporter()
     if jobs > 1 and only is None and len(plan.units) > 1:
+        check_installed(config)
+        open_plan(plan, folder, QuietReporter())
         keep_recipe(config, folder)
-        run_units_side_by_side(plan, recipe, overrides, folder, jobs, reporter, reuse or [])
+        more = [word for other in reuse or () for word in ("--reuse", str(other))]
+        side_by_side("table", [u.name for u in plan.units], recipe, folder, overrides, jobs, reporter, more)
     bill = asyncio.run(run_table(plan, folder, reporter, only, reuse or []))
     if only is not None:
         return
-    from cowest.run.progress import QuietReporter
     from cowest.table.plots import write_plots
 
     results = table_results(plan, open_plan(plan, folder, QuietReporter(), offline=True))

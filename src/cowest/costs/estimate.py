@@ -20,13 +20,12 @@ from typing import Final, TypeVar
 from cowest.assembly.build import model_path
 from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
+from cowest.assembly.prepare import prepare
 from cowest.collaboration.prompts import completion
 from cowest.costs.workload import ZERO, Range, Work, workload
-from cowest.errors import ModelNotFoundError
 from cowest.ledger.prices import Price, price_of, prices_date
 from cowest.ledger.summary import Line, answered_requests, summarise_ledger
 from cowest.models.tokens import prompt_tokens, token_counter
-from cowest.pipeline import prepare
 from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
 from cowest.run.progress import QuietReporter
 from cowest.stages.learn import sft_examples
@@ -114,7 +113,6 @@ def estimate(config: RunConfig, out: Path) -> Estimate:
 
     Raises ConfigError or DataError as ``cowest validate`` does.
     """
-    config = _with_paths(config)
     contexts = prepare(config, out, QuietReporter(), offline=True)
     ledger = ledger_path(config, out)
     paid = paid_requests(ledger)
@@ -294,24 +292,10 @@ def _assumptions(
         yield f"cache: {config.cache}: answers in the ledger are asked for anew"
 
 
-def _with_paths(config: RunConfig) -> RunConfig:
-    """Model names as a run resolves them, where they are there: a finished stage is known by its model's files."""
-
-    def resolved(model: ModelConfig) -> ModelConfig:
-        if not isinstance(model, LocalModelConfig):
-            return model
-        try:
-            return model.model_copy(update={"model": model_path(model.model)})
-        except ModelNotFoundError:
-            return model
-
-    return config.model_copy(update={"weak": resolved(config.weak), "strong": resolved(config.strong)})
-
-
 def _tokenizer(model: ModelConfig) -> str | None:
     if isinstance(model, OpenAIModelConfig):
         return model.tokenizer
-    return model.model if isinstance(model, LocalModelConfig) else None
+    return model_path(model.model) if isinstance(model, LocalModelConfig) else None
 
 
 def _name(model: ModelConfig) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cowest.assembly.context import Context
@@ -17,7 +17,8 @@ from cowest.errors import ModelCallError
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
 from cowest.recipe.config import ModelConfig, OpenAIModelConfig
-from cowest.run.store import derive_seed, fingerprint
+from cowest.run.freshness import Verdict, review
+from cowest.run.identity import derive_seed, fingerprint
 from cowest.scoring.judge import JudgeScorer
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import training_queries
@@ -72,22 +73,10 @@ def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
     yield from _Workload(context, paid).all()
 
 
-def current_stages(context: Context) -> Mapping[str, str]:
-    """The stages whose records in the run directory a run would use again (as it decides in ``run_stages``), with their status."""
-    entries, fingerprints, found = context.run.manifest().stages, dict[str, str](), dict[str, str]()
-    for stage in stages_of(context.config) if entries else ():
-        if any(name not in fingerprints for name in stage.reads):
-            break
-        inputs = {name: fingerprints[name] for name in stage.reads}
-        mine = fingerprint(stage.name, stage.version, fingerprint(stage.depends(context)), dict(inputs))
-        entry = entries.get(stage.name)
-        if entry is None or entry.fingerprint != mine:
-            break
-        found[stage.name] = entry.status
-        if entry.status == "done":
-            failed = sum(n for key, n in entry.counts.items() if key.endswith("failed"))
-            fingerprints |= dict.fromkeys(stage.writes, fingerprint(mine, failed) if failed else mine)
-    return found
+def current_stages(context: Context) -> dict[str, Verdict]:
+    """The stages whose records in the run directory a run would use again, as a whole or in part."""
+    found = review(context.run, stages_of(context.config), lambda stage: stage.depends(context))
+    return {name: verdict for name, verdict in found.items() if verdict.kept}
 
 
 class _Workload:
@@ -205,7 +194,7 @@ class _Workload:
             known = len(answers) == n + len(drafts)
             texts = {(d.example_id, d.text) for d in drafts} | {(a.example_id, a.text) for a in answers}
         already = 0
-        if self._current.get("feedback") == "done":
+        if self._done("feedback"):
             calls, already = ZERO, len(texts)
         elif known:
             queries = {e.id: e for e in self._train}
@@ -233,7 +222,7 @@ class _Workload:
         if "align" in self._current:
             files = sorted(self._context.path("align/validation").glob("step-*.jsonl"))
             already = sum(len(self._predictions(f"align/validation/{file.name}")) for file in files)
-            calls = ZERO if self._current["align"] == "done" else calls.less(already)
+            calls = ZERO if self._done("align") else calls.less(already)
         return Work(
             "align",
             "choose a checkpoint",
@@ -311,9 +300,12 @@ class _Workload:
 
     def _drafts(self) -> Sequence[Draft] | None:
         """The drafts with a text, once all are there; None before."""
-        if self._current.get("sample") != "done":
+        if not self._done("sample"):
             return None
         return [d for d in self._context.run.file("drafts.jsonl", Draft).load() if d.text is not None]
+
+    def _done(self, stage: str) -> bool:
+        return stage in self._current and self._current[stage].settled
 
     def _answers(self, name: str) -> Sequence[Refinement]:
         if "feedback" not in self._current:

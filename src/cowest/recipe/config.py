@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import Field, JsonValue, PrivateAttr, ValidationError, field_validator, model_validator
@@ -48,6 +48,8 @@ class LoraSettings(Section):
 
 class TrainingSettings(Section):
     """What SFT and alignment have in common."""
+
+    how: ClassVar[frozenset[str]] = frozenset({"device", "checkpoint_every", "gradient_checkpointing"})
 
     method: Literal["lora", "full"] = Field(default="lora", description="Train a LoRA adapter, or all weights.")
     lora: LoraSettings = LoraSettings()
@@ -91,6 +93,8 @@ class DraftConfig(Section):
 class FeedbackConfig(Section):
     """Stage feedback: refine every draft, solo once a query, gain = score(refined) - score(solo) (steps 3 to 5)."""
 
+    how: ClassVar[frozenset[str]] = frozenset({"mode"})
+
     metric: str | None = Field(default=None, description="The metric behind the score; unset: the task's first.")
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
     mode: Literal["live", "batch"] = Field(
@@ -127,10 +131,10 @@ class PairsConfig(Section):
 class AlignConfig(TrainingSettings):
     """Stage align: preference tuning of pi_w with the SFT model as reference (step 6); picks a checkpoint."""
 
-    objective: Literal["preference", "positives"] = Field(
+    objective: Literal["preference", "positives", "off"] = Field(
         default="preference",
         description="preference: DPO on the pairs. positives: SFT on the chosen drafts alone, the control that shows what the "
-        "comparison with the rejected ones adds.",
+        "comparison with the rejected ones adds. off (also `align: off`): no alignment; feedback and pairs are still collected.",
     )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
@@ -202,6 +206,11 @@ class RunConfig(Section):
     @classmethod
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML 1.1 reads off as false
+
+    @field_validator("align", mode="before")
+    @classmethod
+    def _align_off(cls, value: object) -> object:
+        return {"objective": "off"} if value is False or value == "off" else value
 
     @model_validator(mode="after")
     def _one_way_to_name_tasks(self) -> RunConfig:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and an unknown key is an error."""
+    """Base of all sections: immutable, and an unknown key is an error.
+
+    ``how`` names the settings that say how something is done and cannot change what comes out: to change one of them makes
+    nothing stale.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    how: ClassVar[frozenset[str]] = frozenset()
 
 
 class LocalModelConfig(Section):
     """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
+
+    how: ClassVar[frozenset[str]] = frozenset({"device", "batch_size"})
 
     kind: Literal["local"]
     model: str = Field(description="A hub name, a folder, or lab:strong, lab:weak and their smaller ones (shipped).")
@@ -44,6 +51,14 @@ class BatchSettings(Section):
 
 class OpenAIModelConfig(Section):
     """Any OpenAI-compatible endpoint. ``auto`` follows what is known of the model, and learns from the endpoint's errors."""
+
+    how: ClassVar[frozenset[str]] = frozenset(
+        {
+            "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "connect_timeout_s",
+            "stall_timeout_s", "max_attempts", "stream", "token_limit", "temperature", "seed", "system_prompt", "structured",
+            "samples_per_call", "ca_file", "price", "tokenizer", "window", "batch",
+        }
+    )  # fmt: skip
 
     kind: Literal["openai"]
     model: str = Field(description="The name that the endpoint knows the model by.")

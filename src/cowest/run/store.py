@@ -1,13 +1,11 @@
-"""The run directory: append-only JSONL that survives kill -9, fingerprints, and the manifest of finished stages.
+"""The run directory: append-only JSONL that survives kill -9, and the manifest of finished stages.
 
 ``ls runs/NAME`` is the pipeline's diagram. A record is on disk before it is used; a line torn by a kill is cut off on the next
-start. A stage is fresh when its fingerprint (its config, its version and its upstream fingerprints) is the one in the manifest.
+start. Nothing in a run directory names another place, so that it can be copied, moved and renamed.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import sys
@@ -15,42 +13,17 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Generic, Literal, TypeVar
+from typing import IO, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cowest.errors import DataError, StageError
-from cowest.types import Record
+from cowest.run.manifest import Manifest, StageEntry
 
 if sys.platform != "win32":
     import fcntl
 
 R = TypeVar("R", bound=BaseModel)
-
-
-def fingerprint(*parts: JsonValue, length: int = 16) -> str:
-    """A stable hash of JSON values, of ``length`` hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def fingerprint_model(name: str) -> JsonValue:
-    """What identifies a model: its name, or for a folder its files' names, sizes and (up to 64 MB) contents."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    described: list[JsonValue] = []
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors"}):
-        size = file.stat().st_size
-        content = hashlib.sha256(file.read_bytes()).hexdigest() if size <= 64 * 2**20 else str(file.stat().st_mtime_ns)
-        described.append([file.name, size, content])
-    return described
-
-
-def derive_seed(*parts: str | int) -> int:
-    """A 31-bit seed from names and numbers; the same parts always give the same seed."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -121,25 +94,6 @@ class JsonlFile(Generic[R]):
         write_atomic(self.path, "".join(r.model_dump_json() + "\n" for r in records))
 
 
-class StageEntry(Record):
-    """A stage in the manifest."""
-
-    fingerprint: str
-    status: Literal["running", "done"]
-    inputs: dict[str, str] = Field(default_factory=dict)
-    counts: dict[str, int] = Field(default_factory=dict)
-    seconds: float = 0.0
-
-
-class Manifest(BaseModel):
-    """What has been done in a run directory."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: Literal[1] = 1
-    stages: dict[str, StageEntry] = Field(default_factory=dict)
-
-
 class RunDir:
     """The directory of one task's run."""
 
@@ -164,7 +118,7 @@ class RunDir:
     def record(self, stage: str, entry: StageEntry) -> None:
         """Put a stage's state into the manifest, atomically."""
         manifest = self.manifest()
-        manifest.stages[stage] = entry
+        manifest.stages[stage], manifest.schema_version = entry, 2
         write_atomic(self._manifest_path, manifest.model_dump_json(indent=2) + "\n")
 
     @contextmanager

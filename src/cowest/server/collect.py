@@ -19,8 +19,8 @@ from pydantic import JsonValue
 from cowest.assembly.opened import ledger_path
 from cowest.errors import ConfigError, DataError
 from cowest.ledger.exchanges import Deletion, Exchanged, Verdict, delete_exchanges, read_exchanges
-from cowest.pipeline import run_dir_config
 from cowest.recipe.config import RunConfig, load_config
+from cowest.recipe.kept import kept_recipe
 from cowest.run.store import write_lines
 from cowest.tasks.answers import label_key
 from cowest.tasks.collected import pairs_file
@@ -56,7 +56,7 @@ class CollectSummary(Record):
 def source_of(target: Path) -> tuple[RunConfig, Path]:
     """The recipe of a run directory or of a recipe file, and the ledger file in which a server of it collects."""
     if target.is_dir():
-        config = run_dir_config(target)
+        config = kept_recipe(target)
         return config, ledger_path(config, target)
     config = load_config(target)
     return config, ledger_path(config, Path("runs") / config.name)

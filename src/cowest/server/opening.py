@@ -13,11 +13,12 @@ from cowest.assembly.opened import OpenModels, ledger_path
 from cowest.assembly.row_systems import Retrievers, build_system
 from cowest.assembly.rows import Row, Which, find_rows, variant_of
 from cowest.errors import ConfigError
-from cowest.pipeline import run_dir_config
 from cowest.protocols import ChatModel, Frames, Task
 from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.recipe.kept import kept_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
+from cowest.run.weights import Weights, located
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
 from cowest.server.drafter import Drafter
@@ -62,7 +63,7 @@ def open_served(
 
     Raises ConfigError where the run is not finished or a key is missing, and ModelNotFoundError.
     """
-    config = run_dir_config(path) if path.is_dir() else load_config(path, overrides)
+    config = kept_recipe(path) if path.is_dir() else load_config(path, overrides)
     settings = replace(settings, concurrency=_concurrency(config))
     opened = Opened(settings, config.name, ledger_path(config, path if path.is_dir() else Path("runs") / config.name))
     for side in ("weak", "strong"):
@@ -186,9 +187,12 @@ class _Opener:
                 "--systems serves those systems only that are there."
             )
         text = needed.read_bytes()
-        if system == "collab_aligned":
-            return Selection.model_validate_json(text).model
-        return ModelRef.model_validate_json(text)
+        weights = (
+            Selection.model_validate_json(text).model
+            if system == "collab_aligned"
+            else Weights.model_validate_json(text)
+        )
+        return located(RunDir(self._run / name), weights, {weak.model: model_path(weak.model)})
 
     def _weak_model(self, ref: ModelRef) -> ChatModel:
         if ref not in self._weak:

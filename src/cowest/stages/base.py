@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from cowest.assembly.context import Context
 from cowest.errors import BudgetExceededError, StageError
 from cowest.protocols import Reporter
-from cowest.run.store import JsonlFile
+from cowest.run.freshness import Depends, all_files
+from cowest.run.store import JsonlFile, RunDir
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
@@ -25,19 +27,28 @@ ABOUT_THE_QUERY = frozenset({"bad_json", "bad_response", "content_filter", "empt
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One step of the pipeline.
+class Done:
+    """What a stage did: its counts for people and reports, and how many of its calls failed, which the next run asks again."""
 
-    ``depends`` gives the part of the config (and of the data) that its outputs are a function of; together with ``version``
-    and the fingerprints of the stages that wrote what it ``reads``, that decides whether its outputs are still fresh.
+    counts: Mapping[str, int]
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of the pipeline: a fresh one is used again, by the rule of :mod:`cowest.run.freshness`.
+
+    ``depends`` gives the part of the config (and of the data) that its outputs follow from, by name; beside that it depends on what
+    it ``reads`` of earlier stages. ``keeps`` are the files under a written name that matter to later stages.
     """
 
     name: str
     version: int
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    depends: Callable[[Context], JsonValue]
-    execute: Callable[[Context], Awaitable[Mapping[str, int]]]
+    depends: Callable[[Context], Depends]
+    execute: Callable[[Context], Awaitable[Done]]
+    keeps: Callable[[RunDir, str], Sequence[Path]] = all_files
 
 
 def failures(records: Sequence[BaseModel]) -> int:

@@ -5,39 +5,47 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from pydantic import JsonValue
-
 from cowest.assembly.context import Context
 from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ManyChatModel, Scorer
-from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig
-from cowest.run.store import JsonlFile, derive_seed, fingerprint, fingerprint_model
+from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import Depends, content
+from cowest.run.identity import derive_seed, fingerprint
+from cowest.run.store import JsonlFile
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import IN_FLIGHT, Stage, failures, fill
-from cowest.stages.learn import main_metric, sft_model, split_fingerprint, training_queries
+from cowest.stages import asks, depends
+from cowest.stages.base import IN_FLIGHT, Done, Stage, failures, fill
+from cowest.stages.learn import training_queries
+from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Sampling, Score, Usage
 
 
-def _sample_depends(context: Context) -> JsonValue:
-    return [
-        context.config.draft.model_dump(mode="json"),
-        split_fingerprint(training_queries(context)),
-        context.config.seed,
-    ]
+def _sample_depends(context: Context) -> Depends:
+    c = context.config
+    found = (
+        settings_of("draft", c.draft)
+        | depends.questions("drafted", training_queries(context))
+        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.value("seed", c.seed)
+    )
+    if isinstance(c.weak, LocalModelConfig):
+        return found | settings_of("weak", c.weak, leave_out=("model", "adapter"))  # the weights are the policy's
+    return found | depends.model("weak", c.weak)
 
 
-async def _sample(context: Context) -> Mapping[str, int]:
-    settings, weak = context.config.draft, context.models.weak(sft_model(context))
+async def _sample(context: Context, round_: Round) -> Done:
+    settings, weak = context.config.draft, context.models.weak(round_.policy.weights(context))
     items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
     shared: dict[str, asyncio.Task[list[Draft]]] = {}
 
     def seeded(*parts: str | int) -> Sampling:
-        return settings.sampling.model_copy(update={"seed": derive_seed(context.config.seed, "draft", *parts)})
+        return asks.draft_sampling(context, round_, *parts)
 
     async def make(item: tuple[Example, int]) -> Draft:
         example, index = item
@@ -48,58 +56,56 @@ async def _sample(context: Context) -> Mapping[str, int]:
             shared[example.id] = asyncio.ensure_future(together)
         return (await shared[example.id])[index]
 
-    file = context.run.file("drafts.jsonl", Draft)
+    file = context.run.file(round_.file("drafts.jsonl"), Draft)
     try:
         made = await fill("sample drafts", context, file, items, lambda i: draft_id(*i), lambda d: d.id, make)
     finally:
         for call in shared.values():
             call.cancel()
         await weak.aclose()
-    return {"drafts": len(made), "failed": failures(made)}
+    failed = failures(made)
+    return Done({"drafts": len(made), "failed": failed}, failed)
 
 
-def strong_identity(context: Context) -> JsonValue:
-    """What the strong model's answers depend on."""
-    return model_identity(context.config.strong)
+def _feedback_depends(context: Context) -> Depends:
+    first, c = context.task.examples("train")[0], context.config
+    return (
+        settings_of("feedback", c.feedback, leave_out=("judge",))
+        | (
+            depends.value("feedback.judge", None)
+            if c.feedback.judge is None
+            else depends.model("judge", c.feedback.judge)
+        )
+        | depends.questions("drafted", training_queries(context))
+        | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
+        | depends.prompt("the strong model alone", context.frames.solo(first))
+        | depends.model("strong", c.strong)
+        | depends.value("the metric", context.metric)
+        | depends.value("seed", c.seed)
+    )
 
 
-def model_identity(strong: ModelConfig) -> JsonValue:
-    """What a model's answers depend on: not its address, concurrency, price or device."""
-    if isinstance(strong, LocalModelConfig):
-        return [strong.kind, fingerprint_model(strong.model), strong.adapter]
-    if isinstance(strong, OpenAIModelConfig):
-        return [strong.kind, strong.model, strong.extra]
-    return strong.model_dump(mode="json")
-
-
-def _feedback_depends(context: Context) -> JsonValue:
-    first = training_queries(context)[0]
-    frames: list[JsonValue] = [m.content for m in (*context.frames.refine(first, "DRAFT"), *context.frames.solo(first))]
-    settings = context.config.feedback.model_dump(mode="json", exclude={"mode", "judge"})
-    judge = context.config.feedback.judge
-    settings["judge"] = None if judge is None else model_identity(judge)
-    return [settings, frames, strong_identity(context), main_metric(context), context.config.seed]
-
-
-async def _feedback(context: Context) -> Mapping[str, int]:
+async def _feedback(context: Context, round_: Round) -> Done:
     queries = {e.id: e for e in training_queries(context)}
-    drafts = [d for d in context.run.file("drafts.jsonl", Draft).load() if d.text is not None]
-    solos = await _solos(context, list(queries.values()))
-    refinements = await _refinements(context, queries, drafts)
+    drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
+    solos = await _solos(context, round_, list(queries.values()))
+    refinements = await _refinements(context, round_, queries, drafts)
     alone = {s.example_id: s for s in solos}
     work = [(queries[d.example_id], d, r, alone[d.example_id]) for d, r in zip(drafts, refinements, strict=True)]
     records = await _scored(context, work)
-    context.run.file("feedback.jsonl", Feedback).replace(records)
+    context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     calls = sum(r.usage.calls for r in refinements)
-    return {
+    solo_failed, refined_failed = failures(solos), failures(refinements)
+    counts = {
         "solo": len(solos),
-        "solo_failed": failures(solos),
+        "solo_failed": solo_failed,
         "refined": len(refinements),
-        "refined_by_shared_draft": len(refinements) - calls - failures(refinements),
-        "refined_failed": failures(refinements),
+        "refined_by_shared_draft": len(refinements) - calls - refined_failed,
+        "refined_failed": refined_failed,
         "scored": sum(r.gain is not None for r in records),
         "unscored": sum(r.gain is None for r in records),
     }
+    return Done(counts, solo_failed + refined_failed)
 
 
 class _Once:
@@ -119,7 +125,7 @@ async def _scored(
     context: Context, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
 ) -> Sequence[Feedback]:
     if context.config.feedback.judge is None:
-        scorer = MetricScorer(context.task, main_metric(context))
+        scorer = MetricScorer(context.task, context.metric)
         return [await feedback(scorer, *item) for item in work]
     judge = _Once(JudgeScorer(context.models.judge()))
     context.reporter.start(f"{context.label}judge answers", len(work))
@@ -140,14 +146,13 @@ async def _scored(
         context.reporter.finish()
 
 
-async def _solos(context: Context, queries: Sequence[Example]) -> list[Refinement]:
-    strong, sampling = context.models.strong(context.config.feedback.mode), context.config.feedback.sampling
+async def _solos(context: Context, round_: Round, queries: Sequence[Example]) -> list[Refinement]:
+    strong = context.models.strong(context.config.feedback.mode)
 
     async def make(example: Example) -> Refinement:
-        seed = derive_seed(context.config.seed, "solo", example.id)
-        return await solo(strong, context.frames, example, sampling.model_copy(update={"seed": seed}))
+        return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
 
-    file = context.run.file("solo.jsonl", Refinement)
+    file = context.run.file(round_.file("solo.jsonl"), Refinement)
     return await fill(
         "strong alone", context, file, queries, lambda e: e.id, lambda r: r.example_id, make, _at_once(context)
     )
@@ -161,18 +166,19 @@ def _at_once(context: Context) -> int:
     return IN_FLIGHT
 
 
-async def _refinements(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> list[Refinement]:
+async def _refinements(
+    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft]
+) -> list[Refinement]:
     """Refine every draft; equal drafts of a query share one call, since its request would be the same."""
-    strong, sampling = context.models.strong(context.config.feedback.mode), context.config.feedback.sampling
+    strong = context.models.strong(context.config.feedback.mode)
     calls: dict[str, asyncio.Task[Refinement]] = {}
-    file = context.run.file("refinements.jsonl", Refinement)
-    texts = {d.id: fingerprint(d.example_id, d.text) for d in drafts}
+    file = context.run.file(round_.file("refinements.jsonl"), Refinement)
+    texts = {d.id: asks.draft_key(d) for d in drafts}
     known = {texts[r.draft_id]: r for r in file.load() if r.error is None and r.draft_id in texts}
 
     async def ask(item: Draft) -> Refinement:
-        seed = derive_seed(context.config.seed, "refine", texts[item.id])
-        settings = sampling.model_copy(update={"seed": seed})
-        return await refine(strong, context.frames, queries[item.example_id], item, settings)
+        example = queries[item.example_id]
+        return await refine(strong, context.frames, example, item, asks.refine_request(context, example, item).sampling)
 
     async def make(item: Draft) -> Refinement:
         key = texts[item.id]
@@ -196,10 +202,19 @@ async def _refinements(context: Context, queries: Mapping[str, Example], drafts:
             call.cancel()
 
 
-def _pairs_depends(context: Context) -> JsonValue:
-    settings, collected = context.config.pairs, _collected(context)
-    found: list[JsonValue] = [settings.model_dump(mode="json"), context.config.seed if settings.limit else None]
-    return [*found, fingerprint(*(pair.model_dump(mode="json") for pair in collected))] if collected else found
+def _pairs_depends(context: Context) -> Depends:
+    c, collected = context.config, _collected(context)
+    return (
+        settings_of("pairs", c.pairs)
+        | depends.value("seed", c.seed if c.pairs.limit else None)
+        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.value(
+            "collected pairs",
+            content(fingerprint(*(pair.model_dump(mode="json") for pair in collected)), f"{len(collected)} pairs")
+            if collected
+            else None,
+        )
+    )
 
 
 def _collected(context: Context) -> list[PreferencePair]:
@@ -210,34 +225,53 @@ def _collected(context: Context) -> list[PreferencePair]:
     return JsonlFile(pairs_file(task.collected), PreferencePair).load()
 
 
-async def _pairs(context: Context) -> Mapping[str, int]:
+async def _pairs(context: Context, round_: Round) -> Done:
     settings = context.config.pairs
     made = build_pairs(
         training_queries(context),
-        context.run.file("drafts.jsonl", Draft).load(),
-        context.run.file("feedback.jsonl", Feedback).load(),
+        context.run.file(round_.file("drafts.jsonl"), Draft).load(),
+        context.run.file(round_.file("feedback.jsonl"), Feedback).load(),
         context.frames,
         rule=settings.rule,
         min_margin=settings.min_margin,
         max_per_query=settings.max_per_query,
         limit=settings.limit,
         signal=settings.signal,
-        seed=derive_seed(context.config.seed, "pairs"),
+        seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
-    collected = _collected(context)
-    context.run.file("pairs.jsonl", PreferencePair).replace([*made.pairs, *collected])
+    collected = _collected(context) if round_.number == 1 else []
+    context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected])
     if not collected:
-        return made.counts
-    return {**made.counts, "pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)}
+        return Done(made.counts)
+    return Done({**made.counts, "pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)})
 
 
-SAMPLE = Stage("sample", 1, ("sft",), ("drafts.jsonl",), _sample_depends, _sample)
-FEEDBACK = Stage(
-    "feedback",
-    1,
-    ("drafts.jsonl",),
-    ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"),
-    _feedback_depends,
-    _feedback,
-)
-PAIRS = Stage("pairs", 1, ("drafts.jsonl", "feedback.jsonl"), ("pairs.jsonl",), _pairs_depends, _pairs)
+def sample_stage(round_: Round) -> Stage:
+    """K drafts for each training query, by the round's policy."""
+
+    async def execute(context: Context) -> Done:
+        return await _sample(context, round_)
+
+    writes = (round_.file("drafts.jsonl"),)
+    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, _sample_depends, execute)
+
+
+def feedback_stage(round_: Round) -> Stage:
+    """Every draft refined, every query answered alone, and the scores of both."""
+
+    async def execute(context: Context) -> Done:
+        return await _feedback(context, round_)
+
+    reads = (round_.file("drafts.jsonl"),)
+    writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
+    return Stage(round_.stage("feedback"), 1, reads, writes, _feedback_depends, execute)
+
+
+def pairs_stage(round_: Round) -> Stage:
+    """Gains to preference pairs."""
+
+    async def execute(context: Context) -> Done:
+        return await _pairs(context, round_)
+
+    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"))
+    return Stage(round_.stage("pairs"), 1, reads, (round_.file("pairs.jsonl"),), _pairs_depends, execute)

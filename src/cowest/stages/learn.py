@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from pydantic import JsonValue
 
 from cowest.assembly.context import Context
 from cowest.collaboration.prompts import completion
-from cowest.errors import ConfigError, StageError
+from cowest.errors import StageError
 from cowest.protocols import System
-from cowest.recipe.config import LocalModelConfig
-from cowest.run.store import derive_seed, fingerprint, fingerprint_model, write_atomic
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import Depends
+from cowest.run.identity import derive_seed
+from cowest.run.store import RunDir, write_atomic
+from cowest.run.weights import Weights
 from cowest.scoring.scorer import MetricScorer
-from cowest.stages.base import Stage, fill, in_thread
+from cowest.stages import depends
+from cowest.stages.base import Done, Stage, failures, fill, in_thread
+from cowest.stages.rounds import Policy, Round
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import SingleCall
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
@@ -27,33 +31,27 @@ class CheckpointScore(Record):
     """The mean score on validation queries of the collaboration (of the weak model alone, with ``pairs.signal: draft``)."""
 
     step: int
-    model: ModelRef
+    model: Weights
     score: float | None
     n: int
     n_failed: int
 
 
 class Selection(Record):
-    """Every checkpoint's score (step 0 is the SFT model) and the step that was chosen."""
+    """Every checkpoint's score (step 0 is the model before alignment) and the step that was chosen.
+
+    ``skipped`` says why nothing was trained, where that is so; step 0 is then the only one.
+    """
 
     metric: str
     checkpoints: list[CheckpointScore]
     chosen: int
+    skipped: str | None = None
 
     @property
-    def model(self) -> ModelRef:
+    def model(self) -> Weights:
         """The aligned weak model."""
         return next(c.model for c in self.checkpoints if c.step == self.chosen)
-
-
-def split_fingerprint(examples: Sequence[Example]) -> str:
-    """Identifies a split's data."""
-    return fingerprint(*(e.model_dump(mode="json") for e in examples))
-
-
-def main_metric(context: Context) -> str:
-    """The metric behind scores and gains."""
-    return context.config.feedback.metric or context.task.metrics[0]
 
 
 def training_queries(context: Context) -> Sequence[Example]:
@@ -70,23 +68,19 @@ def sft_examples(context: Context) -> Sequence[Example]:
     return train[: -settings.queries] if settings.held_out and settings.queries else train
 
 
-def trained(context: Context) -> LocalModelConfig:
-    """The weak model's section, in a stage that trains it. Raises ConfigError for one that is served elsewhere."""
-    weak = context.config.weak
-    if not isinstance(weak, LocalModelConfig):
-        raise ConfigError("weak.kind: openai: a model behind an endpoint cannot be trained here")
-    return weak
+def _sft_depends(context: Context) -> Depends:
+    c = context.config
+    return (
+        settings_of("sft", c.sft)
+        | depends.model("weak", c.weak)
+        | depends.questions("training", sft_examples(context))
+        | depends.value("draft.format", c.draft.format)
+        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.value("seed", c.seed)
+    )
 
 
-def _sft_depends(context: Context) -> JsonValue:
-    c, model = context.config, trained(context)
-    weak: list[JsonValue] = [fingerprint_model(model.model), model.adapter]
-    data = split_fingerprint(sft_examples(context))
-    frames: list[JsonValue] = [m.content for m in context.frames.draft(context.task.examples("train")[0])]
-    return [c.sft.model_dump(mode="json"), weak, data, c.draft.format, frames, c.seed]
-
-
-async def _sft(context: Context) -> Mapping[str, int]:
+async def _sft(context: Context) -> Done:
     from cowest.training.sft import SftRow, train_sft
 
     config, rows, skipped = context.config, [], 0
@@ -100,61 +94,108 @@ async def _sft(context: Context) -> Mapping[str, int]:
         raise StageError(
             "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"
         )
-    base = ModelRef(base=trained(context).model, adapter=trained(context).adapter)
-    out = context.path("sft")
+    base, out = context.base, context.path("sft")
     seed = derive_seed(config.seed, "sft")
     model = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
-    write_atomic(out / "model_ref.json", model.model_dump_json(indent=2) + "\n")
-    return {"rows": len(rows), "skipped_without_rationale": skipped}
+    write_atomic(out / "model_ref.json", context.named(model).model_dump_json(indent=2) + "\n")
+    return Done({"rows": len(rows), "skipped_without_rationale": skipped})
 
 
 def sft_model(context: Context) -> ModelRef:
-    """The SFT weak model of a run, or the one that an endpoint serves."""
-    if not isinstance(context.config.weak, LocalModelConfig):
-        return ModelRef(base=context.config.weak.model)
-    return ModelRef.model_validate_json(context.path("sft/model_ref.json").read_bytes())
+    """The SFT weak model of a run. Raises DataError where its weights are not those that SFT has left."""
+    return context.located(Weights.model_validate_json(context.path("sft/model_ref.json").read_bytes()))
 
 
-def selection(context: Context) -> Selection:
-    """The outcome of the align stage."""
-    return Selection.model_validate_json(context.path("align/selection.json").read_bytes())
+SFT_POLICY = Policy("sft", ("sft",), sft_model)
 
 
-def _align_depends(context: Context) -> JsonValue:
+def aligned(round_: Round) -> Policy:
+    """The weak model that a round has left."""
+    folder = round_.file("align")
+    return Policy(folder, (folder,), lambda context: context.located(selection(context, round_).model))
+
+
+def selection(context: Context, round_: Round | None = None) -> Selection:
+    """The outcome of a round's alignment; of the first round's, unless another is named."""
+    file = "align" if round_ is None else round_.file("align")
+    return Selection.model_validate_json((context.path(file) / "selection.json").read_bytes())
+
+
+def _kept_weights(run: RunDir, folder: str) -> Sequence[Path]:
+    """What of a training's folder matters to later stages: its own small files that name weights, and those weights."""
+    path = run.path / folder
+    for name, read in (("model_ref.json", Weights), ("selection.json", Selection)):
+        file = path / name
+        if not file.is_file():
+            continue
+        found = read.model_validate_json(file.read_bytes())
+        weights = found.model if isinstance(found, Selection) else found
+        assert isinstance(weights, Weights)
+        places = [run.path / part for part in (weights.base, weights.adapter) if part and part.startswith(f"{folder}/")]
+        return [file, *(p for place in places for p in place.rglob("*") if p.suffix in {".json", ".safetensors"})]
+    return []
+
+
+def _align_depends(context: Context) -> Depends:
     c = context.config
-    validation = split_fingerprint(context.task.examples("validation"))
-    sampling: list[JsonValue] = [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json")]
-    selected_by = "weak" if c.pairs.signal == "draft" else "collaboration"
-    return [c.align.model_dump(mode="json"), validation, sampling, main_metric(context), selected_by, c.seed]
+    return (
+        settings_of("align", c.align)
+        | depends.questions("validation", context.task.examples("validation")[: c.align.selection_queries])
+        | settings_of("evaluate.draft", c.evaluate.draft)
+        | settings_of("evaluate.answer", c.evaluate.answer)
+        | depends.model("strong", c.strong)
+        | depends.prompt("the collaboration", context.frames.refine(context.task.examples("validation")[0], "DRAFT"))
+        | depends.value("the metric", context.metric)
+        | depends.value("checkpoints are chosen by", "weak" if c.pairs.signal == "draft" else "collaboration")
+        | depends.value("seed", c.seed)
+    )
 
 
-async def _align(context: Context) -> Mapping[str, int]:
+async def _align(context: Context, round_: Round) -> Done:
+    pairs = context.run.file(round_.file("pairs.jsonl"), PreferencePair).load()
+    policy, out = round_.policy.weights(context), context.path(round_.file("align"))
+    if not pairs:
+        return _skipped(context, policy, out, "there is no preference pair to learn from")
+    trained = await _train(context, policy, pairs, out, derive_seed(context.config.seed, *round_.seed("align")))
+    candidates = [(0, policy), *((c.step, c.model) for c in trained)]
+    scores, failed = list[CheckpointScore](), 0
+    for step, model in candidates:
+        score, missing = await _score(context, round_, step, model)
+        scores.append(score)
+        failed += missing
+    best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
+    _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
+    counts = {"pairs": len(pairs), "checkpoints": len(trained), "chosen_step": best.step, "failed": failed}
+    return Done(counts, failed)
+
+
+async def _train(
+    context: Context, policy: ModelRef, pairs: Sequence[PreferencePair], out: Path, seed: int
+) -> list[Checkpoint]:
     from cowest.training.positives import train_positives
     from cowest.training.preference import train_preference
 
-    pairs = context.run.file("pairs.jsonl", PreferencePair).load()
-    if not pairs:
-        raise StageError(
-            "align: no preference pair was built, so there is nothing to learn from (counts: see manifest.json, stage pairs). "
-            "More draft.samples, a higher draft.sampling.temperature or pairs.rule=ordered give more."
-        )
-    sft, out = sft_model(context), context.path("align")
-    seed = derive_seed(context.config.seed, "align")
     settings = context.config.align
     train = train_positives if settings.objective == "positives" else train_preference
-    trained: list[Checkpoint] = await in_thread(
-        lambda reporter: train(sft, pairs, settings, out, seed, reporter), context.reporter
-    )
-    candidates = [(0, sft), *((c.step, c.model) for c in trained)]
-    scores = [await _score(context, step, model) for step, model in candidates]
-    best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
-    chosen = Selection(metric=main_metric(context), checkpoints=scores, chosen=best.step)
+    return await in_thread(lambda reporter: train(policy, pairs, settings, out, seed, reporter), context.reporter)
+
+
+def _skipped(context: Context, policy: ModelRef, out: Path, why: str) -> Done:
+    unscored = CheckpointScore(step=0, model=context.named(policy), score=None, n=0, n_failed=0)
+    _write(out, Selection(metric=context.metric, checkpoints=[unscored], chosen=0, skipped=why))
+    context.reporter.info(f"{context.label}align: nothing is trained: {why}")
+    return Done({"pairs": 0, "checkpoints": 0, "chosen_step": 0})
+
+
+def _write(out: Path, chosen: Selection) -> None:
     write_atomic(out / "selection.json", chosen.model_dump_json(indent=2) + "\n")
-    return {"pairs": len(pairs), "checkpoints": len(trained), "chosen_step": best.step}
 
 
-async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScore:
-    """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first."""
+async def _score(context: Context, round_: Round, step: int, model: ModelRef) -> tuple[CheckpointScore, int]:
+    """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first.
+
+    Beside the score: how many calls failed.
+    """
     evaluate = context.config.evaluate
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
     weak, name = context.models.weak(model), f"step-{step}"
@@ -163,22 +204,32 @@ async def _score(context: Context, step: int, model: ModelRef) -> CheckpointScor
         if context.config.pairs.signal == "draft"  # such a weak model is tuned to answer by itself, and so chosen
         else Collaboration(weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, name)
     )
-    file = context.run.file(f"align/validation/step-{step}.jsonl", Prediction)
+    file = context.run.file(round_.file(f"align/validation/step-{step}.jsonl"), Prediction)
     answers = await fill(
         f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
     )
     await weak.aclose()
-    scorer = MetricScorer(context.task, main_metric(context))
+    scorer = MetricScorer(context.task, context.metric)
     scores = [await scorer.score(e, p.text) for e, p in zip(queries, answers, strict=True)]
     values = [s.value for s in scores if s.value is not None]
-    return CheckpointScore(
+    made = CheckpointScore(
         step=step,
-        model=model,
+        model=context.named(model),
         score=sum(values) / len(values) if values else None,
         n=len(values),
         n_failed=len(scores) - len(values),
     )
+    return made, failures(answers)
 
 
-SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft)
-ALIGN = Stage("align", 1, ("sft", "pairs.jsonl"), ("align",), _align_depends, _align)
+SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft, _kept_weights)
+
+
+def align_stage(round_: Round) -> Stage:
+    """Preference tuning of the round's policy on the round's pairs."""
+
+    async def execute(context: Context) -> Done:
+        return await _align(context, round_)
+
+    reads, writes = (*round_.policy.reads, round_.file("pairs.jsonl")), (round_.file("align"),)
+    return Stage(round_.stage("align"), 1, reads, writes, _align_depends, execute, _kept_weights)

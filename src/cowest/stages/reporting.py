@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from cowest.assembly.context import Context
 from cowest.errors import DataError, MissingExtraError, StageError
-from cowest.recipe.config import RunConfig
+from cowest.recipe.config import LabTaskConfig, RunConfig
 from cowest.report.data import (
     AnswerView,
     CheckpointView,
@@ -24,7 +25,7 @@ from cowest.report.data import (
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import main_metric, selection
+from cowest.stages.learn import selection
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
@@ -46,6 +47,37 @@ def read_results(path: Path) -> Results:
         raise DataError(
             f"{path}: not results of this version ({error.error_count()} problems); delete it and run again"
         ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where a run's outputs are, and its results by task ('' is the only task of a recipe)."""
+
+    out: Path
+    report: Path
+    results: Mapping[str, Results]
+
+
+async def write_results(config: RunConfig, contexts: Sequence[Context], out: Path) -> Written:
+    """Write ``summary.json`` (several tasks) and the report."""
+    results = {c.run.path.name if config.tasks else "": read_results(c.path("results.json")) for c in contexts}
+    if config.tasks:
+        write_atomic(out / "summary.json", json.dumps(summary_json(config.name, results), indent=2) + "\n")
+    notes = ["These are tiny models on synthetic domains: they show the mechanism, not the paper's benchmarks."]
+    lab = any(isinstance(c.config.task, LabTaskConfig) for c in contexts)
+    return Written(out, await write_report(config, contexts, out, notes if lab else []), results)
+
+
+def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonValue]:
+    """``summary.json``: each task's metrics by system; the whole of it is in TASK/results.json."""
+    tasks: dict[str, JsonValue] = {
+        task: {
+            "results": f"{task}/results.json",
+            "systems": {s: {m: v.mean for m, v in r.metrics.items()} for s, r in found.systems.items()},
+        }
+        for task, found in results.items()
+    }
+    return {"schema": 1, "name": name, "tasks": tasks}
 
 
 async def task_report(context: Context) -> TaskReport:
@@ -109,7 +141,7 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
         name: {p.example_id: p for p in context.run.file(f"predictions/{name}.jsonl", Prediction).load()}
         for name in systems
     }
-    scorer, views = MetricScorer(context.task, main_metric(context)), []
+    scorer, views = MetricScorer(context.task, context.metric), []
     for example in test_queries(context):
         answers = {}
         for name in systems:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.systems.calls import Tally, predict
 from cowest.tasks.answers import marked_answer
 from cowest.types import Completion, Example, Message, Prediction, Sampling

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cowest.errors import ModelCallError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, ManyChatModel
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.types import Completion, Example, Message, Prediction, Sampling, Usage
 
 Ask = Callable[[Example], Sequence[Message]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel
-from cowest.run.store import derive_seed
+from cowest.run.identity import derive_seed
 from cowest.scoring import answer_key
 from cowest.systems.calls import Ask, Tally, predict
 from cowest.types import Completion, Example, Prediction, Sampling

@@ -20,10 +20,11 @@ from cowest.costs.workload import Range, Work, workload
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
 from cowest.recipe.config import ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.run.freshness import lineage
+from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
-from cowest.run.store import fingerprint
+from cowest.stages import depends
 from cowest.stages.evaluate import test_queries
-from cowest.stages.feedback import model_identity
 from cowest.table.dry import Asked, dry_run
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
@@ -74,28 +75,25 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
     for variant in variants:
         needs = {row.needs for row in variant.rows}
         wanted = TRAINING if "align" in needs else ("sample",) if "sample" in needs else ()
-        prints = _fingerprints(variant.context)
+        prints = _lineage(variant.context)
         for work in workload(variant.context, paid):
             if work.stage not in wanted:
                 continue
             key = prints[work.stage]
             if work.calls_for == "strong alone":  # the same request in every draft format, answered from the ledger
-                key = fingerprint(model_identity(work.model), work.sampling.model_dump(mode="json"))
+                key = fingerprint(_known_as(work.model), work.sampling.model_dump(mode="json"))
             key = f"{key} {work.calls_for}"
             if key not in seen:
                 seen.add(key)
                 yield variant.context, work
 
 
-def _fingerprints(context: Context) -> dict[str, str]:
-    """What each stage's fingerprint will be, if no call fails."""
-    written: dict[str, str] = {}
-    found: dict[str, str] = {}
-    for stage in stages_of(context.config):
-        inputs = {name: written[name] for name in stage.reads}
-        found[stage.name] = fingerprint(stage.name, stage.version, fingerprint(stage.depends(context)), dict(inputs))
-        written |= dict.fromkeys(stage.writes, found[stage.name])
-    return found
+def _lineage(context: Context) -> dict[str, str]:
+    return lineage(stages_of(context.config), lambda stage: stage.depends(context))
+
+
+def _known_as(model: ModelConfig) -> str:
+    return fingerprint(dict(depends.model("", model).values))
 
 
 def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
@@ -162,7 +160,7 @@ def _asked(
     """The requests to one model that no earlier row of the unit makes, by query."""
     config, found = context.config, defaultdict[str, list[Asked]](list)
     described = config.weak if model == "weak" else config.strong
-    weak = _fingerprints(context).get(row.needs, "") if row.uses == "both" else ""
+    weak = _lineage(context).get(row.needs, "") if row.uses == "both" else ""
 
     async def run() -> None:
         for example in queries:
@@ -173,7 +171,7 @@ def _asked(
             for index, a in enumerate(asked):
                 if not a.model.startswith(model):
                     continue
-                call = call_of(str(model_identity(described)), a.messages, a.sampling, {}, None)
+                call = call_of(_known_as(described), a.messages, a.sampling, {}, None)
                 key = f"{drafted} {call.key}"
                 if key not in seen:
                     found[example.id].append(asked[index])

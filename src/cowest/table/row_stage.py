@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from pydantic import JsonValue
+from collections.abc import Sequence
 
 from cowest.assembly.build import build_baseline_frames
 from cowest.assembly.context import Context
 from cowest.assembly.row_systems import Retrievers, build_system
 from cowest.assembly.rows import Row, Which
 from cowest.errors import StageError
-from cowest.protocols import ChatModel
+from cowest.protocols import BaselineFrames, ChatModel
 from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import Depends
 from cowest.run.store import JsonlFile
-from cowest.stages.base import Stage, failures, fill
+from cowest.stages import depends
+from cowest.stages.base import Done, Stage, failures, fill
 from cowest.stages.evaluate import test_queries
-from cowest.stages.feedback import model_identity
-from cowest.stages.learn import selection, sft_model, split_fingerprint
+from cowest.stages.learn import selection, sft_model
 from cowest.types import Example, ModelRef, Prediction
 
 
@@ -32,37 +32,46 @@ def row_stage(row: Row, config: RunConfig, retrievers: Retrievers) -> Stage:
     reads = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": ("align",)}[row.needs]
     reads = reads if trained else tuple(name for name in reads if name != "sft")
 
-    async def evaluate(context: Context) -> Mapping[str, int]:
+    async def evaluate(context: Context) -> Done:
         return await _evaluate(context, row, retrievers)
 
     return Stage(f"row {row.name}", 1, reads, (row_file(row),), lambda c: _depends(c, row), evaluate)
 
 
-def _depends(context: Context, row: Row) -> JsonValue:
-    c, queries = context.config, test_queries(context)
-    baseline, frames = build_baseline_frames(c, context.task), context.frames
-    probes = (
-        frames.draft(queries[0]), frames.solo(queries[0]), frames.refine(queries[0], "DRAFT"),
-        baseline.zero_shot(queries[0]), baseline.self_refine(queries[0], "ANSWER"),
-        baseline.predicted(queries[0], "LABEL", 0.5), baseline.choose(queries[0], ["A", "B"]),
-    )  # fmt: skip
-    found: list[JsonValue] = [
-        row.name,
-        [c.evaluate.draft.model_dump(mode="json"), c.evaluate.answer.model_dump(mode="json"), c.evaluate.queries],
-        c.draft.sampling.model_dump(mode="json"),
-        c.comparison.model_dump(mode="json", exclude={"rows", "baseline", "seeds", "axis", "grid"}),
-        [split_fingerprint(queries), split_fingerprint(context.task.examples("train"))],
-        [m.content for messages in probes for m in messages],
-        c.seed,
-    ]
+def _depends(context: Context, row: Row) -> Depends:
+    c, queries, baseline, frames = context.config, test_queries(context), _baseline(context), context.frames
+    first = queries[0]
+    found = (
+        depends.value("row", row.name)
+        | settings_of("evaluate", c.evaluate, leave_out=("systems",))
+        | settings_of("draft.sampling", c.draft.sampling)
+        | settings_of("table", c.comparison, leave_out=("rows", "baseline", "seeds", "axis", "grid"))
+        | depends.questions("test", queries)
+        | depends.questions("training", context.task.examples("train"))
+        | depends.prompt("a draft", frames.draft(first))
+        | depends.prompt("the strong model alone", frames.solo(first))
+        | depends.prompt("the collaboration", frames.refine(first, "DRAFT"))
+        | depends.prompt(
+            "the baselines",
+            baseline.zero_shot(first),
+            baseline.self_refine(first, "ANSWER"),
+            baseline.predicted(first, "LABEL", 0.5),
+            baseline.choose(first, ["A", "B"]),
+        )
+        | depends.value("seed", c.seed)
+    )
     if row.uses != "weak":
-        found.append(model_identity(c.strong))
+        found |= depends.model("strong", c.strong)
     if row.uses != "strong" and row.needs == "nothing":
-        found.append(model_identity(c.weak))
+        found |= depends.model("weak", c.weak)
     return found
 
 
-async def _evaluate(context: Context, row: Row, retrievers: Retrievers) -> Mapping[str, int]:
+def _baseline(context: Context) -> BaselineFrames:
+    return build_baseline_frames(context.config, context.task)
+
+
+async def _evaluate(context: Context, row: Row, retrievers: Retrievers) -> Done:
     opened: list[ChatModel] = []
 
     def weak(which: Which) -> ChatModel:
@@ -83,12 +92,14 @@ async def _evaluate(context: Context, row: Row, retrievers: Retrievers) -> Mappi
     finally:
         for model in opened:
             await model.aclose()
-    return {
+    failed = failures(made)
+    counts = {
         "queries": len(queries),
-        "failed": failures(made),
+        "failed": failed,
         "truncated": sum(p.truncated for p in made),
         "truncated_context": sum(p.truncated_context for p in made),
     }
+    return Done(counts, failed)
 
 
 def _failed(file: JsonlFile[Prediction], queries: Sequence[Example], row: str, why: str) -> list[Prediction]:
@@ -98,9 +109,7 @@ def _failed(file: JsonlFile[Prediction], queries: Sequence[Example], row: str, w
 
 
 def _ref(context: Context, which: Which) -> ModelRef:
-    weak = context.config.weak
     if which == "aligned":
-        return selection(context).model
-    if which == "sft" or not isinstance(weak, LocalModelConfig):
-        return sft_model(context)
-    return ModelRef(base=weak.model, adapter=weak.adapter)
+        return context.located(selection(context).model)
+    trained = isinstance(context.config.weak, LocalModelConfig)
+    return sft_model(context) if which == "sft" and trained else context.base

@@ -14,21 +14,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from cowest.assembly.build import build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path
+from cowest.assembly.prepare import check_installed, prepare
 from cowest.assembly.row_systems import Retrievers, check_retrieval
 from cowest.assembly.rows import Row, variant_of
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary
-from cowest.pipeline import check_installed, prepare, run_stages, stages_of
+from cowest.pipeline import run_stages, stages_of
 from cowest.protocols import Reporter
 from cowest.recipe.config import LocalModelConfig, RunConfig
-from cowest.run.processes import Job, run_jobs
+from cowest.recipe.kept import keep_recipe
 from cowest.run.progress import QuietReporter
-from cowest.run.store import RunDir, write_atomic
+from cowest.run.store import RunDir
 from cowest.stages.base import Stage
 from cowest.table.plan import Plan, Unit, check_data
 from cowest.table.row_stage import row_stage
@@ -144,34 +143,3 @@ async def run_table(
     for unit in units:
         bill = await run_unit(plan, unit, out, reporter, reuse) or bill
     return bill
-
-
-def keep_recipe(config: RunConfig, out: Path) -> None:
-    """Write the recipe into the table's folder, from which the table can be made again."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "recipe.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def run_units_side_by_side(
-    plan: Plan,
-    recipe: Path,
-    overrides: Sequence[str],
-    out: Path,
-    jobs: int,
-    reporter: Reporter,
-    reuse: Sequence[Path] = (),
-) -> None:
-    """Run the units in processes of their own, ``jobs`` at a time; :func:`run_table` then finds them done."""
-    check_installed(plan.config)
-    open_plan(plan, out, QuietReporter())
-    sets = [word for override in overrides for word in ("--set", override)]
-    sets += [word for table in reuse for word in ("--reuse", str(table))]
-    run_jobs(
-        [
-            Job(u.name, ("table", str(recipe), "--out", str(out), "--only", u.name, *sets), out / u.name / "run.log")
-            for u in plan.units
-        ],
-        jobs,
-        reporter,
-        echo=True,
-    )

@@ -10,10 +10,10 @@ from pydantic import JsonValue
 
 from cowest.assembly.build import build_frames
 from cowest.assembly.context import Context
+from cowest.assembly.prepare import prepare
 from cowest.assembly.row_systems import Retrievers
 from cowest.assembly.rows import find_rows, variant_of
 from cowest.errors import ConfigError
-from cowest.pipeline import prepare
 from cowest.recipe.config import RunConfig, config_from_dict, load_config
 from cowest.recipe.problems import did_you_mean
 from cowest.recipe.shipped import packaged_recipe

@@ -128,7 +128,8 @@ def run_study(
 
 
 def _domain(domain: str, units: Sequence[Unit]) -> DomainStudy:
-    from cowest.pipeline import prepare, run_dir_config
+    from cowest.assembly.prepare import prepare
+    from cowest.recipe.kept import kept_recipe
     from cowest.run.progress import QuietReporter
     from cowest.stages.evaluate import test_queries
     from cowest.stages.learn import selection
@@ -139,7 +140,7 @@ def _domain(domain: str, units: Sequence[Unit]) -> DomainStudy:
     metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     for unit in units:
-        context = prepare(run_dir_config(unit.out), unit.out, QuietReporter(), offline=True)[0]
+        context = prepare(kept_recipe(unit.out), unit.out, QuietReporter(), offline=True)[0]
         results, queries = read_results(unit.out / "results.json"), test_queries(context)
         metrics, labels = context.task.metrics, context.task.labels
         for name in results.systems:

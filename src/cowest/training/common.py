@@ -46,10 +46,12 @@ from cowest.errors import StageError
 from cowest.models.local import load_model, resolve_device
 from cowest.protocols import Reporter
 from cowest.recipe.config import LoraSettings, TrainingSettings
+from cowest.recipe.outcome import settings_of
+from cowest.run.identity import fingerprint as values_fingerprint
+from cowest.run.identity import hash_model
 from cowest.types import ModelRef, Record
 
 COMPLETE = "cowest-complete"  # a checkpoint has this file once all of it is on disk
-HASHED_WHOLE = 64 * 2**20  # larger weight files count by size and time of change
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -137,23 +139,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def fingerprint(stage: str, ref: ModelRef, settings: TrainingSettings, rows: Iterable[Record], seed: int) -> str:
-    """Hash of all that decides the outcome. ``checkpoint_every`` and ``device`` do not."""
-    digest = hashlib.sha256(f"{stage}/1/{seed}\n".encode())
-    digest.update(settings.model_dump_json(exclude={"checkpoint_every", "device"}).encode())
-    for name in (ref.base, ref.adapter):
-        digest.update(f"\n{name}\n".encode())
-        if name is not None and Path(name).is_dir():
-            for file in sorted(Path(name).glob("*.safetensors")):
-                _hash_weights(digest, file)
+    """Hash of all that decides the outcome: settings that differ from their defaults, weights by their contents, and the rows."""
+    given = settings_of("", settings)
+    chosen = {name: value for name, value in given.values.items() if given.defaults.get(name, ...) != value}
+    weights: list[JsonValue] = [None if name is None else hash_model(name) for name in (ref.base, ref.adapter)]
+    digest = hashlib.sha256(values_fingerprint(stage, seed, chosen, weights).encode())
     for row in rows:
         digest.update(row.model_dump_json().encode())
     return digest.hexdigest()
-
-
-def _hash_weights(digest: hashlib._Hash, file: Path) -> None:
-    stat = file.stat()
-    digest.update(f"{file.name} {stat.st_size}".encode())
-    digest.update(file.read_bytes() if stat.st_size <= HASHED_WHOLE else str(stat.st_mtime_ns).encode())
 
 
 def save_atomically(target: Path, save: Callable[[Path], None]) -> None:

@@ -1,0 +1,91 @@
+"""From a recipe to one context per task, with everything checked that can be checked before a model is loaded or a call is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from cowest.assembly.build import api_key, build_frames, build_task, model_path, openai_models
+from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels, check_prices
+from cowest.errors import ConfigError, DataError, MissingExtraError
+from cowest.protocols import Reporter
+from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig
+from cowest.run.store import RunDir
+from cowest.scoring.scorer import MetricScorer
+from cowest.tasks.base import notes_of
+
+
+def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = False) -> list[Context]:
+    """One context per task. ``offline`` is for reading a finished run: neither models nor keys need to be there any more.
+
+    Raises ConfigError, DataError and ModelNotFoundError.
+    """
+    if not offline:
+        check_models(config)
+    if config.draft.samples < 2:
+        raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
+
+    models, contexts = OpenModels(config, out), []
+    for name, single in config.by_task().items():
+        task = build_task(single, name)
+        for note in notes_of(task):
+            reporter.info(f"{name or task.name}: {note}")
+        _check_held_out(single, len(task.examples("train")))
+        _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
+        MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
+        contexts.append(
+            Context(
+                label=f"{name}: " if name else "",
+                config=single,
+                task=task,
+                frames=build_frames(single, task),
+                run=RunDir(out / name if name else out),
+                reporter=reporter,
+                models=models,
+            )
+        )
+    return contexts
+
+
+def check_models(config: RunConfig) -> None:
+    """Look for models, keys and prices. Raises ConfigError or ModelNotFoundError."""
+    for model in (config.weak, config.strong, config.feedback.judge):
+        if isinstance(model, LocalModelConfig):
+            model_path(model.model)
+    for where, served in openai_models(config):
+        api_key(served, config.folder, where)
+    if config.feedback.mode == "batch" and not isinstance(config.strong, OpenAIModelConfig):
+        raise ConfigError("feedback.mode: batch is for an endpoint (strong.kind: openai) with a batch API")
+    check_prices(config)
+
+
+def _check_held_out(config: RunConfig, train: int) -> None:
+    if config.draft.held_out and (config.draft.queries is None or config.draft.queries >= train):
+        raise ConfigError(
+            f"draft.held_out: set draft.queries to how many of the {train} training questions SFT shall not see (fewer than all)"
+        )
+
+
+def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
+    empty = [split for split, size in sizes.items() if not size]
+    if empty:
+        raise DataError(
+            f"task {task}: the {empty[0]} split is empty; the run needs train, validation and test questions"
+        )
+
+
+def check_installed(config: RunConfig) -> None:
+    """Raise MissingExtraError when a run of this recipe would need a package that is not there; nothing is imported."""
+    needed: dict[str, list[str]] = {}
+    if isinstance(config.weak, LocalModelConfig):
+        needed["train"] = ["torch", "transformers", "peft", "trl", "datasets"]
+    elif isinstance(config.strong, LocalModelConfig):
+        needed["local"] = ["torch", "transformers", "peft"]
+    needed["plots"] = ["matplotlib"]
+    missing = {extra: [name for name in names if not find_spec(name)] for extra, names in needed.items()}
+    if any(missing.values()):
+        names = dict.fromkeys(name for found in missing.values() for name in found)
+        extras = [extra for extra, found in missing.items() if found]
+        raise MissingExtraError(f"a run needs {', '.join(names)}: pip install 'cowest[{','.join(extras)}]'")

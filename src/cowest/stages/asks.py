@@ -1,0 +1,51 @@
+"""What stages ask models: pure functions of recipe and data, for the stages that ask and the estimate that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cowest.assembly.context import Context
+from cowest.run.identity import derive_seed, fingerprint
+from cowest.stages.rounds import Round
+from cowest.types import Draft, Example, Message, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one call asks."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+
+
+def draft_seed(context: Context, round_: Round, *parts: str | int) -> int:
+    """The seed of a draft: it follows from the recipe's seed, the example and the draft's index."""
+    return derive_seed(context.config.seed, *round_.seed("draft"), *parts)
+
+
+def draft_sampling(context: Context, round_: Round, *parts: str | int) -> Sampling:
+    """How a training query's draft is sampled; without an index among ``parts``: a query's drafts together."""
+    return _seeded(context.config.draft.sampling, draft_seed(context, round_, *parts))
+
+
+def solo_request(context: Context, example: Example) -> Request:
+    """The strong model alone; the same in every round, so that it is paid for once."""
+    seed = derive_seed(context.config.seed, "solo", example.id)
+    return Request(context.frames.solo(example), _seeded(context.config.feedback.sampling, seed))
+
+
+def draft_key(draft: Draft) -> str:
+    """Equal for equal drafts of a query, whose refinement is one call."""
+    return fingerprint(draft.example_id, draft.text)
+
+
+def refine_request(context: Context, example: Example, draft: Draft) -> Request:
+    """The strong model with a draft; ``draft.text`` is there."""
+    seed = derive_seed(context.config.seed, "refine", draft_key(draft))
+    sampling = _seeded(context.config.feedback.sampling, seed)
+    return Request(context.frames.refine(example, draft.text or ""), sampling)
+
+
+def _seeded(sampling: Sampling, seed: int) -> Sampling:
+    return sampling.model_copy(update={"seed": seed})

@@ -1,0 +1,48 @@
+"""A round of the loop, and the policy that it drafts with: what a second round needs is here, and nowhere else.
+
+Round 1 drafts with the SFT model, and its files lie in the run's folder; those of round n lie in ``round-n/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cowest.assembly.context import Context
+from cowest.types import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which weights a stage drafts with: pi_w at some point of its training.
+
+    ``reads`` are the files of earlier stages that its weights follow from; ``weights`` finds them once those are there.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    weights: Callable[[Context], ModelRef]
+
+
+BASE = Policy("base", (), lambda context: context.base)
+"""The weak model as it is: one that is served elsewhere, or not trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One pass of sample, feedback, pairs and align, with the policy that drafts in it."""
+
+    policy: Policy
+    number: int = 1
+
+    def file(self, name: str) -> str:
+        """Where the round's file of this name is in the run."""
+        return name if self.number == 1 else f"round-{self.number}/{name}"
+
+    def stage(self, name: str) -> str:
+        """What the round's stage of this name is called."""
+        return name if self.number == 1 else f"{name} (round {self.number})"
+
+    def seed(self, *parts: str | int) -> tuple[str | int, ...]:
+        """What the seeds of this round's calls follow from: another round asks anew."""
+        return parts if self.number == 1 else (f"round {self.number}", *parts)
