@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from cowest.assembly.build import model_path
+from cowest.assembly.places import model_path
 
 COMMANDS = (
     ["benchmarks.demo"],

@@ -9,7 +9,8 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cowest.assembly.build import build_frames, build_task, model_path
+from cowest.assembly.build import build_frames, build_task
+from cowest.assembly.places import model_path
 from cowest.models.local import LocalChatModel
 from cowest.pipeline import run
 from cowest.recipe.config import config_from_dict

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from tests.helpers import Log
 from tests.paid_endpoint import paid_recipe
 
-from cowest.assembly.build import build_model
+from cowest.assembly.sources import build_model
 from cowest.errors import ModelCallError
 from cowest.pipeline import run
 from cowest.recipe.config import OpenAIModelConfig, config_from_dict

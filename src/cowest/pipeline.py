@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowest.assembly.context import Context
+from cowest.assembly.opened import sources_of
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.errors import ConfigError, WiringError
 from cowest.ledger.ledger import LedgerSummary, purpose
 from cowest.protocols import Reporter
-from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import keep_recipe, kept_recipe
 from cowest.run.freshness import Verdict, inputs_of, judge, make_room, note_outputs
 from cowest.run.manifest import StageEntry
@@ -40,7 +41,7 @@ from cowest.stages.upgrade import upgrade
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order."""
-    trains = isinstance(config.weak, LocalModelConfig)
+    trains = sources_of(config).weak.trainable
     aligns = trains and config.align.objective != "off"
     sft = (SFT,) if trains else ()
     round_ = stages_of_round(Round(SFT_POLICY if trains else BASE), aligns)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, Score, Usage
+from cowest.types import Completion, Example, Message, ModelRef, Passage, Prediction, Sampling, Score, Usage
 
 
 @runtime_checkable
@@ -46,6 +46,14 @@ class ManyChatModel(ChatModel, Protocol):
 
     async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
         """``n`` (at least 1) independent samples in order. Raises ModelCallError when fewer came back."""
+        ...
+
+
+class Engine(Protocol):
+    """Where weights answer, apart from where they come from: in this process, behind a server that it starts."""
+
+    def open(self, ref: ModelRef, *, device: str, dtype: str, batch_size: int) -> ChatModel:
+        """A model that answers with these weights until it is closed; ``batch_size`` is the most that are generated together."""
         ...
 
 
@@ -159,6 +167,14 @@ class System(Protocol):
     def name(self) -> str: ...
 
     async def answer(self, example: Example) -> Prediction: ...
+
+
+class Tracker(Protocol):
+    """Where numbers go while they arise: losses, validation scores, counts of a stage. Beside the reporter, which is for people."""
+
+    def log(self, stage: str, values: Mapping[str, float], step: int | None = None) -> None:
+        """Values by name; ``step`` where they come of a training step, or of the checkpoint after it."""
+        ...
 
 
 class Reporter(Protocol):

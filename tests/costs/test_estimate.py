@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_model, tiny_recipe
 from tests.paid_endpoint import PaidEndpoint, paid_recipe
 
-from cowest.assembly.build import LAB_WEIGHTS
+from cowest.assembly.places import LAB_WEIGHTS
 from cowest.cli.starter import write_starter
 from cowest.costs.estimate import Estimate, StageEstimate, estimate
 from cowest.errors import BudgetExceededError, ConfigError

@@ -21,7 +21,8 @@ from pydantic import JsonValue
 from tests.helpers import Log
 from tests.paid_endpoint import paid_recipe
 
-from cowest.assembly.build import LAB_WEIGHTS, build_model
+from cowest.assembly.places import LAB_WEIGHTS
+from cowest.assembly.sources import build_model
 from cowest.pipeline import run
 from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, config_from_dict
 from cowest.types import Message, Sampling

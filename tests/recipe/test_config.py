@@ -8,8 +8,10 @@ import yaml
 from pydantic import JsonValue
 from tests.helpers import SIZES, WORLD
 
-from cowest.assembly.build import build_frames, build_model, build_task, model_path
+from cowest.assembly.build import build_frames, build_task
+from cowest.assembly.places import model_path
 from cowest.assembly.prepare import prepare
+from cowest.assembly.sources import build_model
 from cowest.cli.starter import write_starter
 from cowest.errors import ConfigError, CowestError, DataError, ModelNotFoundError
 from cowest.recipe.config import (

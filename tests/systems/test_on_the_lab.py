@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cowest.assembly.build import model_path
+from cowest.assembly.places import model_path
 from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
 from cowest.models.local import LocalChatModel

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cowest.assembly.build import model_path
+from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels
-from cowest.protocols import Frames, Reporter, Task
-from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.assembly.sources import Source
+from cowest.protocols import Frames, Reporter, Scorer, Task, Tracker
+from cowest.recipe.config import RunConfig
+from cowest.run.progress import NoTracker
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
+from cowest.scoring.judge import JudgeScorer
+from cowest.scoring.scorer import MetricScorer
 from cowest.types import ModelRef
 
 
@@ -28,28 +32,42 @@ class Context:
     run: RunDir
     reporter: Reporter
     models: OpenModels
+    objects: Objects = NOTHING
+    tracker: Tracker = field(default_factory=NoTracker)
 
     def path(self, name: str) -> Path:
         """A file or folder of the run."""
         return self.run.path / name
 
     @property
+    def weak(self) -> Source:
+        """The weak model, as it is known before it is opened."""
+        return self.models.sources.weak
+
+    @property
+    def strong(self) -> Source:
+        """The strong model, likewise."""
+        return self.models.sources.strong
+
+    @property
     def metric(self) -> str:
         """The metric behind scores and gains."""
         return self.config.feedback.metric or self.task.metrics[0]
 
-    @property
-    def base(self) -> ModelRef:
-        """The weak model as it is before any training here, or as an endpoint knows it."""
-        weak = self.config.weak
-        if isinstance(weak, LocalModelConfig):
-            return ModelRef(base=model_path(weak.model), adapter=weak.adapter)
-        return ModelRef(base=weak.model)
+    def metric_scorer(self) -> Scorer:
+        """The scorer by the task's metric, or the one that was handed over: it costs nothing."""
+        return self.objects.scorer or MetricScorer(self.task, self.metric)
+
+    def scorer(self) -> Scorer:
+        """The evaluator E behind the gains: a judge where the recipe names one."""
+        if self.config.feedback.judge is None:
+            return self.metric_scorer()
+        return JudgeScorer(self.models.judge())
 
     def named(self, ref: ModelRef) -> Weights:
         """How the run's files name weights."""
-        return named(self.run, ref, {self.base.base: self.config.weak.model})
+        return named(self.run, ref, {self.weak.base().base: self.config.weak.model})
 
     def located(self, weights: Weights) -> ModelRef:
         """The weights that the run's files name. Raises DataError where they are gone, or are not those that were trained."""
-        return located(self.run, weights, {self.config.weak.model: self.base.base})
+        return located(self.run, weights, {self.config.weak.model: self.weak.base().base})

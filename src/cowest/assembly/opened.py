@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
-from cowest.assembly.build import build_batch_model, build_model, build_weak, model_path, openai_models
+from cowest.assembly.objects import NOTHING, Objects
+from cowest.assembly.sources import Source, source_of
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import Ledger, LedgerSummary, Limits
-from cowest.ledger.prices import FREE, price_of
+from cowest.ledger.prices import FREE
 from cowest.models.ledgered import LedgeredChatModel
 from cowest.protocols import ChatModel
-from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import kept_recipe
 from cowest.run.identity import fingerprint, hash_model
 from cowest.types import ModelRef
@@ -43,13 +46,39 @@ def ledger_of(out: Path) -> tuple[Path, str | None]:
         return out, None
     config = kept_recipe(out)
     path = ledger_path(config, out)
-    if not path.exists() and not openai_models(config):
+    if not path.exists() and not any(source.paid for _, source in sources_of(config)):
         raise ConfigError(
             f"{out}: both models of this run are on this machine, so nothing was paid for and there is no ledger"
         )
     if not path.exists():
         raise ConfigError(f"{path}: not there yet; `cowest run` enters the first paid call in it")
     return path, config.name
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The models of a recipe as they are before they are opened, by what they do; iterated with their sections' names."""
+
+    weak: Source
+    strong: Source
+    judge: Source | None
+
+    def __iter__(self) -> Iterator[tuple[str, Source]]:
+        """Those that there are."""
+        yield "weak", self.weak
+        yield "strong", self.strong
+        if self.judge is not None:
+            yield "feedback.judge", self.judge
+
+
+def sources_of(config: RunConfig, objects: Objects = NOTHING) -> Sources:
+    """The sources of a recipe's models; ``objects`` are what a script has handed over."""
+    judge = config.feedback.judge
+    return Sources(
+        source_of(config.weak, config.folder, objects.weak),
+        source_of(config.strong, config.folder, objects.strong),
+        None if judge is None else source_of(judge, config.folder, objects.judge),
+    )
 
 
 class OpenModels:
@@ -59,8 +88,9 @@ class OpenModels:
     share many requests.
     """
 
-    def __init__(self, config: RunConfig, out: Path, answers: Path | None = None) -> None:
+    def __init__(self, config: RunConfig, out: Path, answers: Path | None = None, objects: Objects = NOTHING) -> None:
         self._config, self._path, self._answers_path = config, ledger_path(config, out), answers
+        self.sources = sources_of(config, objects)
         self._ledger: Ledger | None = None
         self._answers: Ledger | None = None
         self._strong: dict[str, ChatModel] = {}
@@ -69,25 +99,25 @@ class OpenModels:
 
     def weak(self, ref: ModelRef) -> ChatModel:
         """The weak model at some point of its training, or the served one; the caller closes it."""
-        weak = self._config.weak
-        if isinstance(weak, LocalModelConfig):
-            return self._remembered(build_weak(weak, ref), [hash_model(ref.base), _adapter(ref), weak.dtype])
+        source = self.sources.weak
+        if source.trainable:
+            return self._open(source, "live", ref)
         if self._served is None:
-            self._served = self._paid(weak, "live")  # may be closed, and opens again when it is asked
+            self._served = self._open(source, "live")  # may be closed, and opens again when it is asked
         return self._served
 
     def strong(self, mode: Literal["live", "batch"] = "live") -> ChatModel:
         """The strong model; with ``batch`` its calls go through the provider's batch API."""
         if mode not in self._strong:
-            self._strong[mode] = self._open(self._config.strong, mode)
+            self._strong[mode] = self._open(self.sources.strong, mode)
         return self._strong[mode]
 
     def judge(self) -> ChatModel:
         """The model that scores answers. Raises ConfigError where the recipe names none."""
-        if self._config.feedback.judge is None:
+        if self.sources.judge is None:
             raise ConfigError("feedback.judge: this recipe names no judge")
         if self._judge is None:
-            self._judge = self._open(self._config.feedback.judge, self._config.feedback.mode)
+            self._judge = self._open(self.sources.judge, self._config.feedback.mode)
         return self._judge
 
     def bill(self) -> LedgerSummary | None:
@@ -107,37 +137,34 @@ class OpenModels:
             for ledger in ledgers:
                 ledger.close()
 
-    def _open(self, config: ModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
-        if isinstance(config, OpenAIModelConfig):
-            return self._paid(config, mode)
-        if isinstance(config, LocalModelConfig):
-            ref = ModelRef(base=model_path(config.model), adapter=config.adapter)
-            return self._remembered(build_model(config), [hash_model(ref.base), _adapter(ref), config.dtype])
-        return build_model(config)
-
-    def _remembered(self, model: ChatModel, identity: JsonValue) -> ChatModel:
-        """A local model with ``answers`` before it, known by its weights: checkpoints of one name are different models."""
-        if self._answers_path is None:
+    def _open(self, source: Source, mode: Literal["live", "batch"], ref: ModelRef | None = None) -> ChatModel:
+        if source.paid:
+            return self._paid(source, mode)
+        model = source.open(ref)
+        if self._answers_path is None or not source.trainable:
             return model
+        return self._remembered(model, source, ref or source.base())
+
+    def _remembered(self, model: ChatModel, source: Source, ref: ModelRef) -> ChatModel:
+        """A local model with ``answers`` before it, known by its weights: checkpoints of one name are different models."""
+        assert self._answers_path is not None
         if self._answers is None:
             self._answers = Ledger(self._answers_path, self._config.name)
+        adapter = None if ref.adapter is None else hash_model(ref.adapter)
+        identity: list[JsonValue] = [hash_model(ref.base), adapter, source.identity("model").values.get("model.dtype")]
         return LedgeredChatModel(model, self._answers, model=f"{model.name}@{fingerprint(identity)}", price=FREE)
 
-    def _paid(self, config: OpenAIModelConfig, mode: Literal["live", "batch"]) -> ChatModel:
-        ledger, price = self._open_ledger(), price_of(config.model, config.price)
-        if mode == "batch":
-            price = price and price.discounted(config.batch.discount)
-            inner: ChatModel = build_batch_model(config, self._config.folder, ledger, price)
-        else:
-            inner = build_model(config, self._config.folder, ledger.budget(price))
+    def _paid(self, source: Source, mode: Literal["live", "batch"]) -> ChatModel:
+        ledger, price = self._open_ledger(), source.price if mode == "live" else source.batch_price
+        inner = source.open(budget=ledger.budget(price)) if mode == "live" else source.open_batch(ledger)
         return LedgeredChatModel(
             inner,
             ledger,
-            model=config.model,
+            model=source.name,
             cache=self._config.cache,
             price=price,
-            extra=config.extra,
-            at_risk=most_at_risk(config.concurrency) if mode == "live" else None,
+            extra=source.extra,
+            at_risk=most_at_risk(source.concurrency) if mode == "live" else None,
         )
 
     def _open_ledger(self) -> Ledger:
@@ -148,15 +175,11 @@ class OpenModels:
         return self._ledger
 
 
-def _adapter(ref: ModelRef) -> JsonValue:
-    return ref.adapter and hash_model(ref.adapter)
-
-
 def check_prices(config: RunConfig) -> None:
     """Raise ConfigError for a budget in USD that could not be kept, as a model's price is unknown."""
-    for where, model in openai_models(config):
-        if config.budget_usd is not None and price_of(model.model, model.price) is None:
+    for where, source in sources_of(config):
+        if config.budget_usd is not None and source.paid and source.price is None:
             raise ConfigError(
-                f"budget_usd: no price is known for {model.model!r}, so a budget in USD cannot be kept; give "
+                f"budget_usd: no price is known for {source.name!r}, so a budget in USD cannot be kept; give "
                 f"{where}.price: {{input: ..., output: ...}} (USD for a million tokens), or budget_calls or budget_tokens"
             )

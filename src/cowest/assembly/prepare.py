@@ -6,30 +6,34 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from cowest.assembly.build import api_key, build_frames, build_task, model_path, openai_models
+from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
-from cowest.assembly.opened import OpenModels, check_prices
+from cowest.assembly.objects import NOTHING, Objects
+from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter
-from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
+from cowest.run.progress import NoTracker
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.tasks.base import notes_of
 
 
-def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = False) -> list[Context]:
+def prepare(
+    config: RunConfig, out: Path, reporter: Reporter, offline: bool = False, objects: Objects = NOTHING
+) -> list[Context]:
     """One context per task. ``offline`` is for reading a finished run: neither models nor keys need to be there any more.
 
     Raises ConfigError, DataError and ModelNotFoundError.
     """
     if not offline:
-        check_models(config)
+        check_models(config, objects)
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
 
-    models, contexts = OpenModels(config, out), []
+    models, contexts = OpenModels(config, out, objects=objects), []
     for name, single in config.by_task().items():
-        task = build_task(single, name)
+        task = build_task(single, name) if objects.task is None else objects.task
         for note in notes_of(task):
             reporter.info(f"{name or task.name}: {note}")
         _check_held_out(single, len(task.examples("train")))
@@ -40,23 +44,23 @@ def prepare(config: RunConfig, out: Path, reporter: Reporter, offline: bool = Fa
                 label=f"{name}: " if name else "",
                 config=single,
                 task=task,
-                frames=build_frames(single, task),
+                frames=objects.frames or build_frames(single, task),
                 run=RunDir(out / name if name else out),
                 reporter=reporter,
                 models=models,
+                objects=objects,
+                tracker=objects.tracker or NoTracker(),
             )
         )
     return contexts
 
 
-def check_models(config: RunConfig) -> None:
+def check_models(config: RunConfig, objects: Objects = NOTHING) -> None:
     """Look for models, keys and prices. Raises ConfigError or ModelNotFoundError."""
-    for model in (config.weak, config.strong, config.feedback.judge):
-        if isinstance(model, LocalModelConfig):
-            model_path(model.model)
-    for where, served in openai_models(config):
-        api_key(served, config.folder, where)
-    if config.feedback.mode == "batch" and not isinstance(config.strong, OpenAIModelConfig):
+    sources = sources_of(config, objects)
+    for where, source in sources:
+        source.check(where)
+    if config.feedback.mode == "batch" and sources.strong.batch_requests is None:
         raise ConfigError("feedback.mode: batch is for an endpoint (strong.kind: openai) with a batch API")
     check_prices(config)
 
@@ -79,9 +83,10 @@ def _check_splits(task: str, sizes: Mapping[str, int]) -> None:
 def check_installed(config: RunConfig) -> None:
     """Raise MissingExtraError when a run of this recipe would need a package that is not there; nothing is imported."""
     needed: dict[str, list[str]] = {}
-    if isinstance(config.weak, LocalModelConfig):
+    sources = sources_of(config)
+    if sources.weak.trainable:
         needed["train"] = ["torch", "transformers", "peft", "trl", "datasets"]
-    elif isinstance(config.strong, LocalModelConfig):
+    elif sources.strong.trainable:
         needed["local"] = ["torch", "transformers", "peft"]
     needed["plots"] = ["matplotlib"]
     missing = {extra: [name for name in names if not find_spec(name)] for extra, names in needed.items()}

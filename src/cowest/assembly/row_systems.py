@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cowest.assembly.build import build_baseline_frames, build_frames, model_path, window_of
+from cowest.assembly.build import build_baseline_frames, build_frames
 from cowest.assembly.context import Context
+from cowest.assembly.places import model_path
 from cowest.assembly.rows import RETRIEVING, Parts, Row, Which
 from cowest.protocols import ChatModel, Frames, Retriever, System
 from cowest.recipe.config import Format, with_settings
@@ -72,8 +73,8 @@ def build_system(
             sampled=config.draft.sampling,
             settings=config.comparison,
             seed=config.seed,
-            weak_window=window_of(config.weak, settings.draft.max_tokens),
-            strong_window=window_of(config.strong, settings.answer.max_tokens),
+            weak_window=context.weak.window(settings.draft.max_tokens),
+            strong_window=context.strong.window(settings.answer.max_tokens),
         )
     )
 

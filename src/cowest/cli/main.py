@@ -307,7 +307,7 @@ def serve_strong(
     model: Annotated[str, typer.Option(help="Which model to serve.")] = "lab:strong",
 ) -> None:
     """Serve the lab's strong model as an OpenAI-compatible endpoint, a true black box. Prints the base_url."""
-    from cowest.assembly.build import build_model
+    from cowest.assembly.sources import build_model
     from cowest.models.endpoint import make_app, run_endpoint
     from cowest.recipe.config import LocalModelConfig
 

@@ -17,16 +17,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final, TypeVar
 
-from cowest.assembly.build import model_path
 from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.prepare import prepare
+from cowest.assembly.sources import Source
 from cowest.collaboration.prompts import completion
 from cowest.costs.workload import ZERO, Range, Work, workload
-from cowest.ledger.prices import Price, price_of, prices_date
+from cowest.ledger.prices import Price, prices_date
 from cowest.ledger.summary import Line, answered_requests, summarise_ledger
 from cowest.models.tokens import prompt_tokens, token_counter
-from cowest.recipe.config import LocalModelConfig, ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.run.progress import QuietReporter
 from cowest.stages.learn import sft_examples
 from cowest.types import Record, Usage
@@ -104,8 +104,8 @@ class _Counts:
 
     counters: Mapping[str | None, tuple[Counter, str]]
 
-    def of(self, model: ModelConfig) -> Counter:
-        return self.counters[_tokenizer(model)][0]
+    def of(self, model: Source) -> Counter:
+        return self.counters[model.tokenizer][0]
 
 
 def estimate(config: RunConfig, out: Path) -> Estimate:
@@ -127,9 +127,9 @@ def paid_requests(ledger: Path) -> frozenset[str]:
 def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context, Work]]) -> Estimate:
     """Price the calls of a recipe, each with the context in which it is made."""
     measured = summarise_ledger(ledger).by_purpose_and_model() if ledger.exists() else {}
-    models = [w.model for _, w in work] + [context.config.strong for context, _ in work]
-    counts = _Counts({name: token_counter(name) for name in {_tokenizer(model) for model in models}})
-    written = {context.label: _written(context, counts.of(context.config.strong)) for context, _ in work}
+    models = [w.model for _, w in work] + [context.strong for context, _ in work]
+    counts = _Counts({name: token_counter(name) for name in {model.tokenizer for model in models}})
+    written = {context.label: _written(context, counts.of(context.strong)) for context, _ in work}
     stages = [_stage(context, w, counts.of(w.model), written[context.label], measured) for context, w in work]
     bought = [s for s in stages if s.paid]
     unpriced = sorted({s.model for s in bought if s.cost_usd is None})
@@ -153,30 +153,24 @@ def _stage(
     context: Context, work: Work, count: Counter, written: _Written, measured: Mapping[tuple[str, str], Line]
 ) -> StageEstimate:
     model, config = work.model, context.config
-    price, batch = None, False
-    if isinstance(model, OpenAIModelConfig):
-        batch = work.stage == "feedback" and config.feedback.mode == "batch"
-        price = price_of(model.model, model.price)
-        price = price.discounted(model.batch.discount) if price and batch else price
-    known = measured.get((f"{context.label}{work.stage}", _name(model)))
+    batch = model.paid and work.stage == "feedback" and config.feedback.mode == "batch"
+    price = model.batch_price if batch else model.price
+    known = measured.get((f"{context.label}{work.stage}", model.name))
     answer = _answer(work, written, known)
     tokens_in, tokens_out = work.calls * _prompt(work, count, written), work.calls * answer
-    paid = isinstance(model, OpenAIModelConfig)
     return StageEstimate(
         domain=context.label.removesuffix(": "),
         stage=work.stage,
         calls_for=work.calls_for,
-        model=_name(model),
-        paid=paid,
+        model=model.name,
+        paid=model.paid,
         batch=batch,
         already=work.already,
         calls=_whole(work.calls),
         input_tokens=_whole(tokens_in),
         output_tokens=_whole(tokens_out),
-        cost_usd=ZERO if not paid else None if price is None else _cost(price, tokens_in, tokens_out),
-        seconds=_seconds(model, work.calls, tokens_in + tokens_out, answer, batch)
-        if isinstance(model, OpenAIModelConfig)
-        else None,
+        cost_usd=ZERO if not model.paid else None if price is None else _cost(price, tokens_in, tokens_out),
+        seconds=_seconds(model, work.calls, tokens_in + tokens_out, answer, batch) if model.paid else None,
     )
 
 
@@ -222,15 +216,16 @@ def _written(context: Context, count: Counter) -> _Written:
     return _Written([count(d) for d in drafts if d is not None] or answers, answers)
 
 
-def _seconds(model: OpenAIModelConfig, calls: Range, tokens: Range, answer: Range, batch: bool) -> Range:
+def _seconds(model: Source, calls: Range, tokens: Range, answer: Range, batch: bool) -> Range:
     """The longest of: answers one after the other on each connection, and the rate limits. A batch takes up to a day."""
     if batch:
         return Range(low=0, expected=DAY_S if calls.expected else 0, high=DAY_S if calls.high else 0)
 
     def time(calls: float, tokens: float, answer: float) -> float:
         at_once = calls * (OVERHEAD_S + answer / TOKENS_PER_S) / min(model.concurrency, max(1.0, calls))
-        paced = 60 * calls / model.requests_per_minute if model.requests_per_minute else 0.0
-        metered = 60 * tokens / model.tokens_per_minute if model.tokens_per_minute else 0.0
+        requests, metre = model.per_minute
+        paced = 60 * calls / requests if requests else 0.0
+        metered = 60 * tokens / metre if metre else 0.0
         return max(at_once, paced, metered)
 
     return Range(
@@ -277,10 +272,10 @@ def _assumptions(
     work: Sequence[tuple[Context, Work]],
     measured: Mapping[tuple[str, str], Line],
 ) -> Iterator[str]:
-    for how in dict.fromkeys(counts.counters[_tokenizer(w.model)][1] for _, w in work):
+    for how in dict.fromkeys(counts.counters[w.model.tokenizer][1] for _, w in work):
         yield f"tokens: {how}"
     yield f"prompts: the mean of {SAMPLED} real ones, +- 2 standard errors; drafts: as long as SFT targets, high: max_tokens"
-    purposes = {(f"{context.label}{w.stage}", _name(w.model)) for context, w in work}
+    purposes = {(f"{context.label}{w.stage}", w.model.name) for context, w in work}
     known = any(line.calls >= SAMPLED for purpose, line in measured.items() if purpose in purposes)
     yield (
         f"answers: {'the mean of their purpose in the ledger, else ' if known else ''}as long as SFT targets + {REASONING_TOKENS} "
@@ -290,18 +285,6 @@ def _assumptions(
     yield f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page"
     if config.cache != "read":
         yield f"cache: {config.cache}: answers in the ledger are asked for anew"
-
-
-def _tokenizer(model: ModelConfig) -> str | None:
-    if isinstance(model, OpenAIModelConfig):
-        return model.tokenizer
-    return model_path(model.model) if isinstance(model, LocalModelConfig) else None
-
-
-def _name(model: ModelConfig) -> str:
-    if isinstance(model, LocalModelConfig):
-        return Path(model.model).name
-    return model.model if isinstance(model, OpenAIModelConfig) else "scripted"
 
 
 def spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cowest.assembly.context import Context
+from cowest.assembly.sources import Source
 from cowest.errors import ModelCallError
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
-from cowest.recipe.config import ModelConfig, OpenAIModelConfig
 from cowest.run.freshness import Verdict, review
-from cowest.run.identity import derive_seed, fingerprint
 from cowest.scoring.judge import JudgeScorer
+from cowest.stages import asks
+from cowest.stages.asks import Request
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import training_queries
+from cowest.stages.learn import SFT_POLICY, training_queries
+from cowest.stages.rounds import Round
 from cowest.types import Completion, Draft, Example, Message, Prediction, Record, Refinement, Sampling
-
-Request = tuple[Sequence[Message], Sampling]
 
 
 class Range(Record):
@@ -57,7 +57,7 @@ class Work:
 
     stage: str
     calls_for: str
-    model: ModelConfig
+    model: Source
     calls: Range
     already: int
     queries: Sequence[Example]
@@ -88,7 +88,10 @@ class _Workload:
         self._paid = paid if context.config.cache == "read" else frozenset[str]()
         self._current = current_stages(context)
         self._train, self._test = training_queries(context), test_queries(context)
-        self._served = isinstance(context.config.weak, OpenAIModelConfig)
+        self._weak, self._strong = context.weak, context.strong
+        self._served = self._weak.paid
+        self._trained = self._weak.trainable and self._c.align.objective != "off"
+        self._round = Round(SFT_POLICY)
 
     def all(self) -> Iterator[Work]:
         if self._served:
@@ -96,27 +99,25 @@ class _Workload:
         solo = self._solo()
         refine = self._refine()
         yield from (solo, refine)
-        if self._c.feedback.judge is not None:
-            yield self._judge(self._c.feedback.judge, solo, refine)
-        if not self._served:
+        judge = self._context.models.sources.judge
+        if judge is not None:
+            yield self._judge(judge, solo, refine)
+        if self._trained:
             yield self._choose()
         yield from self._evaluate()
 
     def _sample(self) -> Work:
-        weak, settings = self._c.weak, self._c.draft
-        assert isinstance(weak, OpenAIModelConfig)
+        weak, settings = self._weak, self._c.draft
         done = defaultdict[str, int](int)
         for d in self._drafts() or ():
             done[d.example_id] += 1
         low = high = already = 0
         for e in self._train:
-            seed = derive_seed(self._c.seed, "draft", e.id)
-            sampling = settings.sampling.model_copy(update={"seed": seed})
-            asked = self._frames.draft(e)
-            keys = [call_of(weak.model, asked, sampling, weak.extra, None, k).key for k in range(settings.samples)]
+            sampling, asked = asks.draft_sampling(self._context, self._round, e.id), self._frames.draft(e)
+            keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for k in range(settings.samples)]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
-            low, high = low - (-missing // weak.samples_per_call), high + missing
+            low, high = low - (-missing // weak.many), high + missing
             already += there
         return Work(
             "sample",
@@ -127,27 +128,22 @@ class _Workload:
             self._train,
             self._draft_prompt,
             settings.sampling,
-            samples=min(weak.samples_per_call, settings.samples),
+            samples=min(weak.many, settings.samples),
         )
 
     def _solo(self) -> Work:
-        sampling = self._c.feedback.sampling
         done = {r.example_id for r in self._answers("solo.jsonl")}
-        requests = [
-            (self._frames.solo(e), _seeded(sampling, derive_seed(self._c.seed, "solo", e.id)))
-            for e in self._train
-            if e.id not in done
-        ]
-        calls, already = self._ask(self._c.strong, requests)
+        requests = [asks.solo_request(self._context, e) for e in self._train if e.id not in done]
+        calls, already = self._ask(self._strong, requests)
         return Work(
             "feedback",
             "strong alone",
-            self._c.strong,
+            self._strong,
             _exactly(calls),
             already + len(done),
             self._train,
             self._solo_prompt,
-            sampling,
+            self._c.feedback.sampling,
         )
 
     def _refine(self) -> Work:
@@ -159,23 +155,20 @@ class _Workload:
             calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
         else:
             queries = {e.id: e for e in self._train}
-            unique = {fingerprint(d.example_id, d.text): d for d in drafts}
+            unique = {asks.draft_key(d): d for d in drafts}
             done = {r.draft_id for r in self._answers("refinements.jsonl")}
-            finished = {fingerprint(d.example_id, d.text) for d in drafts if d.id in done}
+            finished = {asks.draft_key(d) for d in drafts if d.id in done}
             requests = [
-                (
-                    self._frames.refine(queries[d.example_id], d.text or ""),
-                    _seeded(sampling, derive_seed(self._c.seed, "refine", text)),
-                )
-                for text, d in unique.items()
-                if text not in finished
+                asks.refine_request(self._context, queries[d.example_id], d)
+                for key, d in unique.items()
+                if key not in finished
             ]
-            to_come, already = self._ask(self._c.strong, requests)
+            to_come, already = self._ask(self._strong, requests)
             calls, already, texts = _exactly(to_come), already + len(finished), tuple(d.text or "" for d in drafts)
         return Work(
             "feedback",
             "refine drafts",
-            self._c.strong,
+            self._strong,
             calls,
             already,
             self._train,
@@ -185,7 +178,7 @@ class _Workload:
             drafts=texts,
         )
 
-    def _judge(self, judge: ModelConfig, solo: Work, refine: Work) -> Work:
+    def _judge(self, judge: Source, solo: Work, refine: Work) -> Work:
         """Every different text of a query is judged once, and once more where the judgement cannot be read."""
         n, drafts, known = len(self._train), self._drafts(), False
         texts: set[tuple[str, str | None]] = set()
@@ -210,8 +203,8 @@ class _Workload:
             calls,
             already,
             self._train,
-            lambda e, draft: judge_requests([(e, self._context.task.target(e))])[0][0],
-            judge_requests([(self._train[0], "")])[0][1],
+            lambda e, draft: judge_requests([(e, self._context.task.target(e))])[0].messages,
+            judge_requests([(self._train[0], "")])[0].sampling,
         )
 
     def _choose(self) -> Work:
@@ -226,7 +219,7 @@ class _Workload:
         return Work(
             "align",
             "choose a checkpoint",
-            c.strong,
+            self._strong,
             calls,
             already,
             queries,
@@ -240,18 +233,18 @@ class _Workload:
         fresh = "evaluate" in self._current
         done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in c.systems}
         drafting = [name for name in c.systems if name != "strong"]
-        if isinstance(c.weak, OpenAIModelConfig) and drafting:
+        if self._served and drafting:
             requests = [
-                (self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
+                Request(self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
             ]
-            calls, there = self._ask(c.weak, requests)
+            calls, there = self._ask(self._weak, requests)
             # A refresh asks anew for each system: every one opens the weak model by itself.
             most = len(requests) if c.cache == "refresh" else calls
             already = there + len(set().union(*(done[s] for s in drafting)))
             yield Work(
                 "evaluate",
                 "drafts",
-                c.weak,
+                self._weak,
                 Range(low=calls, expected=calls, high=most),
                 already,
                 test,
@@ -261,11 +254,11 @@ class _Workload:
         for name in c.systems:
             rest = [e for e in test if e.id not in done[name]]
             if name == "strong":
-                requests = [(self._frames.solo(e), c.evaluate.answer) for e in rest]
-                calls, there = self._ask(c.strong, requests)
+                requests = [Request(self._frames.solo(e), c.evaluate.answer) for e in rest]
+                calls, there = self._ask(self._strong, requests)
                 already = there + len(done[name])
                 yield Work(
-                    "evaluate", name, c.strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
+                    "evaluate", name, self._strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
                 )
             elif name != "weak":
                 # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
@@ -275,7 +268,7 @@ class _Workload:
                 yield Work(
                     "evaluate",
                     name,
-                    c.strong,
+                    self._strong,
                     calls_,
                     len(done[name]),
                     test,
@@ -284,17 +277,17 @@ class _Workload:
                     drafted=c.evaluate.draft,
                 )
 
-    def _ask(self, model: ModelConfig, requests: Sequence[Request]) -> tuple[int, int]:
+    def _ask(self, model: Source, requests: Sequence[Request]) -> tuple[int, int]:
         """Of these requests: how many calls are to come, and how many answers the ledger has."""
-        if not isinstance(model, OpenAIModelConfig) or not self._shares:
+        if not model.paid or not self._shares:
             return len(requests), 0
-        keys = {call_of(model.model, messages, sampling, model.extra, None).key for messages, sampling in requests}
+        keys = {call_of(model.name, r.messages, r.sampling, model.extra, None).key for r in requests}
         there = len(keys & self._paid)
         return len(keys) - there, there
 
     def _distinct(self, queries: Sequence[Example]) -> int:
         """The fewest refinements of so many queries: one each, and one for queries that read the same."""
-        if not self._shares or not isinstance(self._c.strong, OpenAIModelConfig):
+        if not self._shares or not self._strong.paid:
             return len(queries)
         return len({self._frames.refine(e, "") for e in queries})
 
@@ -331,7 +324,7 @@ class _Asked:
         self.requests: list[Request] = []
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        self.requests.append((messages, sampling))
+        self.requests.append(Request(messages, sampling))
         raise ModelCallError("not_asked", "only the request is wanted")
 
     async def aclose(self) -> None: ...
@@ -348,10 +341,6 @@ def judge_requests(answers: Iterable[tuple[Example, str]]) -> list[Request]:
 
     asyncio.run(ask())
     return asked.requests
-
-
-def _seeded(sampling: Sampling, seed: int) -> Sampling:
-    return sampling.model_copy(update={"seed": seed})
 
 
 def _exactly(n: int) -> Range:

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, PrivateAttr, ValidationError, field_valid
 from cowest.errors import ConfigError
 from cowest.recipe.models import LocalModelConfig as LocalModelConfig
 from cowest.recipe.models import ModelConfig as ModelConfig
+from cowest.recipe.models import ObjectModelConfig as ObjectModelConfig
 from cowest.recipe.models import OpenAIModelConfig as OpenAIModelConfig
 from cowest.recipe.models import ScriptedModelConfig as ScriptedModelConfig
 from cowest.recipe.models import Section as Section

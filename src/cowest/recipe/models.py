@@ -32,6 +32,9 @@ class LocalModelConfig(Section):
         default="auto", description="auto: the checkpoint's own on an accelerator, float32 on a CPU."
     )
     batch_size: int = Field(default=64, ge=1, description="Most prompts generated together.")
+    engine: str = Field(
+        default="process", description="Where the weights answer: process (this one), or an installed package's engine."
+    )
 
 
 class PriceConfig(Section):
@@ -135,6 +138,20 @@ class ScriptedModelConfig(Section):
     default: str | None = Field(default=None, description="The reply when no rule fits; unset: an error.")
 
 
-ModelConfig = Annotated[LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig, Field(discriminator="kind")]
+class ObjectModelConfig(Section):
+    """A Python object that a script hands over (`cowest.run(recipe, strong=...)`); written by cowest itself."""
 
-ServedOrLocalConfig = Annotated[LocalModelConfig | OpenAIModelConfig, Field(discriminator="kind")]
+    kind: Literal["object"]
+    name: str = Field(description="What the object calls itself.")
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.name
+
+
+ModelConfig = Annotated[
+    LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig | ObjectModelConfig, Field(discriminator="kind")
+]
+
+ServedOrLocalConfig = Annotated[LocalModelConfig | OpenAIModelConfig | ObjectModelConfig, Field(discriminator="kind")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -28,6 +28,12 @@ class QuietReporter:
     def finish(self) -> None: ...
 
     def info(self, text: str) -> None: ...
+
+
+class NoTracker:
+    """Keeps nothing."""
+
+    def log(self, stage: str, values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
 class RichReporter:

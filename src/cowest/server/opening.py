@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from cowest.assembly.build import api_key, build_frames, build_model, build_task, build_weak, model_path
+from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path
+from cowest.assembly.places import model_path
 from cowest.assembly.row_systems import Retrievers, build_system
 from cowest.assembly.rows import Row, Which, find_rows, variant_of
+from cowest.assembly.sources import LocalSource, api_key, build_model
 from cowest.errors import ConfigError
 from cowest.protocols import ChatModel, Frames, Task
 from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
@@ -198,7 +200,9 @@ class _Opener:
         if ref not in self._weak:
             weak = self._config.weak
             model = (
-                build_weak(weak, ref) if isinstance(weak, LocalModelConfig) else build_model(weak, self._config.folder)
+                LocalSource(weak).open(ref)
+                if isinstance(weak, LocalModelConfig)
+                else build_model(weak, self._config.folder)
             )
             self._weak[ref] = model
             self._opened.models.append(model)

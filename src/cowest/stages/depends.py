@@ -1,18 +1,13 @@
-"""What outcomes follow from, by name, as stages say it: questions, prompts, models."""
+"""What outcomes follow from, by name, as stages say it: values, questions, prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import JsonValue
 
-from cowest.assembly.build import model_path
-from cowest.errors import ModelNotFoundError
-from cowest.recipe.config import LocalModelConfig, ModelConfig
-from cowest.recipe.outcome import settings_of
-from cowest.run.freshness import UNKNOWN, Depends, content
-from cowest.run.identity import fingerprint, hash_model
+from cowest.run.freshness import Depends, content
+from cowest.run.identity import fingerprint
 from cowest.types import Example, Message
 
 
@@ -31,20 +26,3 @@ def prompt(name: str, *asked: Sequence[Message]) -> Depends:
     """How something is asked, by what it looks like for one query."""
     texts: list[JsonValue] = [m.content for messages in asked for m in messages]
     return value(f"the prompt of {name}", content(fingerprint(*texts), f"{sum(len(str(t)) for t in texts)} characters"))
-
-
-def model(prefix: str, config: ModelConfig) -> Depends:
-    """What a model's answers follow from: not its address, concurrency, price or device."""
-    if not isinstance(config, LocalModelConfig):
-        return settings_of(prefix, config)
-    found = settings_of(prefix, config, leave_out=("model", "adapter"))
-    parts = {f"{prefix}.model": config.model, f"{prefix}.adapter": config.adapter}
-    return found | Depends({key: None if name is None else _weights(name) for key, name in parts.items()})
-
-
-def _weights(name: str) -> JsonValue:
-    try:
-        place = model_path(name)
-    except ModelNotFoundError:
-        return UNKNOWN  # a finished run is read where its models are not
-    return content(hash_model(place), Path(name).name)

@@ -33,8 +33,8 @@ def _depends(context: Context) -> Depends:
         | depends.prompt("a draft", context.frames.draft(test[0]))
         | depends.prompt("the collaboration", context.frames.refine(test[0], "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(test[0]))
-        | depends.model("strong", c.strong)
-        | (depends.value("weak.kind", c.weak.kind) if c.weak.kind == "local" else depends.model("weak", c.weak))
+        | context.strong.identity("strong")
+        | (depends.value("weak.model", "trained") if context.weak.trainable else context.weak.identity("weak"))
         | depends.value("the metrics", list(context.task.metrics))
     )
 
@@ -76,7 +76,7 @@ def _systems(context: Context, names: Sequence[SystemName]) -> list[tuple[System
 def _weak(context: Context, name: SystemName) -> ModelRef:
     if name == "collab_aligned":
         return context.located(selection(context).model)
-    return sft_model(context) if context.config.weak.kind == "local" else context.base
+    return sft_model(context) if context.weak.trainable else context.weak.base()
 
 
 async def _evaluate(context: Context) -> Done:

@@ -11,13 +11,10 @@ from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ManyChatModel, Scorer
-from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
-from cowest.scoring.judge import JudgeScorer
-from cowest.scoring.scorer import MetricScorer
 from cowest.stages import asks, depends
 from cowest.stages.base import IN_FLIGHT, Done, Stage, failures, fill
 from cowest.stages.learn import training_queries
@@ -34,9 +31,9 @@ def _sample_depends(context: Context) -> Depends:
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.value("seed", c.seed)
     )
-    if isinstance(c.weak, LocalModelConfig):
+    if context.weak.trainable:
         return found | settings_of("weak", c.weak, leave_out=("model", "adapter"))  # the weights are the policy's
-    return found | depends.model("weak", c.weak)
+    return found | context.weak.identity("weak")
 
 
 async def _sample(context: Context, round_: Round) -> Done:
@@ -68,18 +65,14 @@ async def _sample(context: Context, round_: Round) -> Done:
 
 
 def _feedback_depends(context: Context) -> Depends:
-    first, c = context.task.examples("train")[0], context.config
+    first, c, judge = context.task.examples("train")[0], context.config, context.models.sources.judge
     return (
         settings_of("feedback", c.feedback, leave_out=("judge",))
-        | (
-            depends.value("feedback.judge", None)
-            if c.feedback.judge is None
-            else depends.model("judge", c.feedback.judge)
-        )
+        | (depends.value("feedback.judge", None) if judge is None else judge.identity("feedback.judge"))
         | depends.questions("drafted", training_queries(context))
         | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(first))
-        | depends.model("strong", c.strong)
+        | context.strong.identity("strong")
         | depends.value("the metric", context.metric)
         | depends.value("seed", c.seed)
     )
@@ -125,9 +118,9 @@ async def _scored(
     context: Context, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
 ) -> Sequence[Feedback]:
     if context.config.feedback.judge is None:
-        scorer = MetricScorer(context.task, context.metric)
+        scorer = context.scorer()
         return [await feedback(scorer, *item) for item in work]
-    judge = _Once(JudgeScorer(context.models.judge()))
+    judge = _Once(context.scorer())
     context.reporter.start(f"{context.label}judge answers", len(work))
     limit = asyncio.Semaphore(IN_FLIGHT)
 
@@ -160,10 +153,8 @@ async def _solos(context: Context, round_: Round, queries: Sequence[Example]) ->
 
 def _at_once(context: Context) -> int:
     """A batch takes what comes together, so that all has to."""
-    strong = context.config.strong
-    if context.config.feedback.mode == "batch" and isinstance(strong, OpenAIModelConfig):
-        return strong.batch.max_requests
-    return IN_FLIGHT
+    batch = context.strong.batch_requests
+    return batch if context.config.feedback.mode == "batch" and batch is not None else IN_FLIGHT
 
 
 async def _refinements(

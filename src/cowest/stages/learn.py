@@ -15,7 +15,6 @@ from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, write_atomic
 from cowest.run.weights import Weights
-from cowest.scoring.scorer import MetricScorer
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
 from cowest.stages.rounds import Policy, Round
@@ -72,7 +71,7 @@ def _sft_depends(context: Context) -> Depends:
     c = context.config
     return (
         settings_of("sft", c.sft)
-        | depends.model("weak", c.weak)
+        | context.weak.identity("weak")
         | depends.questions("training", sft_examples(context))
         | depends.value("draft.format", c.draft.format)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
@@ -94,7 +93,7 @@ async def _sft(context: Context) -> Done:
         raise StageError(
             "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"
         )
-    base, out = context.base, context.path("sft")
+    base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
     model = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
     write_atomic(out / "model_ref.json", context.named(model).model_dump_json(indent=2) + "\n")
@@ -143,7 +142,7 @@ def _align_depends(context: Context) -> Depends:
         | depends.questions("validation", context.task.examples("validation")[: c.align.selection_queries])
         | settings_of("evaluate.draft", c.evaluate.draft)
         | settings_of("evaluate.answer", c.evaluate.answer)
-        | depends.model("strong", c.strong)
+        | context.strong.identity("strong")
         | depends.prompt("the collaboration", context.frames.refine(context.task.examples("validation")[0], "DRAFT"))
         | depends.value("the metric", context.metric)
         | depends.value("checkpoints are chosen by", "weak" if c.pairs.signal == "draft" else "collaboration")
@@ -209,7 +208,7 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
         f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
     )
     await weak.aclose()
-    scorer = MetricScorer(context.task, context.metric)
+    scorer = context.metric_scorer()
     scores = [await scorer.score(e, p.text) for e, p in zip(queries, answers, strict=True)]
     values = [s.value for s in scores if s.value is not None]
     made = CheckpointScore(

@@ -24,7 +24,7 @@ class Policy:
     weights: Callable[[Context], ModelRef]
 
 
-BASE = Policy("base", (), lambda context: context.base)
+BASE = Policy("base", (), lambda context: context.weak.base())
 """The weak model as it is: one that is served elsewhere, or not trained."""
 
 

@@ -15,15 +15,15 @@ from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.row_systems import Retrievers
 from cowest.assembly.rows import Row
+from cowest.assembly.sources import Source
 from cowest.costs.estimate import Estimate, StageEstimate, estimate_work, paid_requests, spread
 from cowest.costs.workload import Range, Work, workload
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
-from cowest.recipe.config import ModelConfig, OpenAIModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.run.freshness import lineage
 from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
-from cowest.stages import depends
 from cowest.stages.evaluate import test_queries
 from cowest.table.dry import Asked, dry_run
 from cowest.table.plan import make_plan
@@ -92,8 +92,8 @@ def _lineage(context: Context) -> dict[str, str]:
     return lineage(stages_of(context.config), lambda stage: stage.depends(context))
 
 
-def _known_as(model: ModelConfig) -> str:
-    return fingerprint(dict(depends.model("", model).values))
+def _known_as(model: Source) -> str:
+    return fingerprint(dict(model.identity("model").values))
 
 
 def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
@@ -108,8 +108,8 @@ def _row(context: Context, row: Row, retrievers: Retrievers, seen: set[str]) -> 
     sampled = spread(queries, SAMPLED)
     done = {p.example_id for p in context.run.file(row_file(row), Prediction).load() if p.error is None}
     left = len([e for e in queries if e.id not in done])
-    for model, name in ((context.config.weak, "weak"), (context.config.strong, "strong")):
-        if not isinstance(model, OpenAIModelConfig):
+    for model, name in ((context.weak, "weak"), (context.strong, "strong")):
+        if not model.paid:
             continue
         low = _asked(context, row, sampled, retrievers, name, set(seen), sure=1.0)
         high = _asked(context, row, sampled, retrievers, name, seen, sure=1e-9)
@@ -120,7 +120,7 @@ def _row(context: Context, row: Row, retrievers: Retrievers, seen: set[str]) -> 
 
 
 def _work(
-    model: ModelConfig,
+    model: Source,
     row: Row,
     number: int,
     asked: dict[str, list[Asked]],
@@ -158,8 +158,8 @@ def _asked(
     sure: float,
 ) -> dict[str, list[Asked]]:
     """The requests to one model that no earlier row of the unit makes, by query."""
-    config, found = context.config, defaultdict[str, list[Asked]](list)
-    described = config.weak if model == "weak" else config.strong
+    found = defaultdict[str, list[Asked]](list)
+    described = context.weak if model == "weak" else context.strong
     weak = _lineage(context).get(row.needs, "") if row.uses == "both" else ""
 
     async def run() -> None:

@@ -61,9 +61,9 @@ def _depends(context: Context, row: Row) -> Depends:
         | depends.value("seed", c.seed)
     )
     if row.uses != "weak":
-        found |= depends.model("strong", c.strong)
+        found |= context.strong.identity("strong")
     if row.uses != "strong" and row.needs == "nothing":
-        found |= depends.model("weak", c.weak)
+        found |= context.weak.identity("weak")
     return found
 
 
@@ -111,5 +111,4 @@ def _failed(file: JsonlFile[Prediction], queries: Sequence[Example], row: str, w
 def _ref(context: Context, which: Which) -> ModelRef:
     if which == "aligned":
         return context.located(selection(context).model)
-    trained = isinstance(context.config.weak, LocalModelConfig)
-    return sft_model(context) if which == "sft" and trained else context.base
+    return sft_model(context) if which == "sft" and context.weak.trainable else context.weak.base()
