@@ -52,7 +52,7 @@ MESSAGE = st.fixed_dictionaries(
 )  # fmt: skip
 REQUEST = st.fixed_dictionaries(
     {
-        "model": wrong_sometimes(st.sampled_from(["bench", "bench/strong", "bench/weak"])),
+        "model": wrong_sometimes(st.sampled_from(["bench", "bench.strong", "bench.weak"])),
         "messages": wrong_sometimes(st.lists(wrong_sometimes(MESSAGE), min_size=1, max_size=5)),
     },
     optional={

@@ -43,7 +43,7 @@ class ScriptedWeak:
 
 
 def make_server(strong_url: str, settings: Settings) -> tuple[Server, HttpBackend]:
-    """``bench`` is the collaboration, ``bench/strong`` and ``bench/weak`` are the models alone."""
+    """``bench`` is the collaboration, ``bench.strong`` and ``bench.weak`` are the models alone."""
     breakers = {
         side: Breaker(side, settings.breaker_failures, settings.breaker_cooldown_s) for side in ("weak", "strong")
     }
@@ -63,9 +63,9 @@ def make_server(strong_url: str, settings: Settings) -> tuple[Server, HttpBacken
     )  # fmt: skip
     alone = ChatBackend(ScriptedWeak(), Sampling(max_tokens=64), breakers["weak"])
     served = {
-        "bench": Served("bench", frames, strong, drafter=drafter, strong_id="bench/strong"),
-        "bench/strong": Served("bench/strong", frames, strong),
-        "bench/weak": Served("bench/weak", frames, alone, "weak_alone"),
+        "bench": Served("bench", frames, strong, drafter=drafter, strong_id="bench.strong"),
+        "bench.strong": Served("bench.strong", frames, strong),
+        "bench.weak": Served("bench.weak", frames, alone, "weak_alone"),
     }
     return Server(served, settings, Keys(), breakers, metrics), strong
 

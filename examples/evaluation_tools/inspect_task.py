@@ -1,6 +1,6 @@
 """An Inspect task over the queries of a run (``queries.py export``). The served collaboration puts its own frames around a query.
 
-inspect eval inspect_task.py --model openai-api/cowest/lab/medicine -T queries=queries.jsonl
+inspect eval inspect_task.py --model openai-api/cowest/lab.medicine -T queries=queries.jsonl
 """
 
 from __future__ import annotations

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from cowest.types import Completion, Example, Message, ModelRef, Passage, Prediction, Sampling, Score, Usage
+from cowest.types import (
+    Completion,
+    Example,
+    Message,
+    ModelRef,
+    Passage,
+    Prediction,
+    RouteDecision,
+    RouteFacts,
+    Sampling,
+    Score,
+    Usage,
+)
 
 
 @runtime_checkable
@@ -54,6 +66,18 @@ class Engine(Protocol):
 
     def open(self, ref: ModelRef, *, device: str, dtype: str, batch_size: int) -> ChatModel:
         """A model that answers with these weights until it is closed; ``batch_size`` is the most that are generated together."""
+        ...
+
+
+@runtime_checkable
+class RoomyChatModel(ChatModel, Protocol):
+    """A model that knows its window."""
+
+    def room(self, messages: Sequence[Message]) -> int | None:
+        """Tokens that its window leaves for an answer to these messages (negative: they alone do not fit); None: no limit.
+
+        Raises ModelCallError ``chat_template`` for messages that it cannot take.
+        """
         ...
 
 
@@ -174,6 +198,20 @@ class Tracker(Protocol):
 
     def log(self, stage: str, values: Mapping[str, float], step: int | None = None) -> None:
         """Values by name; ``step`` where they come of a training step, or of the checkpoint after it."""
+        ...
+
+
+@runtime_checkable
+class Route(Protocol):
+    """Who answers a query. A pure choice: it asks no model, and the same query and facts give the same decision."""
+
+    @property
+    def name(self) -> str:
+        """How the route is called in results and by a server."""
+        ...
+
+    async def choose(self, query: Example, facts: RouteFacts) -> RouteDecision:
+        """The decision. The query's references are unknown to a server, and no route may read them."""
         ...
 
 

@@ -201,6 +201,29 @@ class PreferencePair(Record):
         return self.chosen_gain - self.rejected_gain
 
 
+class RouteFacts(Record):
+    """What a route may know beyond the query. Offline the defaults hold.
+
+    ``turns`` came before the question. ``plain``: one plain text is asked for (no tools, no schema, not several answers), so that
+    the weak model could give it. ``weak_up`` and ``strong_up`` are False while a server leaves that model alone after failures.
+    """
+
+    turns: int = Field(default=0, ge=0)
+    plain: bool = True
+    weak_up: bool = True
+    strong_up: bool = True
+
+
+class RouteDecision(Record):
+    """Who answers a query: the weak model alone, the strong one alone, or both together.
+
+    ``reason`` is one word of the route's own, for counting: what a user wrote has no place in it.
+    """
+
+    who: Literal["weak", "strong", "both"]
+    reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+
+
 class ModelRef(Record):
     """A weak model on disk or on the hub: a base and, where one was trained, a PEFT adapter."""
 

@@ -14,8 +14,9 @@ import aiohttp
 from aiohttp import web
 
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.collaboration.routes import BOTH
 from cowest.models.scripted import ScriptedChatModel
-from cowest.protocols import ChatModel, Frames
+from cowest.protocols import ChatModel, Frames, Route
 from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.app import Server
 from cowest.server.auth import Keys
@@ -28,7 +29,7 @@ from cowest.server.metrics import Metrics
 from cowest.server.redaction import Hook, Redactor, checked
 from cowest.server.runner import listening
 from cowest.server.settings import Settings
-from cowest.server.upstream import HttpBackend
+from cowest.server.upstream import Backend, HttpBackend
 from cowest.types import Completion, Message, Sampling
 
 FRAMES = DefaultFrames("Answer the question.")
@@ -201,11 +202,14 @@ async def serving(
     ledger: Path | None = None,
     hook: Hook | None = None,
     hook_patience_s: float = 60.0,
+    route: Route = BOTH,
+    big: Backend | None = None,
     **config: Any,
 ) -> AsyncIterator[Client]:
-    """``pair``, ``pair/weak`` and ``pair/strong`` on loopback; ``config`` are fields of the strong model's section.
+    """``pair``, ``pair.weak`` and ``pair.strong`` on loopback; ``config`` are fields of the strong model's section.
 
-    ``ledger`` is the file to collect in; ``hook`` redacts.
+    ``ledger`` is the file to collect in; ``hook`` redacts; ``route`` decides who answers under ``pair``; ``big`` is another
+    strong model than the one at ``url``.
     """
     weak = weak or ScriptedChatModel([], default=DRAFT)
     fields = {"kind": "openai", "model": "big", "base_url": url, "max_attempts": 3} | config
@@ -213,7 +217,7 @@ async def serving(
     s = settings
     breakers = {side: Breaker(side, s.breaker_failures, s.breaker_cooldown_s, **timed) for side in ("weak", "strong")}
     answer, draft, metrics = Sampling(max_tokens=512), Sampling(max_tokens=64), Metrics()
-    big = HttpBackend(
+    big = big or HttpBackend(
         OpenAIModelConfig.model_validate(fields),
         SECRET,
         answer,
@@ -224,10 +228,20 @@ async def serving(
     drafter = Drafter(
         weak, draft, breakers["weak"], deadline_s=settings.draft_deadline_s, max_chars=settings.max_draft_chars
     )
+    alone = ChatBackend(weak, draft, breakers["weak"])
     served = {
-        "pair": Served("pair", frames, big, drafter=drafter, weak_id="pair/weak", strong_id="pair/strong"),
-        "pair/weak": Served("pair/weak", frames, ChatBackend(weak, draft, breakers["weak"]), "weak_alone"),
-        "pair/strong": Served("pair/strong", frames, big),
+        "pair": Served(
+            "pair",
+            frames,
+            big,
+            drafter=drafter,
+            weak_id="pair.weak",
+            strong_id="pair.strong",
+            weak=alone,
+            route=route,
+        ),
+        "pair.weak": Served("pair.weak", frames, alone, "weak_alone"),
+        "pair.strong": Served("pair.strong", frames, big),
     }
     redactor = None if hook is None else Redactor(checked(hook), hook_patience_s)
     with open_collector(ledger or Path(), "pair", metrics, redactor, ledger is not None) as collector:

@@ -100,14 +100,14 @@ async def test_every_choice_is_kept_and_a_tool_call_has_no_text(
 
 
 async def test_which_model_answered_is_kept(client: Client, upstream: Upstream, ledger: Path) -> None:
-    await client.ask(model="pair/strong")
-    await client.ask(model="pair/weak")
+    await client.ask(model="pair.strong")
+    await client.ask(model="pair.weak")
     upstream.plan = [500, 500, 500]
     await client.ask()
     found = [(e.model, e.mode, e.degraded, e.draft, e.prompt != (), e.answers) for e, _ in kept(ledger)]
     assert found == [
-        ("pair/strong", "strong_alone", None, None, False, ("No, it is not.",)),
-        ("pair/weak", "weak_alone", None, None, False, (DRAFT,)),
+        ("pair.strong", "strong_alone", None, None, False, ("No, it is not.",)),
+        ("pair.weak", "weak_alone", None, None, False, (DRAFT,)),
         ("pair", "weak_alone", "strong_http_500", DRAFT, True, (DRAFT,)),
     ]
 

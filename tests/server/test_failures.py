@@ -65,7 +65,7 @@ async def test_without_a_usable_draft_the_strong_model_answers_alone(
         assert got.status == 200 and got.text == "No, it is not."
         told = got.json["cowest"]
         assert (told["mode"], told["degraded"], told["draft"]) == ("strong_alone", reason, None)
-        assert got.json["model"] == "pair/strong"
+        assert got.json["model"] == "pair.strong"
         assert await client.metric(f'cowest_degraded_total{{reason="{reason}"}}') == 1
     alone = FRAMES.solo(Example(id="x", input="May I?", references=("",)))[0].content
     assert upstream.bodies[0]["messages"][0]["content"] == alone
@@ -150,7 +150,7 @@ async def test_when_the_strong_model_is_down_the_draft_is_the_answer(
             )
         else:
             text, told, model = got.text, got.json["cowest"], got.json["model"]
-        assert (text, told["mode"], model) == (DRAFT, "weak_alone", "pair/weak")
+        assert (text, told["mode"], model) == (DRAFT, "weak_alone", "pair.weak")
         assert told["degraded"].startswith("strong_") and told["usage"]["strong"] is None
         assert await client.metric('cowest_answers_total{mode="weak_alone",model="pair"}') == 1
 

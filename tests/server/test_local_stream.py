@@ -49,7 +49,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 async def test_pieces_come_as_they_are_written(upstream: Upstream) -> None:
     weak = Speaker()
     async with serving(upstream.url, weak) as client:
-        body = {"model": "pair/weak", "stream": True, "messages": [{"role": "user", "content": "Hm?"}]}
+        body = {"model": "pair.weak", "stream": True, "messages": [{"role": "user", "content": "Hm?"}]}
         body["stream_options"] = {"include_usage": True}
         asking = asyncio.ensure_future(client.session.post(f"{client.url}/chat/completions", json=body))
         weak.may.release()
@@ -70,7 +70,7 @@ async def test_a_failure_before_the_first_piece_has_a_status(upstream: Upstream,
     weak = Speaker(ModelCallError(kind, "no"), at=0)
     weak.may.release()
     async with serving(upstream.url, weak) as client:
-        got = await client.ask(model="pair/weak", stream=True)
+        got = await client.ask(model="pair.weak", stream=True)
         assert got.status == status and got.json["error"]["message"]
 
 
@@ -79,7 +79,7 @@ async def test_a_failure_after_it_is_told_in_the_stream(upstream: Upstream) -> N
     weak.may.release()
     weak.may.release()
     async with serving(upstream.url, weak) as client:
-        got = await client.ask(model="pair/weak", stream=True)
+        got = await client.ask(model="pair.weak", stream=True)
         parts = got.raw.decode().strip().split("\n\n")
         assert len(parts) == 2 and json.loads(parts[1][6:])["error"]["code"] == "local_failure"
 
@@ -88,7 +88,7 @@ async def test_a_client_that_leaves_frees_the_model(upstream: Upstream) -> None:
     weak = Speaker()
     weak.may.release()
     async with serving(upstream.url, weak) as client:
-        body = {"model": "pair/weak", "stream": True, "messages": [{"role": "user", "content": "Hm?"}]}
+        body = {"model": "pair.weak", "stream": True, "messages": [{"role": "user", "content": "Hm?"}]}
         got = await client.session.post(f"{client.url}/chat/completions", json=body)
         await got.content.readuntil(b"\n\n")
         got.close()
@@ -97,7 +97,7 @@ async def test_a_client_that_leaves_frees_the_model(upstream: Upstream) -> None:
 
 async def test_stop_and_several_answers_come_whole(upstream: Upstream) -> None:
     async with serving(upstream.url, Speaker()) as client:
-        stopped = await client.ask(model="pair/weak", stream=True, stop=", never")
+        stopped = await client.ask(model="pair.weak", stream=True, stop=", never")
         assert stopped.chunks[0]["choices"][0]["delta"]["content"] == "No"
-        several = await client.ask(model="pair/weak", stream=True, n=2)
+        several = await client.ask(model="pair.weak", stream=True, n=2)
         assert [c["choices"][0]["index"] for c in several.chunks] == [0, 0, 1, 1]

@@ -94,8 +94,8 @@ async def test_plain_from_a_program_without_asyncio(upstream: Upstream) -> None:
 
 async def test_models(upstream: Upstream) -> None:
     async with sdk(upstream) as (client, _):
-        assert [model.id async for model in client.models.list()] == ["pair", "pair/weak", "pair/strong"]
-        assert (await client.models.retrieve("pair/weak")).id == "pair/weak"  # the SDK escapes the slash
+        assert [model.id async for model in client.models.list()] == ["pair", "pair.weak", "pair.strong"]
+        assert (await client.models.retrieve("pair.weak")).id == "pair.weak"  # the SDK escapes the slash
         with pytest.raises(openai.NotFoundError):
             await client.models.retrieve("gpt-4")
 
@@ -174,7 +174,7 @@ async def test_several_answers(upstream: Upstream) -> None:
     async with sdk(upstream) as (client, _):
         done = await client.chat.completions.create(model="pair", messages=ASKED, n=3, seed=7)
         assert [choice.message.content for choice in done.choices] == ["0", "1", "2"]
-        alone = await client.chat.completions.create(model="pair/weak", messages=ASKED, n=2)
+        alone = await client.chat.completions.create(model="pair.weak", messages=ASKED, n=2)
     assert upstream.bodies[0]["n"] == 3 and upstream.bodies[0]["seed"] == 7
     assert [choice.message.content for choice in alone.choices] == [DRAFT] * 2
 

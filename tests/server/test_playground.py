@@ -221,15 +221,15 @@ class TestInABrowser:
         def more(site: Site) -> None:
             served = site.client.server.served
             assert isinstance(served, dict)
-            for name in ("pair/collab", "lab/medicine", "lab/medicine/weak"):
-                kind = "pair/weak" if name.endswith("weak") else "pair"
+            for name in ("pair.collab", "lab.medicine", "lab.medicine.weak"):
+                kind = "pair.weak" if name.endswith("weak") else "pair"
                 served[name] = replace(served[kind], id=name)
 
         site = open_page(prepare=more)
         wait_for(lambda: at(chrome, "#model").is_displayed(), "the picker")
         options = [o.get_attribute("value") for o in chrome.find_elements("css selector", "#model option")]
-        assert options == ["pair", "pair/collab", "lab/medicine"]
-        at(chrome, "#model option[value='lab/medicine']").click()
+        assert options == ["pair", "pair.collab", "lab.medicine"]
+        at(chrome, "#model option[value='lab.medicine']").click()
         ask(chrome)
         wait_for(lambda: is_done(chrome), "the answers")
         assert at(chrome, "#strong .note").text == "The strong model alone is not served here (--systems)."
@@ -354,7 +354,7 @@ class TestInABrowser:
         at(chrome, "#send").click()
         wait_for(lambda: at(chrome, "#told").text.startswith("Kept."), "the right answer")
         found = {entry.model: verdict for entry, verdict in read_exchanges(ledger, "pair")}
-        assert found["pair/strong"] is None
+        assert found["pair.strong"] is None
         verdict = found["pair"]
         assert verdict is not None and verdict.helpful is False and verdict.answer == "no"
 

@@ -76,7 +76,7 @@ async def test_every_text_is_redacted_before_it_leaves_and_before_it_is_kept(ups
     assert not re.search(rb"(?i)\bann\b", files)
 
 
-@pytest.mark.parametrize("model", ["pair", "pair/weak", "pair/strong"])
+@pytest.mark.parametrize("model", ["pair", "pair.weak", "pair.strong"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_where_the_hook_fails_nothing_is_sent(
     upstream: Upstream, ledger: Path, caplog: pytest.LogCaptureFixture, model: str, stream: bool
@@ -131,7 +131,7 @@ async def test_a_draft_of_which_nothing_is_left_is_none(upstream: Upstream) -> N
     weak = ScriptedChatModel([], default="Ann")
     async with serving(upstream.url, weak, hook=lambda text: text.replace("Ann", "")) as client:
         got = await client.ask(cowest={"details": True})
-        assert got.json["cowest"]["degraded"] == "draft_empty" and got.json["model"] == "pair/strong"
+        assert got.json["cowest"]["degraded"] == "draft_empty" and got.json["model"] == "pair.strong"
 
 
 async def test_an_answer_that_cannot_be_redacted_is_given_and_not_kept(upstream: Upstream, ledger: Path) -> None:

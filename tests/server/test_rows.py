@@ -54,14 +54,14 @@ async def test_a_row_makes_its_own_calls_and_counts_them(tmp_path: Path) -> None
         path = recipe_file(tmp_path, weak, big)
         async with served(path, "collab", "strong_self_refine", "bm25") as client:
             listed = [card["id"] for card in (await client.get("/v1/models")).json["data"]]
-            assert listed == ["tiny", "tiny/collab", "tiny/strong_self_refine", "tiny/bm25"]
+            assert listed == ["tiny", "tiny.collab", "tiny.strong_self_refine", "tiny.bm25"]
             big.plan = [reply("First.\nAnswer: no"), reply("Mended.\nAnswer: yes")]
-            got = await client.ask(question, model="tiny/strong_self_refine")
-            assert got.text == "Mended.\nAnswer: yes" and got.json["model"] == "tiny/strong_self_refine"
+            got = await client.ask(question, model="tiny.strong_self_refine")
+            assert got.text == "Mended.\nAnswer: yes" and got.json["model"] == "tiny.strong_self_refine"
             assert got.json["usage"]["prompt_tokens"] == 200  # both calls
             assert asked(big) == [question, f"{question}\nDraft: First.\nAnswer: no"]
             assert not weak.bodies
-            got = await client.ask(question, model="tiny/bm25", cowest={"context": "Of the ward."})
+            got = await client.ask(question, model="tiny.bm25", cowest={"context": "Of the ward."})
             assert asked(big)[-1].endswith(f"Of the ward.\n{question}") and "Answer:" in asked(big)[-1]
 
 

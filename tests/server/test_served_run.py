@@ -54,12 +54,12 @@ def test_a_served_run_answers_as_its_evaluation_did(tmp_path: Path) -> None:
             (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
             async with served(out) as client:
                 listed = [card["id"] for card in (await client.get("/v1/models")).json["data"]]
-                assert listed == ["tiny", "tiny/collab", "tiny/weak", "tiny/strong", "tiny/collab_aligned"]
+                assert listed == ["tiny", "tiny.collab", "tiny.weak", "tiny.strong", "tiny.collab_aligned"]
                 for system in ("weak", "strong", "collab", "collab_aligned"):
                     found = {p.example_id: p for p in JsonlFile(out / f"predictions/{system}.jsonl", Prediction).load()}
                     queries = world().examples("test")
                     answers = await asyncio.gather(
-                        *(client.ask(e.input, model=f"tiny/{system}", cowest={"details": True}) for e in queries)
+                        *(client.ask(e.input, model=f"tiny.{system}", cowest={"details": True}) for e in queries)
                     )
                     assert {a.status for a in answers} == {200}
                     for example, answer in zip(queries, answers, strict=True):
@@ -83,7 +83,7 @@ def recipe_file(folder: Path, weak_url: str, strong_url: str) -> Path:
 async def test_a_recipe_of_two_endpoints_needs_no_run(tmp_path: Path) -> None:
     async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak.url, big.url)) as client:
         listed = [card["id"] for card in (await client.get("/v1/models")).json["data"]]
-        assert listed == ["tiny", "tiny/collab", "tiny/weak", "tiny/strong"]
+        assert listed == ["tiny", "tiny.collab", "tiny.weak", "tiny.strong"]
         got = await client.ask(world().examples("test")[0].input, model="tiny")
         assert got.status == 200
         assert big.bodies[0]["messages"][-1]["content"].endswith("\nDraft: No, it is not.")
@@ -208,3 +208,38 @@ async def test_a_hook_that_is_not_there_exits_with_2(tmp_path: Path) -> None:
     async with command(str(recipe), "--redact", "nowhere:f") as (process, url):
         _, err = await process.communicate()
         assert url == "" and process.returncode == 2 and b"--redact nowhere:f" in err
+
+
+async def test_the_command_sets_length_and_route(tmp_path: Path) -> None:
+    async with strong() as weak, strong() as big:
+        words = (
+            str(recipe_file(tmp_path, weak.url, big.url)),
+            "--port",
+            "0",
+            "--answer-tokens",
+            "33",
+            "--route",
+            "strong",
+        )
+        async with command(*words) as (_, url), aiohttp.ClientSession() as session:
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "May I?"}]}
+            assert (await session.post(f"{url}/chat/completions", json=body)).status == 200
+            card = (await (await session.get(f"{url}/models/tiny")).json())["cowest"]
+        assert big.bodies[0]["max_tokens"] == 33 and not weak.bodies
+        assert (card["answer_tokens"], card["route"]) == (33, "strong")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--route", "nothing"), "there is no route 'nothing'"),
+        (("--answer-tokens", "99999"), b"--max-tokens (32768)"),
+    ],
+)
+async def test_a_route_or_length_that_cannot_be_exits_with_2(
+    tmp_path: Path, words: tuple[str, ...], told: bytes
+) -> None:
+    recipe = recipe_file(tmp_path, "http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1")
+    async with command(str(recipe), *words) as (process, url):
+        _, err = await process.communicate()
+        assert url == "" and process.returncode == 2 and told in err and len(err.splitlines()) == 1

@@ -65,18 +65,22 @@ async def test_usage_counts_both_and_keeps_what_else_is_there(client: Client) ->
 
 
 async def test_each_model_alone(client: Client, upstream: Upstream, weak: ScriptedChatModel) -> None:
-    assert (await client.ask(model="pair/weak")).text == DRAFT
+    assert (await client.ask(model="pair.weak")).text == DRAFT
     assert not upstream.bodies and len(weak.requests) == 1
-    got = await client.ask(model="pair/strong")
-    assert got.json["model"] == "pair/strong" and got.json["usage"]["prompt_tokens"] == 100
+    got = await client.ask(model="pair.strong")
+    assert got.json["model"] == "pair.strong" and got.json["usage"]["prompt_tokens"] == 100
     assert upstream.bodies[0]["messages"] == [{"role": "user", "content": FRAMES.solo(asked())[0].content}]
     assert len(weak.requests) == 1
 
 
 async def test_models_are_listed(client: Client) -> None:
     listed = (await client.get("/v1/models")).json
-    assert [card["id"] for card in listed["data"]] == ["pair", "pair/weak", "pair/strong"]
-    assert (await client.get("/v1/models/pair/weak")).json["id"] == "pair/weak"
+    assert [card["id"] for card in listed["data"]] == ["pair", "pair.weak", "pair.strong"]
+    assert not [card for card in listed["data"] if "/" in card["id"]]
+    assert (await client.get("/v1/models/pair/weak")).json["id"] == "pair.weak"  # as the id was written before
+    old = await client.ask(model="pair/strong")
+    assert old.status == 200 and old.json["model"] == "pair.strong"
+    assert (await client.get("/v1/models/pair.weak")).json["id"] == "pair.weak"
     missing = await client.ask(model="gpt-4")
     assert missing.status == 404 and missing.json["error"]["code"] == "model_not_found"
 
@@ -124,10 +128,11 @@ async def test_a_conversation_keeps_its_other_turns(
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Who are you?"},
-        {"role": "assistant", "content": "A doctor."},
-        {"role": "user", "content": "May I?", "name": "ann"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "62"},
+        {"role": "assistant", "content": "A doctor."},
+        {"role": "user", "content": "May I?", "name": "ann"},
+        {"role": "assistant", "content": "Well,"},
     ]
     await client.ask(messages=messages)
     assert weak.requests[0].messages == (
@@ -138,7 +143,7 @@ async def test_a_conversation_keeps_its_other_turns(
     )
     sent = upstream.bodies[0]["messages"]
     refined = {"role": "user", "content": FRAMES.refine(asked(), DRAFT)[0].content, "name": "ann"}
-    assert sent == [*messages[:3], refined, *messages[4:]]
+    assert sent == [*messages[:5], refined, messages[6]]
 
 
 async def test_images_stay_and_only_the_text_is_framed(client: Client, upstream: Upstream) -> None:
@@ -217,11 +222,11 @@ async def test_a_server_that_does_not_stream_is_streamed(client: Client) -> None
 
 
 async def test_the_weak_model_alone_streams_stops_and_gives_several(client: Client) -> None:
-    streamed = await client.ask(model="pair/weak", stream=True, stream_options={"include_usage": True})
+    streamed = await client.ask(model="pair.weak", stream=True, stream_options={"include_usage": True})
     assert streamed.chunks[0]["choices"][0]["delta"]["content"] == DRAFT and streamed.chunks[-1]["usage"]
-    stopped = await client.ask(model="pair/weak", stop=" Answer:", n=2)
+    stopped = await client.ask(model="pair.weak", stop=" Answer:", n=2)
     assert [c["message"]["content"] for c in stopped.json["choices"]] == ["Velmo is safe up to 62 mg."] * 2
-    refused = await client.ask(model="pair/weak", tools=[{"type": "function"}])
+    refused = await client.ask(model="pair.weak", tools=[{"type": "function"}])
     assert refused.status == 400 and refused.json["error"]["param"] == "tools"
 
 

@@ -177,6 +177,10 @@ class LocalChatModel:
         """
         return await self._queued(messages, sampling).future
 
+    def room(self, messages: Sequence[Message]) -> int | None:
+        """See RoomyChatModel."""
+        return None if self._window is None else self._window - len(self._encode(tuple(messages)))
+
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
         """See StreamingChatModel. Half a character waits for its other half."""
         news: asyncio.Queue[list[int] | None] = asyncio.Queue()  # as long as the text at most

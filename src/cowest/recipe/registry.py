@@ -5,7 +5,7 @@ In a package's ``pyproject.toml``, for a signal (each registry has a group of it
     [project.entry-points."cowest.signals"]
     outcome = "my_package:OUTCOME"
 
-A name that cowest has itself cannot be taken; a name that two packages claim is an error when it is used.
+What is named is the thing itself, or a class that is made without arguments. A name that cowest has itself cannot be taken; a name that two packages claim is an error when it is used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Registry(Generic[T]):
 
     def _loaded(self, point: EntryPoint, where: str) -> T:
         try:
-            found: T = point.load()
+            found = point.load()
+            if isinstance(found, type):
+                found = found()
         except CowestError:
             raise
         except Exception as error:
@@ -55,4 +57,5 @@ class Registry(Generic[T]):
         missing = [part for part in self._parts if not hasattr(found, part)]
         if missing:
             raise ConfigError(f"{where}: {point.value} is no {self._what}: it has no {', '.join(missing)}")
-        return found
+        made: T = found
+        return made

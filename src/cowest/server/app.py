@@ -50,7 +50,7 @@ class Server:
         """Make the parts that follow from the settings."""
         s = self.settings
         self.admission = Admission(s.concurrency, s.queue, s.rate_per_minute)
-        self.gateway = Gateway(s, self.redactor)
+        self.gateway = Gateway(s, self.redactor, self.breakers)
         self.metrics.inside(lambda: self.admission.inside)
         self.metrics.breakers(self.breakers)
 
@@ -168,7 +168,7 @@ class Server:
         return chat
 
     def _find(self, name: str) -> Served:
-        served = self.served.get(name)
+        served = self.served.get(name) or self.served.get(name.replace("/", "."))  # as ids were written before
         if served is None:
             message = "the model does not exist here; GET /v1/models lists those that do"
             raise ApiError(404, message, param="model", code="model_not_found")
@@ -239,11 +239,23 @@ class Server:
 
     async def _models(self, request: web.Request) -> web.Response:
         self._allowed(request)
-        return web.json_response({"object": "list", "data": [_card(name) for name in self.served]})
+        return web.json_response({"object": "list", "data": [self._card(served) for served in self.served.values()]})
 
     async def _model(self, request: web.Request) -> web.Response:
         self._allowed(request)
-        return web.json_response(_card(self._find(request.match_info["id"]).id))
+        return web.json_response(self._card(self._find(request.match_info["id"])))
+
+    def _card(self, served: Served) -> dict[str, object]:
+        """A model as /v1/models tells of it; ``answer_tokens`` null: the model's own limit counts."""
+        about = served.about
+        told = {
+            "system": about.system,
+            "route": served.route.name if served.drafter is not None else None,
+            "answer_tokens": about.answer_tokens,
+            "draft_tokens": about.draft_tokens,
+            "max_answer_tokens": self.settings.max_output_tokens,
+        }
+        return {"id": served.id, "object": "model", "created": about.created, "owned_by": "cowest", "cowest": told}
 
     async def _page(self, request: web.Request) -> web.Response:
         page = playground(wants_key=bool(self.keys), collects=self.collector is not None)
@@ -285,10 +297,6 @@ def _ids(exchange: Exchange) -> dict[str, str]:
 def _told(error: ApiError, exchange: Exchange | None = None) -> web.Response:
     headers = error.headers | (_ids(exchange) if exchange is not None else {})
     return web.Response(body=error.body(), status=error.status, headers=headers, content_type="application/json")
-
-
-def _card(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "cowest"}
 
 
 def _hang_up(request: web.Request) -> None:

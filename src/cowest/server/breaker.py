@@ -56,15 +56,23 @@ class Breaker:
             raise
         self._settle(probe, down=False)
 
-    def _enter(self) -> bool:
+    def refusal(self) -> Unavailable | None:
+        """What an attempt would be told at once; None where it may be made."""
         if self._opened is None:
-            return False
+            return None
         left = self._cooldown_s - (self._clock() - self._opened)
-        if left > 0 or self._probing:
-            message = f"the {self._name} model has failed repeatedly and is left alone for a moment"
-            raise Unavailable("breaker_open", message, down=None, retry_after_s=max(1.0, left))
-        self._probing = True
-        return True
+        if left <= 0 and not self._probing:
+            return None
+        message = f"the {self._name} model has failed repeatedly and is left alone for a moment"
+        return Unavailable("breaker_open", message, down=None, retry_after_s=max(1.0, left))
+
+    def _enter(self) -> bool:
+        """Whether the attempt is a probe. Raises Unavailable where none is to be made."""
+        refused = self.refusal()
+        if refused is not None:
+            raise refused
+        self._probing = self._probing or self._opened is not None
+        return self._opened is not None
 
     def _settle(self, probe: bool, down: bool) -> None:
         if probe:

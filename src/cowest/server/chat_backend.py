@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 from pydantic import JsonValue
 
@@ -17,31 +16,33 @@ from cowest.errors import ModelCallError
 from cowest.models.endpoint import ApiError as EndpointApiError
 from cowest.models.endpoint import parse_request
 from cowest.models.wire import request_body
-from cowest.protocols import ChatModel, StreamingChatModel
+from cowest.protocols import ChatModel, RoomyChatModel, StreamingChatModel
 from cowest.server.answers import chunks_of, completion_of
 from cowest.server.breaker import Breaker
-from cowest.server.errors import ApiError, Unavailable
-from cowest.server.request import Body
+from cowest.server.errors import ApiError
+from cowest.server.faults import meaning
+from cowest.server.request import TOKEN_LIMITS, Body, wants_usage
+from cowest.server.room import too_long
 from cowest.server.upstream import patience, with_defaults
 from cowest.types import Completion, Message, Sampling
-
-REQUEST_FAULTS: Final = frozenset({"too_long", "chat_template", "http_400", "http_413", "http_422"})
-"""Failures that say nothing of the model's health: this prompt cannot be answered by it."""
-ANSWER_FAULTS: Final = frozenset({"empty", "refusal", "content_filter", "no_choices"})
-"""The model answered, and the answer is of no use."""
 
 
 class ChatBackend:
     """Answers with a ChatModel. What would change the answer and cannot be done (tools, a schema, images) is refused with 400.
 
     A stream comes as the model writes it where the model can tell (StreamingChatModel) and one text without ``stop`` is asked
-    for; else each choice is one piece. ``sampling`` counts where the client says nothing.
+    for; else each choice is one piece. ``sampling`` counts where the client says nothing, but for max_tokens where ``most`` is
+    given: then the answer may take what the model's window leaves (RoomyChatModel), and ``most`` tokens at most.
     """
 
-    def __init__(self, model: ChatModel, sampling: Sampling, breaker: Breaker) -> None:
-        self._model, self._breaker = model, breaker
+    def __init__(self, model: ChatModel, sampling: Sampling, breaker: Breaker, most: int | None = None) -> None:
+        self._model, self._breaker, self._most = model, breaker, most
         self._defaults = request_body("", (), sampling)
         del self._defaults["messages"], self._defaults["model"]
+
+    def check(self, body: Body) -> None:
+        """See Backend."""
+        self._asked(body)
 
     async def complete(self, body: Body, until: float) -> Body:
         """See Backend."""
@@ -55,8 +56,7 @@ class ChatBackend:
 
     async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """See Backend."""
-        options = body.get("stream_options")
-        usage = isinstance(options, dict) and options.get("include_usage") is True
+        usage = wants_usage(body)
         asked = self._asked(body)
         if asked.stops or len(asked.samplings) > 1 or not isinstance(self._model, StreamingChatModel):
             for chunk in chunks_of(await self._whole(asked, until), usage):
@@ -77,6 +77,7 @@ class ChatBackend:
 
     def _asked(self, body: Body) -> _Asked:
         """What a body asks for. Raises ApiError 400."""
+        open_ = self._most is not None and all(body.get(name) is None for name in TOKEN_LIMITS)
         asked = with_defaults(body, self._defaults) | {"model": self._model.name}
         stops = _stops(asked.pop("stop", None))
         asked.pop("stream", None)
@@ -84,7 +85,20 @@ class ChatBackend:
             request = parse_request(json.dumps(asked).encode(), self._model.name)
         except EndpointApiError as error:
             raise ApiError(error.status, str(error), param=error.param, code=error.code) from None
-        return _Asked(tuple(turn.message() for turn in request.messages), request.samplings(), stops)
+        messages, samplings = tuple(turn.message() for turn in request.messages), request.samplings()
+        room = self._room(messages)
+        if open_ and self._most is not None:
+            limit = self._most if room is None else max(1, min(self._most, room))
+            samplings = [sampling.model_copy(update={"max_tokens": limit}) for sampling in samplings]
+        if room is not None and samplings[0].max_tokens > room:
+            raise too_long(samplings[0].max_tokens, room)
+        return _Asked(messages, samplings, stops)
+
+    def _room(self, messages: Sequence[Message]) -> int | None:
+        try:
+            return self._model.room(messages) if isinstance(self._model, RoomyChatModel) else None
+        except ModelCallError as error:
+            raise meaning(error) from None
 
     async def aclose(self) -> None:
         """Close the model."""
@@ -103,7 +117,7 @@ class ChatBackend:
         try:
             return await self._model.generate(messages, sampling)
         except ModelCallError as error:
-            raise _meaning(error) from None
+            raise meaning(error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +133,7 @@ async def _next(pieces: AsyncGenerator[str | Completion, None]) -> str | Complet
     try:
         return await anext(pieces)
     except ModelCallError as error:
-        raise _meaning(error) from None
-
-
-def _meaning(error: ModelCallError) -> ApiError | Unavailable:
-    """What a failed call means for the client and for the breaker."""
-    if error.kind in REQUEST_FAULTS:
-        code = "context_length_exceeded" if error.kind == "too_long" else error.kind
-        return ApiError(400, f"the model cannot take this request ({error.kind})", code=code)
-    down = error.kind not in ANSWER_FAULTS
-    return Unavailable(error.kind, f"the model gave no answer ({error.kind})", down=down)
+        raise meaning(error) from None
 
 
 def _stops(found: object) -> list[str]:

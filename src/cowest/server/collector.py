@@ -143,7 +143,7 @@ def open_collector(
 
 def _entry(served: Served, chat: ChatRequest, exchange: Exchange) -> Exchanged:
     asked = conversation(chat, exchange.id)
-    drafted = served.drafter is not None and asked.has_question
+    drafted = exchange.draft_s is not None
     return Exchanged(
         id=exchange.id,
         at=time.time(),

@@ -50,6 +50,14 @@ class Conversation:
         """Whether there is anything to draft for."""
         return self.turn >= 0
 
+    @property
+    def in_tool_loop(self) -> bool:
+        """Whether the question was answered with calls of tools already: its draft was put in before the first of them."""
+        return any(
+            message["role"] in ("tool", "function") or message.get("tool_calls") or message.get("function_call")
+            for message in self.messages[self.turn + 1 :]
+        )
+
     def for_weak(self, frames: Frames) -> tuple[Message, ...]:
         """Earlier turns as text, then the draft frame. Turns of tools are left out; neighbours of one role become one."""
         turns: list[Message] = []

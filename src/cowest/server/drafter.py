@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cowest.errors import BudgetExceededError, ModelCallError
-from cowest.protocols import ChatModel
+from cowest.protocols import ChatModel, ManyChatModel
 from cowest.server.breaker import Breaker
-from cowest.server.chat_backend import ANSWER_FAULTS, REQUEST_FAULTS
 from cowest.server.errors import Unavailable
+from cowest.server.faults import ANSWER_FAULTS, REQUEST_FAULTS, draft_fault
 from cowest.server.upstream import patience
 from cowest.types import Completion, Message, Sampling, Usage
 
@@ -66,7 +66,7 @@ class Drafter:
                 async with patience(min(until, now + self._deadline_s)):
                     done = await self._ask(messages)
         except Unavailable as error:
-            return Drafted(None, error.kind if error.kind.startswith(("draft_", "weak_")) else f"weak_{error.kind}")
+            return Drafted(None, draft_fault(error.kind))
         problem = self._problem(done.text)
         return Drafted(None if problem else done.text, problem, done)
 
@@ -74,15 +74,10 @@ class Drafter:
         try:
             return await self._weak.generate(messages, self._sampling)
         except ModelCallError as error:
-            if error.kind in ANSWER_FAULTS:
-                kind = "draft_empty" if error.kind in ("empty", "no_choices") else "draft_refused"
-                raise Unavailable(kind, "no draft", down=False) from None
-            if error.kind in REQUEST_FAULTS:
-                kind = "weak_prompt_too_long" if error.kind == "too_long" else "weak_rejected"
-                raise Unavailable(kind, "no draft", down=False) from None
-            raise Unavailable("weak_down", "no draft") from None
+            down = error.kind not in ANSWER_FAULTS | REQUEST_FAULTS
+            raise Unavailable(draft_fault(error.kind), "no draft", down=down) from None
         except BudgetExceededError:
-            raise Unavailable("weak_budget", "no draft", down=False) from None
+            raise Unavailable("budget", "no draft", down=False) from None
         except Exception:  # a bug in the weak side must not cost the answer
             logger.exception("the weak model failed in an unexpected way")
             raise Unavailable("weak_down", "no draft") from None
@@ -93,3 +88,38 @@ class Drafter:
         if len(text) > self._max_chars:
             return "draft_too_long"
         return "draft_repetition" if ends_in_loop(text) else None
+
+
+def as_drafts(weak: ChatModel) -> ChatModel:
+    """A weak model within a system of several calls: its failures are told apart from the strong model's by their kind."""
+    return _ManyDrafts(weak) if isinstance(weak, ManyChatModel) else _Drafts(weak)
+
+
+class _Drafts:
+    def __init__(self, weak: ChatModel) -> None:
+        self._weak = weak
+
+    @property
+    def name(self) -> str:
+        return self._weak.name
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        try:
+            return await self._weak.generate(messages, sampling)
+        except ModelCallError as error:
+            raise ModelCallError(draft_fault(error.kind), str(error)) from None
+
+    async def aclose(self) -> None:
+        """The model is closed by who opened it."""
+
+
+class _ManyDrafts(_Drafts):
+    def __init__(self, weak: ManyChatModel) -> None:
+        super().__init__(weak)
+        self._many = weak
+
+    async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
+        try:
+            return await self._many.generate_many(messages, sampling, n)
+        except ModelCallError as error:
+            raise ModelCallError(draft_fault(error.kind), str(error)) from None

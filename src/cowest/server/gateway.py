@@ -1,53 +1,89 @@
-"""What happens to a request: the weak model drafts, the strong one refines, and either may stand in where the other fails."""
+"""What happens to a request: a route decides who answers, the weak model drafts, the strong one refines, either may stand in."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from cowest.protocols import Frames
+from cowest.collaboration.routes import BOTH
+from cowest.protocols import Frames, Route
 from cowest.server.answers import chunks_of, completion_of, count_both, usage_of
+from cowest.server.breaker import Breaker
 from cowest.server.conversation import Conversation, conversation
 from cowest.server.drafter import Drafted, Drafter
-from cowest.server.errors import Unavailable
+from cowest.server.errors import ApiError, Unavailable
+from cowest.server.faults import NO_TEXT, DraftFailed, draft_fault
 from cowest.server.redaction import Redactor
-from cowest.server.request import Body, ChatRequest
+from cowest.server.request import Body, ChatRequest, wants_usage
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend
-from cowest.types import Usage
+from cowest.types import Completion, RouteDecision, RouteFacts, Usage
+
+logger = logging.getLogger("cowest.server")
 
 Mode = Literal["both", "strong_alone", "weak_alone"]
 _NO_DRAFT: Final = Drafted(None)
 _NOTHING: Final = Usage()
+_NO_BREAKERS: Final[Mapping[str, Breaker]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A model that can answer alone, and how it is asked."""
+
+    backend: Backend
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What ``/v1/models`` tells of an id.
+
+    ``answer_tokens``: of an answer whose length the client leaves open; None: the model's own limit. ``draft_tokens``: of a draft.
+    ``created``: Unix time at which the run (or the recipe) was finished.
+    """
+
+    system: str
+    created: int
+    answer_tokens: int | None
+    draft_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model id. With a ``drafter`` it is a collaboration; without one ``backend`` answers alone, as ``alone`` says.
+    """A model id. With a ``drafter`` it is a collaboration; without one ``backend`` answers, and ``alone`` says whose answer it is.
 
-    ``frames`` put the question; ``weak_id`` and ``strong_id`` are the ids under which either alone answers; ``task`` is the
-    recipe's domain, '' its only one.
+    (``both``: that of a system which makes calls of its own to either.) ``frames`` put the question; ``weak_id`` and ``strong_id``
+    are the ids under which either alone answers; ``task`` is the recipe's domain, '' its only one. A collaboration asks ``route``
+    who answers, and ``weak`` where that is the weak model alone. ``strong`` stands in where the weak model of a system of several
+    calls gave no draft.
     """
 
     id: str
     frames: Frames
     backend: Backend
-    alone: Literal["strong_alone", "weak_alone"] = "strong_alone"
+    alone: Mode = "strong_alone"
     drafter: Drafter | None = None
     weak_id: str = ""
     strong_id: str = ""
     task: str = ""
+    weak: Backend | None = None
+    strong: Alone | None = None
+    route: Route = BOTH
+    about: About = About("", 0, None)
 
     def name_of(self, mode: Mode) -> str:
         """The id that tells which of the models answered."""
-        if self.drafter is None or mode == "both":
+        if mode == "both" or (mode == self.alone and self.drafter is None):
             return self.id
         return (self.weak_id if mode == "weak_alone" else self.strong_id) or self.id
 
@@ -59,6 +95,7 @@ class Exchange:
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
     mode: Mode | None = None
     degraded: str | None = None
+    route: RouteDecision | None = None
     drafted: Drafted = _NO_DRAFT
     draft_s: float | None = None
     strong_s: float | None = None
@@ -67,38 +104,51 @@ class Exchange:
     weak_usage: Usage = _NOTHING
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Who is asked, and with what; ``instead`` is asked where that gives no answer for the weak model's fault."""
+
+    backend: Backend
+    body: Body
+    instead: _Plan | None = None
+
+
 class Gateway:
     """The flow of a request, and the policy for failures."""
 
-    def __init__(self, settings: Settings, redactor: Redactor | None = None) -> None:
-        self._settings, self._redactor = settings, redactor
+    def __init__(
+        self, settings: Settings, redactor: Redactor | None = None, breakers: Mapping[str, Breaker] = _NO_BREAKERS
+    ) -> None:
+        self._settings, self._redactor, self._breakers = settings, redactor, breakers
 
     async def complete(self, served: Served, request: ChatRequest, exchange: Exchange) -> Body:
         """The whole answer. Raises ApiError, and Unavailable where no model can answer."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._settings.deadline_s
-        body = await self._framed(served, request, exchange, until)
+        start = loop.time()
+        until = start + self._settings.deadline_s
+        plan = await self._plan(served, request, exchange, until)
         began = loop.time()
         try:
-            answer = await served.backend.complete(body, until)
-            exchange.strong_s = loop.time() - began
-        except Unavailable as failure:
-            answer = self._weak_alone(request, exchange, failure)
+            answer = await plan.backend.complete(plan.body, until)
+        except (ApiError, Unavailable) as failure:
+            plan = self._stand_in(plan, request, exchange, failure)
+            answer = await plan.backend.complete(plan.body, until)
+        exchange.strong_s = loop.time() - began if exchange.mode != "weak_alone" else None
         self._dress(served, answer, exchange)
         if request.extension.details:
-            answer["cowest"] = details(exchange, loop.time() - (until - self._settings.deadline_s))
+            answer["cowest"] = details(exchange, loop.time() - start)
         return answer
 
     async def stream(self, served: Served, request: ChatRequest, exchange: Exchange) -> AsyncGenerator[Body, None]:
         """The chunks as they arrive; the details come in one of their own at the end. Raises as ``complete`` does."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._settings.deadline_s
-        start = until - self._settings.deadline_s
-        body = await self._framed(served, request, exchange, until)
+        start = loop.time()
+        until = start + self._settings.deadline_s
+        plan = await self._plan(served, request, exchange, until)
         if request.extension.early_draft and exchange.drafted.text is not None:
             yield _early(served, exchange)
         began, last = loop.time(), None
-        async with aclosing(self._chunks(served, request, body, exchange, until)) as chunks:
+        async with aclosing(self._chunks(plan, request, exchange, until)) as chunks:
             async for chunk in chunks:
                 if last is None:
                     exchange.first_s = loop.time() - start
@@ -111,41 +161,107 @@ class Gateway:
             yield {**head, "choices": [], "cowest": details(exchange, loop.time() - start)}
 
     async def _chunks(
-        self, served: Served, request: ChatRequest, body: Body, exchange: Exchange, until: float
+        self, plan: _Plan, request: ChatRequest, exchange: Exchange, until: float
     ) -> AsyncGenerator[Body, None]:
         begun = False
         try:
-            async with aclosing(served.backend.stream(body, until)) as chunks:
+            async with aclosing(plan.backend.stream(plan.body, until)) as chunks:
                 async for chunk in chunks:
                     begun = True
                     yield chunk
-        except Unavailable as failure:
+            return
+        except (ApiError, Unavailable) as failure:
             if begun:  # what was sent cannot be taken back
                 raise
-            for chunk in chunks_of(self._weak_alone(request, exchange, failure), request.wants_usage):
+            plan = self._stand_in(plan, request, exchange, failure)
+        async with aclosing(plan.backend.stream(plan.body, until)) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
-    async def _framed(self, served: Served, request: ChatRequest, exchange: Exchange, until: float) -> Body:
-        """The body for the backend, after the draft; ``exchange`` gets the mode, and why it is not the one that was asked."""
+    async def _plan(self, served: Served, request: ChatRequest, exchange: Exchange, until: float) -> _Plan:
+        """Who answers, after the draft; ``exchange`` gets the mode, and why it is not the one that was asked.
+
+        Nobody is asked before the request is known to be answerable, as far as that can be known. Raises ApiError, Unavailable.
+        """
         asked = conversation(request, exchange.id)
         if served.drafter is None:
-            exchange.mode = served.alone
-            weak = served.alone == "weak_alone" and asked.has_question
-            framed = asked.as_draft(served.frames) if weak else asked.alone(served.frames)
-            return {**request.body, "messages": _values(framed)}
+            return self._single(served, request, asked, exchange)
+        alone = _Plan(served.backend, _with(request, asked.alone(served.frames)))
+        served.backend.check(alone.body)
+        decision = exchange.route = await self._decide(served, request, asked)
+        if decision.who == "weak" and served.weak is not None:
+            exchange.mode = "weak_alone"
+            return _Plan(served.weak, _with(request, asked.as_draft(served.frames)), instead=alone)
+        self._check_up(request)
+        exchange.mode = "strong_alone"
+        if decision.who == "strong":
+            exchange.degraded = None if asked.has_question else "no_question"
+            return alone
         drafted = await self._draft(served.drafter, served.frames, asked, exchange, until)
         if drafted.text is None:
-            exchange.mode, exchange.degraded = "strong_alone", drafted.problem
-            return {**request.body, "messages": _values(asked.alone(served.frames))}
+            exchange.degraded = drafted.problem
+            return alone
+        refined = _Plan(served.backend, _with(request, asked.with_draft(served.frames, drafted.text)))
+        try:
+            refined.backend.check(refined.body)
+        except ApiError:  # the question fits the strong model's window, and the draft beside it does not
+            exchange.degraded = "draft_no_room"
+            return alone
         exchange.mode = "both"
-        return {**request.body, "messages": _values(asked.with_draft(served.frames, drafted.text))}
+        return refined
+
+    def _single(self, served: Served, request: ChatRequest, asked: Conversation, exchange: Exchange) -> _Plan:
+        """The plan for an id behind which there is one model, or a system that makes its own calls."""
+        exchange.mode = served.alone
+        weak = served.alone == "weak_alone" and asked.has_question
+        framed = asked.as_draft(served.frames) if weak else asked.alone(served.frames)
+        plan = _Plan(served.backend, _with(request, framed))
+        served.backend.check(plan.body)
+        if served.strong is None:
+            return plan
+        alone = _with(request, asked.alone(served.strong.frames))
+        return _Plan(plan.backend, plan.body, instead=_Plan(served.strong.backend, alone))
+
+    def _check_up(self, request: ChatRequest) -> None:
+        """Raise Unavailable at once where the strong model is left alone, and a draft could not be the answer."""
+        refused = self._breakers["strong"].refusal() if "strong" in self._breakers else None
+        if refused is not None and not self._weak_may_answer(request):
+            raise refused
+
+    def _weak_may_answer(self, request: ChatRequest) -> bool:
+        return self._settings.strong_down == "weak" and _plain_text(request.body)
+
+    async def _decide(self, served: Served, request: ChatRequest, asked: Conversation) -> RouteDecision:
+        """What the route says, where there is a choice. A route that fails must not cost the client the answer."""
+        if not asked.has_question:
+            return RouteDecision(who="strong", reason="no_question")
+        if asked.in_tool_loop:
+            return RouteDecision(who="strong", reason="tool_loop")
+        up = {side: breaker.refusal() is None for side, breaker in self._breakers.items()}
+        facts = RouteFacts(
+            turns=asked.turn,
+            plain=_plain_text(request.body),
+            weak_up=up.get("weak", True),
+            strong_up=up.get("strong", True),
+        )
+        try:
+            async with asyncio.timeout(self._settings.draft_deadline_s):
+                decision = RouteDecision.model_validate(await served.route.choose(asked.example, facts))
+        except Exception:
+            logger.exception("the route failed")
+            return RouteDecision(who="both", reason="route_failed")
+        if decision.who == "weak":
+            try:
+                if served.weak is None or not facts.plain:
+                    return RouteDecision(who="both", reason="weak_cannot")
+                served.weak.check(_with(request, asked.as_draft(served.frames)))
+            except ApiError:
+                return RouteDecision(who="both", reason="weak_cannot")
+        return decision
 
     async def _draft(
         self, drafter: Drafter, frames: Frames, asked: Conversation, exchange: Exchange, until: float
     ) -> Drafted:
-        if not asked.has_question:
-            exchange.drafted = Drafted(None, "no_question")
-            return exchange.drafted
         now = asyncio.get_running_loop().time()
         drafted = await self._redacted(await drafter.draft(asked.for_weak(frames), now, until))
         exchange.draft_s = asyncio.get_running_loop().time() - now
@@ -160,20 +276,35 @@ class Gateway:
         completion = drafted.completion.model_copy(update={"text": text})
         return Drafted(text, None, completion) if text.strip() else Drafted(None, "draft_empty", completion)
 
-    def _weak_alone(self, request: ChatRequest, exchange: Exchange, failure: Unavailable) -> Body:
-        """The draft as the answer, where policy and request allow it. Raises Unavailable."""
+    def _stand_in(
+        self, plan: _Plan, request: ChatRequest, exchange: Exchange, failure: ApiError | Unavailable
+    ) -> _Plan:
+        """Who answers in place of a backend that did not, where policy and request allow it. Raises the failure."""
+        if exchange.mode == "weak_alone" or isinstance(failure, DraftFailed):
+            return self._without_weak(plan, exchange, failure)
         done = exchange.drafted.completion
         if (
-            self._settings.strong_down == "error"
+            isinstance(failure, ApiError)
             or exchange.drafted.text is None
             or done is None
-            or not _plain_text(request.body)
+            or not self._weak_may_answer(request)
         ):
             raise failure
         exchange.mode, exchange.degraded = "weak_alone", f"strong_{failure.kind}"
-        answer = completion_of("", [done])
         exchange.weak_usage = Usage()  # it is in the answer's own usage
-        return answer
+        return _Plan(_Ready(completion_of("", [done])), plan.body)
+
+    def _without_weak(self, plan: _Plan, exchange: Exchange, failure: ApiError | Unavailable) -> _Plan:
+        """The strong model alone. Where the client asked for the weak one, which wrote nothing: that is its answer."""
+        kind = draft_fault((failure.code or "") if isinstance(failure, ApiError) else failure.kind)
+        if plan.instead is not None:
+            exchange.mode, exchange.degraded = "strong_alone", kind
+            return plan.instead
+        if isinstance(failure, ApiError) or kind not in NO_TEXT:
+            raise failure
+        exchange.degraded = kind
+        finish = "content_filter" if kind == "draft_refused" else "stop"
+        return _Plan(_Ready(completion_of("", [Completion(text="", finish_reason=finish)])), plan.body)
 
     def _dress(self, served: Served, answer: Body, exchange: Exchange) -> None:
         """Our id and model name in an answer or chunk, and both models' tokens in its usage."""
@@ -188,6 +319,24 @@ class Gateway:
         answer["id"], answer["model"] = exchange.id, served.name_of(mode)
 
 
+class _Ready:
+    """Implements Backend with an answer that is there already."""
+
+    def __init__(self, completion: Body) -> None:
+        self._completion = completion
+
+    def check(self, body: Body) -> None: ...
+
+    async def complete(self, body: Body, until: float) -> Body:
+        return self._completion
+
+    async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
+        for chunk in chunks_of(self._completion, wants_usage(body)):
+            yield chunk
+
+    async def aclose(self) -> None: ...
+
+
 def details(exchange: Exchange, total_s: float) -> Body:
     """The answer's ``cowest`` field, as docs/serving.md has it."""
     times = {"draft": exchange.draft_s, "strong": exchange.strong_s, "first_token": exchange.first_s, "total": total_s}
@@ -196,6 +345,7 @@ def details(exchange: Exchange, total_s: float) -> Body:
         "draft": exchange.drafted.text,
         "mode": exchange.mode,
         "degraded": exchange.degraded,
+        "route": None if exchange.route is None else {"who": exchange.route.who, "reason": exchange.route.reason},
         "timings_ms": timings,
         "usage": {"weak": _counts(exchange.weak_usage), "strong": _counts(exchange.strong_usage)},
     }
@@ -221,5 +371,6 @@ def _plain_text(body: Body) -> bool:
     return text and no_tools and body.get("n") in (None, 1) and not body.get("logprobs") and not body.get("functions")
 
 
-def _values(messages: list[Body]) -> JsonValue:
-    return [*messages]
+def _with(request: ChatRequest, messages: list[Body]) -> Body:
+    """The request's body with these messages in place of its own."""
+    return {**request.body, "messages": [*messages]}

@@ -12,6 +12,8 @@ from cowest.server.breaker import Breaker
 from cowest.server.gateway import Exchange
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+MOST_REASONS: Final = 50
+"""Reasons of routes with a count of their own; the rest are counted together."""
 M = TypeVar("M", Counter, Histogram)
 _STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
@@ -23,7 +25,7 @@ def _number(breaker: Breaker) -> float:
 class Metrics:
     """A registry of its own, so that several servers in one process (tests) do not share counts.
 
-    Label values are the server's own words and model ids, never a client's: their number is bounded.
+    Label values are the server's own words and model ids, never a client's: their number is bounded (so are a route's reasons).
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class Metrics:
         self._degraded = Counter(
             "cowest_degraded", "Answers that one model had to give alone.", ("reason",), registry=r
         )
+        self._routes = Counter("cowest_routes", "Who was to answer, and why.", ("who", "reason"), registry=r)
         self._parts = Histogram(
             "cowest_part_seconds", "draft, strong, or first_token of a stream.", ("part",), buckets=_SECONDS, registry=r
         )
@@ -44,6 +47,7 @@ class Metrics:
         self._attempts = Counter("cowest_strong_attempts", "Attempts at the strong model.", ("outcome",), registry=r)
         self._collected = Counter("cowest_collected", "Exchanges to be kept.", ("outcome",), registry=r)
         self._feedback = Counter("cowest_feedback", "Verdicts on exchanges.", ("verdict",), registry=r)
+        self._reasons = set[str]()
         self._children: dict[tuple[object, ...], object] = {}
         self._rejected = Counter("cowest_rejected", "Requests turned away by the server.", ("reason",), registry=r)
 
@@ -93,10 +97,18 @@ class Metrics:
             if usage is not None and usage.calls:
                 self._child(self._tokens, side, "prompt").inc(usage.input_tokens)
                 self._child(self._tokens, side, "completion").inc(usage.output_tokens)
+        if exchange.route is not None:
+            self._child(self._routes, exchange.route.who, self._reason(exchange.route.reason)).inc()
         if status == 200:
             self._child(self._modes, model, exchange.mode or "both").inc()
         if exchange.degraded is not None:
             self._child(self._degraded, exchange.degraded).inc()
+
+    def _reason(self, reason: str) -> str:
+        """A route's reason as a label. A plug-in brings its own words, so their number is bounded here."""
+        if len(self._reasons) < MOST_REASONS:
+            self._reasons.add(reason)
+        return reason if reason in self._reasons else "other"
 
     def render(self) -> bytes:
         """The text format."""

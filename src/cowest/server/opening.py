@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
-from cowest.assembly.opened import OpenModels, ledger_path
-from cowest.assembly.places import model_path
+from cowest.assembly.opened import OpenModels, ledger_path, sources_of
 from cowest.assembly.row_systems import Retrievers, build_system
 from cowest.assembly.rows import Row, Which, find_rows, variant_of
-from cowest.assembly.sources import LocalSource, api_key, build_model
+from cowest.assembly.sources import api_key
+from cowest.collaboration.routes import BOTH
 from cowest.errors import ConfigError
-from cowest.protocols import ChatModel, Frames, Task
-from cowest.recipe.config import LocalModelConfig, OpenAIModelConfig, RunConfig, load_config
+from cowest.protocols import ChatModel, Frames, Route, Task
+from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
-from cowest.server.drafter import Drafter
-from cowest.server.gateway import Served
+from cowest.server.drafter import Drafter, as_drafts
+from cowest.server.gateway import About, Alone, Served
+from cowest.server.room import answer_tokens, room_of
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
@@ -60,33 +61,61 @@ def open_served(
     attempted: Callable[[str], None] = lambda outcome: None,
     only: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    tokens: int | None = None,
+    route: Route = BOTH,
 ) -> Opened:
     """Open a run directory or a recipe; ``only`` names the systems to serve (all, unless given).
+
+    ``tokens`` limits answers whose length a client leaves open (unset: as :func:`answer_tokens` says); ``route`` decides for the
+    collaborations who answers.
 
     Raises ConfigError where the run is not finished or a key is missing, and ModelNotFoundError.
     """
     config = kept_recipe(path) if path.is_dir() else load_config(path, overrides)
-    settings = replace(settings, concurrency=_concurrency(config))
+    limit = answer_tokens(config, tokens, written_out=path.is_dir())
+    offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route)
+    if tokens is not None:
+        config = with_settings(config, {"evaluate.answer.max_tokens": tokens})
+    settings = replace(settings, concurrency=sources_of(config).strong.concurrency)
     opened = Opened(settings, config.name, ledger_path(config, path if path.is_dir() else Path("runs") / config.name))
     for side in ("weak", "strong"):
         opened.breakers[side] = Breaker(side, settings.breaker_failures, settings.breaker_cooldown_s)
-    opener = _Opener(config, path if path.is_dir() else None, opened, attempted)
+    opener = _Opener(config, path if path.is_dir() else None, opened, attempted, offer)
     for name, single in config.by_task().items():
         opener.open(single, name, only)
     return opened
 
 
-def _concurrency(config: RunConfig) -> int:
-    if isinstance(config.strong, OpenAIModelConfig):
-        return config.strong.concurrency
-    return config.strong.batch_size if isinstance(config.strong, LocalModelConfig) else 64
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What holds for every id: ``tokens`` of an open answer of the strong model (None: its own limit) and of the weak one alone."""
+
+    tokens: int | None
+    weak_tokens: int
+    created: int
+    route: Route
+
+
+def _made(path: Path) -> int:
+    """Unix time at which a run was finished, or a recipe written: when the newest of its results was."""
+    results = [path / "results.json", *path.glob("*/results.json")] if path.is_dir() else []
+    written = [file.stat().st_mtime for file in (*results, path / "recipe.yaml") if file.exists()]
+    return int(max(written, default=path.stat().st_mtime))
 
 
 class _Opener:
     """Opens each model once, however many ids it is behind."""
 
-    def __init__(self, config: RunConfig, run: Path | None, opened: Opened, attempted: Callable[[str], None]) -> None:
-        self._config, self._run, self._opened = config, run, opened
+    def __init__(
+        self,
+        config: RunConfig,
+        run: Path | None,
+        opened: Opened,
+        attempted: Callable[[str], None],
+        offer: Offer,
+    ) -> None:
+        self._config, self._run, self._opened, self._offer = config, run, opened, offer
+        self._sources = sources_of(config)
         self._weak: dict[ModelRef, ChatModel] = {}
         self._strong_chat: ChatModel | None = None
         self._retrievers = Retrievers()
@@ -104,84 +133,94 @@ class _Opener:
             systems = [system for system in systems if system != "collab_aligned"]
         if not systems and not rows:
             raise ConfigError(f"--systems: this recipe has {', '.join(known)}")
-        prefix = f"{config.name}/{name}" if name else config.name
+        prefix = f"{config.name}.{name}" if name else config.name
         for system in systems:
-            id_ = f"{prefix}/{system}"
+            id_ = f"{prefix}.{system}"
             self._opened.served[id_] = self._served(id_, prefix, system, config, name, frames)
         for row in rows:
-            id_ = f"{prefix}/{row.name}"
-            self._opened.served[id_] = self._row(id_, row, config, task, name)
+            id_ = f"{prefix}.{row.name}"
+            self._opened.served[id_] = self._row(id_, prefix, row, config, task, name)
         systems += [row.name for row in rows]
         best = next((s for s in ("collab_aligned", "collab", *systems) if s in systems), systems[0])
-        whole = replace(self._opened.served[f"{prefix}/{best}"], id=prefix)
+        whole = replace(self._opened.served[f"{prefix}.{best}"], id=prefix)
         self._opened.served = {prefix: whole, **self._opened.served}
 
     def _served(self, id_: str, prefix: str, system: str, config: RunConfig, name: str, frames: Frames) -> Served:
-        settings, breakers = self._opened.settings, self._opened.breakers
+        settings, breakers, offer = self._opened.settings, self._opened.breakers, self._offer
         if system == "strong":
-            return Served(id_, frames, self._strong, task=name)
-        weak = self._weak_model(self._ref(system, config, name))
+            return Served(id_, frames, self._strong, task=name, about=About(system, offer.created, offer.tokens))
+        weak, draft = self._weak_model(self._ref(system, config, name)), config.evaluate.draft
+        alone = ChatBackend(weak, draft.model_copy(update={"max_tokens": offer.weak_tokens}), breakers["weak"])
         if system == "weak":
-            alone = ChatBackend(weak, config.evaluate.draft, breakers["weak"])
-            return Served(id_, frames, alone, "weak_alone", task=name)
+            about = About(system, offer.created, offer.weak_tokens)
+            return Served(id_, frames, alone, "weak_alone", task=name, about=about)
         drafter = Drafter(
-            weak,
-            config.evaluate.draft,
-            breakers["weak"],
-            deadline_s=settings.draft_deadline_s,
-            max_chars=settings.max_draft_chars,
+            weak, draft, breakers["weak"], deadline_s=settings.draft_deadline_s, max_chars=settings.max_draft_chars
         )
         return Served(
             id_,
             frames,
             self._strong,
             drafter=drafter,
-            weak_id=f"{prefix}/weak",
-            strong_id=f"{prefix}/strong",
+            weak_id=f"{prefix}.weak",
+            strong_id=f"{prefix}.strong",
             task=name,
+            weak=alone,
+            route=offer.route,
+            about=About(system, offer.created, offer.tokens, draft.max_tokens),
         )
 
-    def _row(self, id_: str, row: Row, config: RunConfig, task: Task, name: str) -> Served:
+    def _row(self, id_: str, prefix: str, row: Row, config: RunConfig, task: Task, name: str) -> Served:
         """A row of ``cowest table``, made of this run's models."""
         variant, _ = variant_of(config, row)
         if variant != "main":
             raise ConfigError(
                 f"--systems: {row.name} has a weak model of its own ({variant}), which `cowest table` trains and this run has not"
             )
-        run = self._run or Path("runs") / config.name
+        run, frames = self._run or Path("runs") / config.name, build_frames(config, task)
         context = Context(
             label="",
             config=config,
             task=task,
-            frames=build_frames(config, task),
+            frames=frames,
             run=RunDir(run / name),
             reporter=QuietReporter(),
             models=OpenModels(config, run),  # not used: the server's own models are handed over
         )
 
         def weak(which: Which) -> ChatModel:
-            if which == "base" and isinstance(config.weak, LocalModelConfig):
-                return self._weak_model(ModelRef(base=model_path(config.weak.model), adapter=config.weak.adapter))
-            return self._weak_model(self._ref("collab_aligned" if which == "aligned" else "collab", config, name))
+            return as_drafts(self._weak_model(ref_of(which)))
+
+        def ref_of(which: Which) -> ModelRef:
+            if which == "base":
+                return self._sources.weak.base()
+            return self._ref("collab_aligned" if which == "aligned" else "collab", config, name)
 
         system = build_system(context, row, self._strong_model, weak, lambda kind: self._retrievers.of(kind, context))
-        backend = ChatBackend(RowModel(system), config.evaluate.answer, self._opened.breakers["strong"])
-        return Served(id_, HandedOver(), backend, task=name)
+        side: Literal["weak", "strong"] = "weak" if row.uses == "weak" else "strong"
+        sampling = config.evaluate.draft if side == "weak" else config.evaluate.answer
+        return Served(
+            id_,
+            HandedOver(),
+            ChatBackend(RowModel(system), sampling, self._opened.breakers[side]),
+            "both" if row.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
+            strong_id=f"{prefix}.strong",
+            task=name,
+            strong=Alone(self._strong, frames) if row.uses == "both" else None,
+            about=About(row.name, self._offer.created, sampling.max_tokens),
+        )
 
     def _strong_model(self) -> ChatModel:
         """The strong model as the rows call it: beside the server's own connections, within the recipe's limits."""
         if self._strong_chat is None:
-            self._strong_chat = build_model(self._config.strong, self._config.folder)
+            self._strong_chat = self._sources.strong.open()
             self._opened.models.append(self._strong_chat)
         return self._strong_chat
 
     def _ref(self, system: str, config: RunConfig, name: str) -> ModelRef:
         """Which weak model a system has."""
-        weak = config.weak
-        if not isinstance(weak, LocalModelConfig):
-            return ModelRef(base=weak.model)
-        if self._run is None:
-            return ModelRef(base=model_path(weak.model), adapter=weak.adapter)
+        if self._run is None or not self._sources.weak.trainable:
+            return self._sources.weak.base()
         needed = self._run / name / ("align/selection.json" if system == "collab_aligned" else "sft/model_ref.json")
         if not needed.exists():
             raise ConfigError(
@@ -194,24 +233,28 @@ class _Opener:
             if system == "collab_aligned"
             else Weights.model_validate_json(text)
         )
-        return located(RunDir(self._run / name), weights, {weak.model: model_path(weak.model)})
+        return located(RunDir(self._run / name), weights, {config.weak.model: self._sources.weak.base().base})
 
     def _weak_model(self, ref: ModelRef) -> ChatModel:
         if ref not in self._weak:
-            weak = self._config.weak
-            model = (
-                LocalSource(weak).open(ref)
-                if isinstance(weak, LocalModelConfig)
-                else build_model(weak, self._config.folder)
-            )
-            self._weak[ref] = model
-            self._opened.models.append(model)
+            self._weak[ref] = self._sources.weak.open(ref)
+            self._opened.models.append(self._weak[ref])
         return self._weak[ref]
 
     def _open_strong(self, attempted: Callable[[str], None]) -> Backend:
         strong, settings, breaker = self._config.strong, self._opened.settings, self._opened.breakers["strong"]
-        answer = self._config.evaluate.answer
-        if isinstance(strong, OpenAIModelConfig):
-            key = api_key(strong, self._config.folder)
-            return HttpBackend(strong, key, answer, breaker, backoff_s=settings.backoff_s, attempted=attempted)
-        return ChatBackend(build_model(strong), answer, breaker)
+        answer, tokens = self._config.evaluate.answer, self._offer.tokens
+        if not isinstance(strong, OpenAIModelConfig):
+            return ChatBackend(
+                self._sources.strong.open(), answer, breaker, settings.max_output_tokens if tokens is None else None
+            )
+        return HttpBackend(
+            strong,
+            api_key(strong, self._config.folder),
+            answer,
+            breaker,
+            backoff_s=settings.backoff_s,
+            attempted=attempted,
+            own_limit=tokens is None,
+            room=room_of(self._sources.strong.window(0), tokens),
+        )

@@ -6,6 +6,7 @@ const DEGRADED = {
   weak_prompt_too_long: "The question is too long for the small model", weak_rejected: "The small model cannot take this question",
   draft_empty: "The draft was empty", draft_refused: "The small model refused", draft_too_long: "The draft was too long",
   draft_repetition: "The draft went round in circles", no_question: "There was nothing to draft for",
+  draft_no_room: "The draft did not fit beside the question",
 };
 let models = null, running = null, judged = null, verdict = null;
 
@@ -167,11 +168,11 @@ function finish(details) {
   }
 }
 
-const parent = (id) => id.slice(0, id.lastIndexOf("/"));
+const parent = (id) => id.slice(0, id.lastIndexOf("."));
 
 async function loadModels() {
   const listed = (await (await call("v1/models")).json()).data.map((card) => card.id);
-  const alone = (id) => /\/(weak|strong)$/.test(id) && listed.includes(parent(id)) && !listed.some((other) => other.startsWith(id + "/"));
+  const alone = (id) => /\.(weak|strong)$/.test(id) && listed.includes(parent(id)) && !listed.some((other) => other.startsWith(id + "."));
   models = listed;
   const shown = listed.filter((id) => !alone(id));
   $("model").replaceChildren(...shown.map((id) => new Option(id, id)));
@@ -179,7 +180,7 @@ async function loadModels() {
   $("settings").hidden = shown.length < 2 && $("key-field").hidden;
 }
 
-const strongOf = (id) => [id + "/strong", parent(id) + "/strong"].find((other) => models.includes(other)) ?? null;
+const strongOf = (id) => [id + ".strong", parent(id) + ".strong"].find((other) => models.includes(other)) ?? null;
 
 function say(text, bad) {
   $("status").textContent = text;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -16,6 +17,8 @@ from cowest.server.settings import Settings
 Body: TypeAlias = dict[str, JsonValue]
 """A JSON object."""
 EXTENSION: Final = "cowest"
+TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens")
+"""A limit on the answer's tokens has two names."""
 DEEPEST: Final = 100
 """Levels of JSON. Python reads deeper ones than it can write from further down its stack."""
 
@@ -47,11 +50,11 @@ class ChatRequest:
     stream: bool
     extension: Extension
 
-    @property
-    def wants_usage(self) -> bool:
-        """Whether a stream is to end with a usage chunk."""
-        options = self.body.get("stream_options")
-        return isinstance(options, dict) and options.get("include_usage") is True
+
+def wants_usage(body: Body) -> bool:
+    """Whether a stream is to end with a usage chunk."""
+    options = body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def as_json(body: Body) -> bytes:
@@ -79,7 +82,8 @@ def parse(raw: bytes, settings: Settings) -> ChatRequest:
     if stream is not None and not isinstance(stream, bool):
         raise ApiError(400, "stream: must be true or false", param="stream")
     messages = _messages(body.get("messages"), settings)
-    _check_limits(body, len(raw), messages, settings)
+    _check_options(body, settings)
+    _check_size(len(raw), messages, settings)
     extension = _extension(body.pop(EXTENSION, None))
     return ChatRequest(model=model, messages=messages, body=body, stream=bool(stream), extension=extension)
 
@@ -153,14 +157,55 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _check_limits(body: Body, size: int, messages: list[Body], settings: Settings) -> None:
-    for name in ("max_tokens", "max_completion_tokens"):
-        asked = body.get(name)
-        if isinstance(asked, int) and asked > settings.max_output_tokens:
-            raise ApiError(400, f"{name}: at most {settings.max_output_tokens} are allowed here", param=name)
-    n = body.get("n")
-    if isinstance(n, int) and n > settings.max_n:
-        raise ApiError(400, f"n: at most {settings.max_n} are allowed here", param="n")
+_RANGES: Final = {
+    "temperature": (0.0, inf),
+    "top_p": (0.0, 1.0),
+    "presence_penalty": (-inf, inf),
+    "frequency_penalty": (-inf, inf),
+}
+"""Options that are numbers, with the least and the most that any model takes."""
+_SHAPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "seed": ((int,), "an integer"),
+    "logprobs": ((bool, int), "true or false"),
+    "stop": ((str, list), "a string or a list of strings"),
+    "tools": ((list,), "a list of objects"),
+    "tool_choice": ((str, dict), "a string or an object"),
+    "response_format": ((dict,), "an object"),
+    "stream_options": ((dict,), "an object"),
+}
+_ITEMS: Final = {"stop": str, "tools": dict}
+
+
+def _check_options(body: Body, settings: Settings) -> None:
+    """Refuse what no model takes, before anyone is asked. An option that is not named here is the model's business."""
+    most = dict.fromkeys(TOKEN_LIMITS, settings.max_output_tokens) | {"n": settings.max_n}
+    for name, limit in most.items():
+        found = body.get(name)
+        if found is None:
+            continue
+        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+            raise ApiError(400, f"{name}: must be an integer of at least 1", param=name)
+        if found > limit:
+            raise ApiError(400, f"{name}: at most {limit} are allowed here", param=name)
+    for name, (least, highest) in _RANGES.items():
+        found = body.get(name)
+        if found is None:
+            continue
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise ApiError(400, f"{name}: must be a number", param=name)
+        if not least <= found <= highest:
+            within = f"at least {least:g}" if highest == inf else f"between {least:g} and {highest:g}"
+            raise ApiError(400, f"{name}: must be {within}", param=name)
+    for name, (types, what) in _SHAPES.items():
+        found = body.get(name)
+        fits = isinstance(found, types) and (bool in types or not isinstance(found, bool))
+        if fits and isinstance(found, list):
+            fits = all(isinstance(item, _ITEMS[name]) for item in found)
+        if found is not None and not fits:
+            raise ApiError(400, f"{name}: must be {what}", param=name)
+
+
+def _check_size(size: int, messages: list[Body], settings: Settings) -> None:
     if size <= 4 * settings.max_prompt_tokens:
         return  # 4 bytes a token, as tokens.py has it: a short body cannot hold too many
     tokens = sum(len(text_of(message).encode()) for message in messages) // 4

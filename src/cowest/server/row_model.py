@@ -43,7 +43,7 @@ class RowModel:
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Answer the last user turn. Raises ModelCallError of the kind that the row's failed call had."""
         question = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
-        if question < 0:
+        if question < 0 or not messages[question].content.strip():
             raise ModelCallError("no_question", f"{self.name}: there is no user turn with a text")
         example = Example.model_validate_json(messages[question].content)
         earlier = "\n\n".join(f"{m.role}: {m.content}" for m in messages[:question])

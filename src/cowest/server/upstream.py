@@ -34,13 +34,13 @@ from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.answers import chunks_of
 from cowest.server.breaker import Breaker
 from cowest.server.errors import ApiError, Unavailable
-from cowest.server.request import Body, as_json
+from cowest.server.request import TOKEN_LIMITS, Body, as_json
+from cowest.server.room import Room
 from cowest.types import Sampling
 
 logger = logging.getLogger(__name__)
 
 LONGEST_STREAM_S: Final = 3600.0
-_LIMITS: Final = ("max_tokens", "max_completion_tokens")
 _FAULT_OF_THE_REQUEST: Final = frozenset({400, 413, 422})
 _TRIED_AGAIN: Final = frozenset({"truncated", "connection", "dns", "timeout", "stalled"})
 T = TypeVar("T")
@@ -52,6 +52,10 @@ class Backend(Protocol):
     ``until`` is the event loop's time by which the answer must be there (in a stream: must have begun). Raises Unavailable, or
     ApiError where the request is at fault.
     """
+
+    def check(self, body: Body) -> None:
+        """Raise ApiError for what can be told without the model to be beyond it, before anyone is asked."""
+        ...
 
     async def complete(self, body: Body, until: float) -> Body:
         """The ``chat.completion``."""
@@ -66,8 +70,8 @@ class Backend(Protocol):
 
 def with_defaults(body: Body, defaults: Body) -> Body:
     """``body`` with the defaults for what it leaves open (null is open); a limit of tokens has two names."""
-    if any(body.get(name) is not None for name in _LIMITS):
-        defaults = {key: value for key, value in defaults.items() if key not in _LIMITS}
+    if any(body.get(name) is not None for name in TOKEN_LIMITS):
+        defaults = {key: value for key, value in defaults.items() if key not in TOKEN_LIMITS}
     return body | {key: value for key, value in defaults.items() if body.get(key) is None}
 
 
@@ -97,7 +101,8 @@ class _Opened:
 class HttpBackend:
     """A strong model over HTTP, with retries within the deadline, the recipe's rate limits and a breaker.
 
-    ``answer`` is how the recipe samples; it counts where the client says nothing. ``attempted`` is told each attempt's outcome.
+    ``answer`` is how the recipe samples; it counts where the client says nothing, but for max_tokens with ``own_limit``: then
+    none is sent, and the model's own counts. ``attempted`` is told each attempt's outcome.
     """
 
     def __init__(
@@ -109,9 +114,12 @@ class HttpBackend:
         *,
         backoff_s: float = 0.5,
         attempted: Callable[[str], None] = lambda outcome: None,
+        own_limit: bool = False,
+        room: Room | None = None,
     ) -> None:
         self._config, self._key, self._answer, self._breaker = config, key, answer, breaker
         self._backoff_s, self._attempted = backoff_s, attempted
+        self._own_limit, self._room = own_limit, room
         base, headers = check_base_url(config.base_url), {"Authorization": f"Bearer {key}"} if key else {}
         patience = Timeouts(config.timeout_s, config.connect_timeout_s, config.stall_timeout_s)
         long = Timeouts(LONGEST_STREAM_S, config.connect_timeout_s, config.stall_timeout_s)
@@ -124,6 +132,11 @@ class HttpBackend:
             config.model,
             Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured),
         )
+
+    def check(self, body: Body) -> None:
+        """See Backend."""
+        if self._room is not None:
+            self._room.check(body)
 
     async def complete(self, body: Body, until: float) -> Body:
         """See Backend."""
@@ -160,7 +173,7 @@ class HttpBackend:
         """The tokens that a call may take, where the recipe limits them."""
         if self._config.tokens_per_minute is None:
             return 0
-        limit = next((n for name in _LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
+        limit = next((n for name in TOKEN_LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
         return len(json.dumps(body.get("messages"))) // 4 + limit
 
     async def _exchange(self, body: Body, slot: Slot) -> Body:
@@ -215,6 +228,8 @@ class HttpBackend:
         """The request as sent, and the part of it that is ours."""
         defaults = request_body(self._config.model, (), self._answer, dialect, self._config.extra)
         del defaults["messages"], defaults["model"]
+        if self._own_limit and dialect.token_limit not in self._config.extra:
+            del defaults[dialect.token_limit]
         whole = with_defaults(body, defaults)
         ours = {key: value for key, value in defaults.items() if body.get(key) is None and key in whole}
         whole["model"] = self._config.model
