@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from cowest.types import (
     Completion,
     Example,
+    Feedback,
     Message,
     ModelRef,
     Passage,
@@ -101,6 +102,49 @@ class Frames(Protocol):
     def solo(self, example: Example) -> tuple[Message, ...]: ...
 
     def refine(self, example: Example, draft: str) -> tuple[Message, ...]: ...
+
+
+class DraftFormat(Protocol):
+    """What the weak model writes as a draft."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instruction(self) -> str:
+        """What it is told to write, after the query."""
+        ...
+
+    def completion(self, target: str, example: Example) -> str | None:
+        """What SFT teaches it to write; ``target`` is the task's rationale and marked answer. None where nothing fits."""
+        ...
+
+
+Asks = Literal["solo", "refine"]
+"""Requests behind a feedback: the strong model alone, and with the draft."""
+
+
+class Signal(Protocol):
+    """What a draft is worth: by it drafts are paired, or learned from one by one."""
+
+    @property
+    def name(self) -> str:
+        """How a recipe calls it (``pairs.signal``); a signal that values otherwise should have another name."""
+        ...
+
+    @property
+    def asks(self) -> frozenset[Asks]:
+        """The requests that it needs; what is not asked for is unscored in the feedback."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether it tunes the weak model to answer alone, and checkpoints are chosen by that; else by the collaboration."""
+        ...
+
+    def value(self, feedback: Feedback) -> float | None:
+        """A draft's worth, higher is better; None where it cannot be told. Values are compared within one query."""
+        ...
 
 
 class SelfRagPrompts(Protocol):
