@@ -37,6 +37,7 @@ from cowest.stages.learn import SFT, SFT_POLICY, align_stage
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import BASE, Round
 from cowest.stages.upgrade import upgrade
+from cowest.systems.registry import evaluated
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
@@ -45,7 +46,12 @@ def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     aligns = trains and config.align.objective != "off"
     sft = (SFT,) if trains else ()
     round_ = stages_of_round(Round(SFT_POLICY if trains else BASE), aligns)
-    reads = (*(("sft",) if trains else ()), *(("align",) if aligns else ()))
+    shows_drafts = any(spec.needs == "sample" for spec in evaluated(config)[0])
+    reads = (
+        *(("sft",) if trains else ()),
+        *(("align",) if aligns else ()),
+        *(("drafts.jsonl",) if shows_drafts else ()),
+    )
     return checked((*sft, *round_, evaluate_stage(reads)))
 
 

@@ -55,7 +55,13 @@ class StreamingChatModel(ChatModel, Protocol):
 
 @runtime_checkable
 class ManyChatModel(ChatModel, Protocol):
-    """A model that can give several samples for one request (OpenAI's ``n``), which saves paying for the prompt again."""
+    """A model that may be able to give several samples for one request (OpenAI's ``n``): the prompt is then paid for once.
+
+    ``many`` tells whether it can, as it was opened: a wrapper has the method in any case, and says what its inner model says.
+    """
+
+    @property
+    def many(self) -> bool: ...
 
     async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
         """``n`` (at least 1) independent samples in order. Raises ModelCallError when fewer came back."""

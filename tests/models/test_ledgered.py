@@ -62,7 +62,7 @@ def paid(inner: Counter, ledger: Ledger, cache: Literal["read", "refresh", "off"
 async def test_the_same_request_is_paid_for_once(ledger: Ledger) -> None:
     inner = Counter()
     model = paid(inner, ledger)
-    assert isinstance(model, ManyChatModel) and model.name == "counter"
+    assert isinstance(model, ManyChatModel) and not model.many and model.name == "counter"
     first = await model.generate(ASK, Sampling())
     again = await paid(Counter(), ledger).generate(ASK, Sampling(seed=9))  # greedy: the seed changes nothing
     assert again == first and first.text == "answer 1" and len(inner.asked) == 1
@@ -184,7 +184,9 @@ async def test_samples_are_bought_once_each(ledger: Ledger) -> None:
 
 
 class Dozen(Counter):
-    """Gives up to three samples for one request."""
+    """Gives up to three samples for one request, where it was opened to."""
+
+    many = True
 
     async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         first = await self.generate(messages, sampling)
@@ -200,6 +202,14 @@ async def test_samples_of_one_request_are_one_call_on_the_bill(ledger: Ledger) -
     assert bill.paid_calls == 2 and bill.answered == 5
     assert len(await paid(Dozen(), ledger).generate_many(ASK, Sampling(temperature=1.0), 5)) == 5
     assert len(inner.asked) == 2
+
+
+async def test_the_ledger_can_no_more_than_the_model_in_it(ledger: Ledger) -> None:
+    assert not paid(Counter(), ledger).many and paid(Dozen(), ledger).many
+    for several in (1, 2):
+        inner = OpenAIChatModel(base_url="http://127.0.0.1:1/v1", model="m", api_key=None, samples_per_call=several)
+        assert LedgeredChatModel(inner, ledger, model="m").many == inner.many == (several > 1)
+        await inner.aclose()
 
 
 async def test_an_empty_budget_goes_through_and_leaves_no_failure(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cowest.assembly.prepare import prepare
-from cowest.assembly.row_systems import Retrievers
+from cowest.assembly.systems import Retrievers
 from cowest.recipe.config import RunConfig, load_config, with_settings
 from cowest.run.progress import QuietReporter
 from cowest.table.dry import dry_run

@@ -67,7 +67,11 @@ async def test_a_row_makes_its_own_calls_and_counts_them(tmp_path: Path) -> None
 
 async def test_earlier_turns_are_context_and_a_stream_has_one_piece(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
-    async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), "strong_cot") as client:
+    async with (
+        strong() as weak,
+        strong() as big,
+        served(recipe_file(tmp_path, weak, big), "strong_zero_shot") as client,
+    ):
         body = {"model": "tiny", "messages": [*turns, {"role": "user", "content": "And now?"}], "stream": True}
         async with client.session.post(f"{client.url}/chat/completions", json=body) as response:
             lines = [line async for line in response.content if line.startswith(b"data: {")]
@@ -77,10 +81,42 @@ async def test_earlier_turns_are_context_and_a_stream_has_one_piece(tmp_path: Pa
 
 
 async def test_a_row_whose_call_fails_is_an_error_in_shape(tmp_path: Path) -> None:
-    async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), "strong_cot") as client:
+    async with (
+        strong() as weak,
+        strong() as big,
+        served(recipe_file(tmp_path, weak, big), "strong_zero_shot") as client,
+    ):
         big.plan = [503]
         got = await client.ask("Why?", model="tiny")
         assert got.status == 502 and got.json["error"]["code"]
+
+
+async def test_old_names_open_and_find_the_systems_that_had_them(tmp_path: Path) -> None:
+    old = ("strong_cot", "weak_sft", "collab_cot")
+    async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), *old) as client:
+        listed = [card["id"] for card in (await client.get("/v1/models")).json["data"]]
+        assert listed == ["tiny", "tiny.strong", "tiny.weak", "tiny.collab_cot"]
+        for asked_for, answered in (("tiny/weak_sft", "tiny.weak"), ("tiny.strong_cot", "tiny.strong")):
+            got = await client.ask("Why?", model=asked_for)
+            assert got.status == 200 and got.json["model"] == answered
+        got = await client.ask("Why?", model="tiny", cowest={"details": True})  # in the recipe's format: it drafts live
+        assert got.json["cowest"]["mode"] == "both" and asked(big)[-1].endswith("Draft: No, it is not.")
+        assert (await client.ask("Why?", model="tiny/weak_shot")).status == 404
+
+
+async def test_each_task_is_searched_in_its_own_texts(tmp_path: Path) -> None:
+    async with strong() as weak, strong() as big:
+        path = recipe_file(tmp_path, weak, big)
+        recipe = yaml.safe_load(path.read_text())
+        lab = recipe.pop("task")
+        recipe["tasks"] = {"care": lab, "duty": lab | {"domain": "ethics"}}
+        path.write_text(yaml.safe_dump(recipe))
+        async with served(path, "bm25") as client:
+            found = {}
+            for name in ("care", "duty"):
+                assert (await client.ask("May a patient take it?", model=f"tiny/{name}/bm25")).status == 200
+                found[name] = asked(big)[-1]
+            assert found["care"] != found["duty"]
 
 
 async def test_what_cannot_be_served_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +124,12 @@ async def test_what_cannot_be_served_is_said(tmp_path: Path, monkeypatch: pytest
         path = recipe_file(tmp_path, weak, big)
         with pytest.raises(ConfigError, match="did you mean 'bm25'"):
             open_served(path, Settings(), only=["bm52"])
-        with pytest.raises(ConfigError, match="rlwf has a weak model of its own"):
-            open_served(path, Settings(), only=["rlwf"])
+        with pytest.raises(ConfigError, match="collab_direct has a weak model of its own"):
+            open_served(path, Settings(), only=["collab_direct"])
+        with pytest.raises(ConfigError, match="collab_aligned is not possible here: it trains the weak model"):
+            open_served(path, Settings(), only=["collab", "collab_aligned"])
+        with pytest.raises(ConfigError, match="strong is named twice"):
+            open_served(path, Settings(), only=["strong", "strong_cot"])
 
 
 def test_redaction_and_rows_exclude_each_other(

@@ -50,7 +50,7 @@ class Timed(ScriptedChatModel):
 class Many:
     """A model that gives several samples in one request: the prompt is on the first one's bill."""
 
-    name = "many"
+    name, many = "many", True
 
     def __init__(self, *replies: str, failure: ModelCallError | None = None) -> None:
         self._replies, self._failure = replies, failure

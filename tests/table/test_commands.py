@@ -9,8 +9,8 @@ import pytest
 from tests.helpers import cowest_main
 from tests.table.test_statistics_and_files import row
 
-from cowest.assembly.rows import ROWS
 from cowest.cli.output_table import print_table
+from cowest.systems.registry import SYSTEMS
 from cowest.table.plots import write_plots
 from cowest.table.results import Table, TableResults
 
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 def test_list_names_every_row(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cowest_main(monkeypatch, "table", "--list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [r.name for r in ROWS]
+    assert [line.split()[0] for line in lines] == [r.name for r in SYSTEMS]
 
 
 def test_prompts_prints_the_messages_and_json(
@@ -44,7 +44,7 @@ def test_prompts_prints_the_messages_and_json(
         (("table", str(FOLDER / "lab-table.yaml"), "--rows", "flair"), "did you mean 'flare'"),
         (("table", str(FOLDER / "lab-table.yaml"), "--only", "medicine-99"), "the table's units are counterfactuals-11"),
         (("table", str(FOLDER / "lab-table.yaml"), "--reuse", "nowhere"), "--reuse nowhere: no such folder"),
-        (("prompts", "ifqa", "collab"), "did you mean 'collab_cot'"),
+        (("prompts", "ifqa", "colab"), "did you mean 'collab'"),
         (("prompts", "ifqa", "bm25", "--example", "999"), "test queries, counted from 0"),
         (("prompts", "nothing"), "neither a task that ships with cowest nor a recipe"),
     ],
@@ -71,9 +71,9 @@ def test_estimate_prices_a_table_by_its_rows(
     assert cowest_main(monkeypatch, "estimate", recipe, "--json", "--set", "task.sample=true",
                   "--set", "table.baseline=strong_cot", "--set", rows) == 0  # fmt: skip
     found = {s["calls_for"]: s for s in json.loads(capsys.readouterr().out)["stages"]}
-    n = found["strong_cot"]["calls"]["expected"]
+    n = found["strong"]["calls"]["expected"]
     assert found["strong_self_consistency"]["calls"]["expected"] == 5 * n
-    assert found["strong_self_refine"]["calls"]["expected"] == n  # its first call is strong_cot's
+    assert found["strong_self_refine"]["calls"]["expected"] == n  # its first call is strong's
     flare = found["flare"]["calls"]
     assert flare["low"] == n < flare["expected"] < flare["high"] <= 4 * n  # none, and up to three look-ups
     assert found["collab_cot"]["calls"]["expected"] == n
@@ -87,14 +87,14 @@ def results(labels: tuple[str, ...]) -> TableResults:
                 "task": "towns",
                 "label": label,
                 "metrics": ("em",),
-                "rows": {"weak_sft": row(0.4), "flare": row(None), "collab_cot": row(0.5 + i / 10, "best")},
+                "rows": {"weak": row(0.4), "flare": row(None), "collab_cot": row(0.5 + i / 10, "best")},
                 "differences": [],
                 "by_seed": {},
             }
         )
         for i, label in enumerate(labels)
     ]
-    return TableResults(name="t", baseline="weak_sft", seeds=[1], axis="amount", tables=tables, left_out={})
+    return TableResults(name="t", baseline="weak", seeds=[1], axis="amount", tables=tables, left_out={})
 
 
 @pytest.mark.parametrize("labels", [("",), ("125", "250", "500")])

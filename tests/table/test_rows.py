@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cowest.assembly.rows import ROWS, VARIANTS, find_rows
 from cowest.errors import ConfigError
+from cowest.systems.registry import TABLE
 from cowest.table.show import Shown, messages_of
 
 pytest.importorskip("bm25s")
@@ -17,11 +17,11 @@ CALLS = {  # the requests of one query: (model, how many)
     "weak_zero_shot": [("weak (base)", 1)],
     "weak_few_shot": [("weak (base)", 1)],
     "weak_cot": [("weak (base)", 1)],
-    "weak_sft": [("weak (sft)", 1)],
+    "weak": [("weak (sft)", 1)],
     "weak_self_consistency": [("weak (sft)", 5)],
     "strong_zero_shot": [("strong", 1)],
     "strong_few_shot": [("strong", 1)],
-    "strong_cot": [("strong", 1)],
+    "strong": [("strong", 1)],
     "strong_self_consistency": [("strong", 5)],
     "strong_self_refine": [("strong", 2)],
     "bm25": [("strong", 1)],
@@ -50,7 +50,7 @@ def shown(target: str, row: str | None = None) -> dict[str, list[Shown]]:
 @pytest.mark.parametrize("task", ["ifqa", "pubmedqa", "prosocial", "medicine"])
 def test_every_row_asks_what_its_name_says(task: str) -> None:
     found = shown(task)
-    assert list(found) == [row.name for row in ROWS]
+    assert list(found) == [row.name for row in TABLE]
     for name, asked in found.items():
         if name == "self_rag":  # judgements, then the answers
             assert {a.model for a in asked} == {"strong"} and len(asked) >= 2
@@ -78,20 +78,8 @@ def test_few_shot_examples_are_of_each_class_and_never_of_the_test() -> None:
 
 def test_zero_shot_and_chain_of_thought_differ_for_models_that_know_the_difference() -> None:
     found = shown("ifqa")
-    assert found["strong_zero_shot"][0].messages != found["strong_cot"][0].messages
-    assert "step by step" in found["strong_cot"][0].messages[-1].content
-
-
-def test_an_unknown_row_is_named_with_the_nearest_one() -> None:
-    with pytest.raises(ConfigError, match=r"table.rows: there is no row 'colab_cot'; did you mean 'collab_cot'\?"):
-        find_rows(["colab_cot"])
-    with pytest.raises(ConfigError, match="named twice"):
-        find_rows(["bm25", "bm25"])
-
-
-def test_every_row_names_a_variant_that_there_is() -> None:
-    assert {row.variant for row in ROWS} <= set(VARIANTS)
-    assert len({row.name for row in ROWS}) == len(ROWS) == 24
+    assert found["strong_zero_shot"][0].messages != found["strong"][0].messages
+    assert "step by step" in found["strong"][0].messages[-1].content
 
 
 def test_a_recipe_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ pytest.importorskip("bm25s")
 pytestmark = pytest.mark.slow
 
 ROWS: list[JsonValue] = [
-    "weak_sft", "strong_cot", "strong_self_refine", "bm25", "flare", "rlwf", "sft_positives", "collab_direct", "collab_cot",
+    "weak", "strong", "strong_self_refine", "bm25", "flare", "rlwf", "sft_positives", "collab_direct", "collab_cot",
     "collab_cot_aligned",
 ]  # fmt: skip
 
@@ -102,7 +102,7 @@ def test_every_row_is_there_with_paired_differences(made: tuple[TableResults, St
 def test_no_row_pays_twice_for_a_request(made: tuple[TableResults, Strong, Path, Log]) -> None:
     _, strong, _, _ = made
     repeated = {key: n for key, n in strong.asked.items() if n > 1}
-    # FLARE asks for log-probabilities beside the answer, which is another request than strong_cot's (this server gives none).
+    # FLARE asks for log-probabilities beside the answer, which is another request than strong's (this server gives none).
     assert len(repeated) <= 12 and set(repeated.values()) <= {2}
     assert not any("Draft: " in key for key in repeated)
 
@@ -138,22 +138,22 @@ def test_a_second_run_asks_for_nothing_but_what_failed(made: tuple[TableResults,
 def test_a_grid_shares_what_the_weak_one_made(weak: str, tmp_path: Path) -> None:
     log, strong = Log(), Strong()
     grid: dict[str, JsonValue] = {"a": {}, "b": {"evaluate.answer.max_tokens": 10}}
-    table: dict[str, JsonValue] = {"rows": ["weak_sft", "collab_cot"], "grid": grid, "axis": "answer", "seeds": [3, 4]}
+    table: dict[str, JsonValue] = {"rows": ["weak", "collab_cot"], "grid": grid, "axis": "answer", "seeds": [3, 4]}
     results = strong.table(weak, table, tmp_path, log)
     assert [t.label for t in results.tables] == ["a", "b"]
     assert sum(": sft: run" in line for line in log.lines) == 2  # one a seed, none a point
-    assert results.tables[0].rows["weak_sft"].metrics == results.tables[1].rows["weak_sft"].metrics
+    assert results.tables[0].rows["weak"].metrics == results.tables[1].rows["weak"].metrics
     assert results.tables[0].rows["collab_cot"].queries == 24  # pooled over the seeds
     assert set(results.tables[0].by_seed) == {"3", "4"}
     along = {d.row: d for d in results.grid_differences}
-    assert set(along) == {"weak_sft", "collab_cot"} and along["collab_cot"].comparison.n == 24
-    assert along["weak_sft"].comparison.diff == 0.0 and along["weak_sft"].p_holm == 1.0
+    assert set(along) == {"weak", "collab_cot"} and along["collab_cot"].comparison.n == 24
+    assert along["weak"].comparison.diff == 0.0 and along["weak"].p_holm == 1.0
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"rows": ["bm52"]}, r"table.rows: there is no row 'bm52'; did you mean 'bm25'\?"),
+        ({"rows": ["bm52"]}, r"table.rows: there is no system 'bm52'; did you mean 'bm25'\?"),
         ({"rows": ["bm25"], "baseline": "dense"}, "table.baseline: 'dense' is not among the rows"),
         (
             {"rows": ["bm25"], "grid": {"x": {"strongg.model": "y"}}},
@@ -179,3 +179,17 @@ def test_a_served_weak_model_has_no_trained_rows() -> None:
     assert "collab_cot" in {row.name for row in plan.rows}
     with pytest.raises(ConfigError, match="rlwf is not possible here"):
         make_plan(config_from_dict(base | {"table": {"rows": ["rlwf"]}}))
+
+
+def test_a_recipe_without_alignment_has_no_aligned_rows() -> None:
+    base = tiny_recipe("w", "http://127.0.0.1:1/v1") | {"align": "off"}
+    plan = make_plan(config_from_dict(base))
+    names = {row.name for row in plan.rows}
+    assert "collab_cot_aligned" in plan.left_out and "rlwf" in plan.left_out and "collab_cot" in names
+    assert "sft_positives" in names  # which has an objective of its own
+
+
+def test_old_names_of_rows_and_baseline_are_read() -> None:
+    table: JsonValue = {"rows": ["weak_sft", "strong_cot", "collab"], "baseline": "strong_cot"}
+    plan = make_plan(config_from_dict(tiny_recipe("w", "http://127.0.0.1:1/v1") | {"table": table}))
+    assert [row.name for row in plan.rows] == ["weak", "strong", "collab"] and plan.baseline == "strong"

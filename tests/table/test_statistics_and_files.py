@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
 from cowest.scoring.statistics import holm
+from cowest.systems.registry import TABLE
 from cowest.table.results import RowResult, Table, TableResults
 from cowest.table.write import cells, csv_text, latex, markdown, p_value
 from cowest.types import Comparison, MetricValue, Usage
@@ -55,7 +57,7 @@ def row(mean: float | None, mark: str = "", cost: float | None = 0.5, failed: in
 @pytest.fixture
 def results() -> TableResults:
     compared = Comparison(
-        a="weak_sft", b="collab_cot", metric="em", diff=-0.2, ci_low=-0.3, ci_high=-0.1, p=0.0001,
+        a="weak", b="collab_cot", metric="em", diff=-0.2, ci_low=-0.3, ci_high=-0.1, p=0.0001,
         test="mcnemar_exact", n=100,
     )  # fmt: skip
     table = Table.model_validate(
@@ -64,15 +66,15 @@ def results() -> TableResults:
             "label": "",
             "metrics": ("em",),
             "rows": {
-                "weak_sft": row(0.4),
+                "weak": row(0.4),
                 "flare": row(None, cost=None, failed=100),
                 "collab_cot": row(0.6, "best"),
                 "best_of_k": row(0.58, "tied", cost=0.0),
             },
             "differences": [{"comparison": compared, "p_holm": 0.0003}],
             "by_seed": {
-                "1": {"weak_sft": 0.3, "collab_cot": 0.5},
-                "2": {"weak_sft": 0.5, "collab_cot": 0.7},
+                "1": {"weak": 0.3, "collab_cot": 0.5},
+                "2": {"weak": 0.5, "collab_cot": 0.7},
             },
         }
     )
@@ -86,11 +88,23 @@ def test_results_json_reads_back(results: TableResults) -> None:
     assert again == results and '"schema":1' in results.model_dump_json(by_alias=True)
 
 
+def test_results_of_an_older_version_are_read_by_todays_names() -> None:
+    archive = Path(__file__).parents[2] / "docs" / "lab-results" / "table.json"
+    assert "weak_sft" in archive.read_text(encoding="utf-8") and "strong_cot" in archive.read_text(encoding="utf-8")
+    old = TableResults.model_validate_json(archive.read_bytes())
+    assert old.baseline == "collab_cot_aligned"
+    for table in old.tables:
+        assert list(table.rows) == [spec.name for spec in TABLE]
+        assert {d.comparison.a for d in table.differences} == set(table.rows) - {old.baseline}
+        assert all(set(seed) == set(table.rows) for seed in table.by_seed.values())
+    assert "weak_sft" not in old.model_dump_json() and "strong_cot" not in old.model_dump_json()
+
+
 def test_markdown_marks_the_best_and_its_equals(results: TableResults) -> None:
     text = markdown(results)
     assert "| `collab_cot` | **60.0** [50.0, 70.0] |" in text
     assert "| `best_of_k` | _58.0_ [48.0, 68.0] |" in text
-    assert "| `weak_sft` | 40.0 [30.0, 50.0] | -20.0 | <0.001 | 0.00500 | 0.25 | 100 | 0 | 3 |" in text
+    assert "| `weak` | 40.0 [30.0, 50.0] | -20.0 | <0.001 | 0.00500 | 0.25 | 100 | 0 | 3 |" in text
     assert "`collab_cot` 50.0, 70.0 (em, seeds 1, 2)" in text
     assert "Left out: `rlwf`, since it trains." in text
 
@@ -102,15 +116,15 @@ def test_an_unknown_price_and_an_unscored_row_are_said(results: TableResults) ->
 
 def test_csv_has_a_line_for_each_row_and_metric(results: TableResults) -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(results))))
-    assert [r["row"] for r in rows] == ["weak_sft", "flare", "collab_cot", "best_of_k"]
+    assert [r["row"] for r in rows] == ["weak", "flare", "collab_cot", "best_of_k"]
     assert rows[0]["difference"] == "-0.2" and rows[0]["p_holm"] == "0.0003" and rows[0]["usd_per_query"] == "0.005"
     assert rows[1]["mean"] == "" and rows[1]["usd_per_query"] == ""  # unknown is empty, not 0
 
 
 def test_latex_escapes_and_marks(results: TableResults) -> None:
     text = latex(results)
-    assert r"weak\_sft & 40.0 {\scriptsize [30.0, 50.0]} & $-20.0$ & $<$0.001 \\" in text
-    assert r"\textbf{60.0}" in text and r"\underline{58.0}" in text and "\\begin{tabular}{lrrr}" in text
+    assert r"weak & 40.0 {\scriptsize [30.0, 50.0]} & $-20.0$ & $<$0.001 \\" in text
+    assert r"\textbf{60.0}" in text and r"best\_of\_k & \underline{58.0}" in text and "\\begin{tabular}{lrrr}" in text
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.0123, "0.012"), (1.0, "1")])

@@ -10,12 +10,14 @@ from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
+from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NoTracker
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
+from cowest.systems.registry import evaluated
 from cowest.tasks.base import notes_of
 
 
@@ -39,19 +41,20 @@ def prepare(
         _check_held_out(single, len(task.examples("train")))
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
         MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
-        contexts.append(
-            Context(
-                label=f"{name}: " if name else "",
-                config=single,
-                task=task,
-                frames=objects.frames or build_frames(single, task),
-                run=RunDir(out / name if name else out),
-                reporter=reporter,
-                models=models,
-                objects=objects,
-                tracker=objects.tracker or NoTracker(),
-            )
+        context = Context(
+            label=f"{name}: " if name else "",
+            config=single,
+            task=task,
+            frames=objects.frames or build_frames(single, task),
+            run=RunDir(out / name if name else out),
+            reporter=reporter,
+            models=models,
+            objects=objects,
+            tracker=objects.tracker or NoTracker(),
         )
+        if not offline:
+            check_systems(context, evaluated(single)[0], "evaluate.systems")
+        contexts.append(context)
     return contexts
 
 

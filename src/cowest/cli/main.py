@@ -266,18 +266,20 @@ app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)
 @lab.command(epilog="Example: cowest lab study --seeds 11,12,13 --out runs/study --jobs 2")
 def study(
     seeds: Annotated[str, typer.Option(help="World seeds, comma-separated.")] = "11,12,13",
-    out: Annotated[Path, typer.Option(help="Where the runs, study.json and study.md go.")] = Path("runs/study"),
+    out: Annotated[Path, typer.Option(help="Where the units, the table's files, study.json and study.md go.")] = Path(
+        "runs/study"
+    ),
     domains: Annotated[str, typer.Option(help="Domains, comma-separated.")] = "counterfactuals,medicine,ethics",
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Units side by side, one thread each.")] = 2,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """Run every domain on several world seeds and test, pooled over the seeds, what the lab is to show."""
     from cowest.run.progress import default_reporter
-    from cowest.table.study import parse_seeds, run_study, study_markdown
+    from cowest.table.study import parse_seeds, run_study
 
-    found = run_study(parse_seeds(seeds), domains.split(","), out, jobs, set_ or [], default_reporter())
-    print(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else study_markdown(found))
+    found, text = run_study(parse_seeds(seeds), domains.split(","), out, jobs, set_ or [], default_reporter())
+    print(json.dumps(found.model_dump(mode="json"), indent=2) if as_json else text)
 
 
 @lab.command(epilog="Example: cowest lab pretrain strong --out lab-weights")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from cowest.cli.output_ledger import cost_line
 from cowest.pipeline import RunSummary
+from cowest.report.naming import TARGETS
 from cowest.stages.reporting import summary_json
 from cowest.types import MetricValue, Results
 
@@ -62,7 +63,7 @@ def _cell(value: MetricValue) -> str:
 def _main_comparisons(results: Results) -> list[str]:
     lines = []
     for c in results.comparisons:
-        if c.a.startswith("collab") and c.diff is not None and c.p is not None and c.ci_low is not None:
+        if c.a in TARGETS and c.diff is not None and c.p is not None and c.ci_low is not None:
             main = next(iter(results.systems[c.a].metrics))
             if c.metric == main and c.test != "paired_bootstrap":
                 lines.append(

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeAlias
 
 import typer
 
@@ -185,9 +185,9 @@ def _keys(variable: str | None) -> list[str]:
 
 
 def _check_redaction(start: _Start) -> None:
-    from cowest.recipe.config import SystemName
+    from cowest.systems.registry import find_systems
 
-    beyond = sorted(set(start.systems) - {*get_args(SystemName)})
+    beyond = [spec.name for spec in find_systems(start.systems, "--systems") if not spec.live]
     if start.redact and beyond:
         raise ConfigError(f"--redact: the hook would not see what {beyond[0]} writes and looks up within; leave it out")
 

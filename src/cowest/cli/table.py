@@ -35,30 +35,27 @@ def table(
         Optional[list[Path]],  # noqa: UP045
         typer.Option(help="The folder of another table, whose finished trainings and answers are taken over."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Print the rows that there are.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Print the systems that can be rows.")] = False,
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
 ) -> None:
     """Compare systems row by row: the paper's table, or an ablation. Rows share models, drafts and every request."""
-    from cowest.assembly.rows import ROWS
-
     if list_:
-        width = max(len(row.name) for row in ROWS)
-        for row in ROWS:
-            print(f"{row.name:<{width}}  {row.about}")
+        from cowest.systems.registry import every_system
+
+        systems = every_system()
+        width = max(len(system.name) for system in systems)
+        for system in systems:
+            print(f"{system.name:<{width}}  {system.about}")
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, such as recipes/lab-table.yaml; --list shows the rows that there are")
-    from cowest.assembly.prepare import check_installed
     from cowest.cli.output_table import print_table
     from cowest.recipe.config import load_config
-    from cowest.recipe.kept import keep_recipe
-    from cowest.run.progress import QuietReporter, default_reporter
-    from cowest.run.side_by_side import side_by_side
+    from cowest.run.progress import default_reporter
+    from cowest.table.make import make_table
     from cowest.table.plan import make_plan, table_folder
-    from cowest.table.results import table_results
-    from cowest.table.run import open_plan, run_table
-    from cowest.table.write import write_table
+    from cowest.table.run import run_table
 
     overrides = [*(set_ or []), *([f"table.rows=[{rows}]"] if rows else [])]
     for other in reuse or ():
@@ -66,23 +63,14 @@ def table(
             raise ConfigError(f"--reuse {other}: no such folder; give that of another table, such as runs/lab-table")
     config = load_config(recipe, overrides)
     plan, folder, reporter = make_plan(config), out or table_folder(config), default_reporter()
-    if jobs > 1 and only is None and len(plan.units) > 1:
-        check_installed(config)
-        open_plan(plan, folder, QuietReporter())
-        keep_recipe(config, folder)
-        more = [word for other in reuse or () for word in ("--reuse", str(other))]
-        side_by_side("table", [u.name for u in plan.units], recipe, folder, overrides, jobs, reporter, more)
-    bill = asyncio.run(run_table(plan, folder, reporter, only, reuse or []))
     if only is not None:
+        asyncio.run(run_table(plan, folder, reporter, only, reuse or []))
         return
-    from cowest.table.plots import write_plots
-
-    results = table_results(plan, open_plan(plan, folder, QuietReporter(), offline=True))
-    written = [*write_table(results, folder).values(), *write_plots(results, folder)]
+    made = make_table(plan, recipe, overrides, folder, jobs, reporter, reuse or [])
     if as_json:
-        print(json.dumps(results.model_dump(mode="json", by_alias=True), indent=2))
+        print(json.dumps(made.results.model_dump(mode="json", by_alias=True), indent=2))
     else:
-        print_table(results, written, bill)
+        print_table(made.results, made.written, made.bill)
 
 
 def prompts(

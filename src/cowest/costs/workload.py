@@ -24,6 +24,7 @@ from cowest.stages.asks import Request
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import SFT_POLICY, training_queries
 from cowest.stages.rounds import Round
+from cowest.systems.registry import evaluated
 from cowest.types import Completion, Draft, Example, Message, Prediction, Record, Refinement, Sampling
 
 
@@ -113,8 +114,12 @@ class _Workload:
             done[d.example_id] += 1
         low = high = already = 0
         for e in self._train:
-            sampling, asked = asks.draft_sampling(self._context, self._round, e.id), self._frames.draft(e)
-            keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for k in range(settings.samples)]
+            asked, series = self._frames.draft(e), asks.draft_series(self._context, self._round, e)
+            drawn = [
+                (series.together(settings.sampling), k) if weak.many > 1 else (series.nth(settings.sampling, k), 0)
+                for k in range(settings.samples)
+            ]
+            keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for sampling, k in drawn]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
             low, high = low - (-missing // weak.many), high + missing
@@ -229,10 +234,10 @@ class _Workload:
         )
 
     def _evaluate(self) -> Iterator[Work]:
-        c, test = self._c, self._test
+        c, test, systems = self._c, self._test, [spec.name for spec in evaluated(self._c)[0]]
         fresh = "evaluate" in self._current
-        done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in c.systems}
-        drafting = [name for name in c.systems if name != "strong"]
+        done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in systems}
+        drafting = [name for name in systems if name != "strong"]
         if self._served and drafting:
             requests = [
                 Request(self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
@@ -251,7 +256,7 @@ class _Workload:
                 self._draft_prompt,
                 c.evaluate.draft,
             )
-        for name in c.systems:
+        for name in systems:
             rest = [e for e in test if e.id not in done[name]]
             if name == "strong":
                 requests = [Request(self._frames.solo(e), c.evaluate.answer) for e in rest]
@@ -262,7 +267,7 @@ class _Workload:
                 )
             elif name != "weak":
                 # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
-                again = name == "collab_aligned" and "collab" in c.systems and self._shares
+                again = name == "collab_aligned" and "collab" in systems and self._shares
                 low = 0 if again else self._distinct(rest)
                 calls_ = Range(low=low, expected=len(rest), high=len(rest))
                 yield Work(

@@ -27,7 +27,10 @@ class Stoppable(Protocol):
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A model that can give several samples in one request."""
+    """A model that can give several samples in one request, where ``many`` says so."""
+
+    @property
+    def many(self) -> bool: ...
 
     async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
         """As many of ``n`` samples as one request gives: at least one."""
@@ -93,6 +96,11 @@ class LedgeredChatModel:
     def name(self) -> str:
         """The model's name."""
         return self._inner.name
+
+    @property
+    def many(self) -> bool:
+        """Whether one request of the inner model gives several samples: the ledger adds nothing to what it can."""
+        return isinstance(self._inner, Sampler) and self._inner.many
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """One answer. Raises ModelCallError, BudgetExceededError, and DataError when the ledger cannot be written."""

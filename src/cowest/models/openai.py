@@ -135,6 +135,11 @@ class OpenAIChatModel:
         return self._name
 
     @property
+    def many(self) -> bool:
+        """Whether one request is to give several samples: as it was opened, whatever the endpoint then turns out to do."""
+        return self._samples_per_call > 1
+
+    @property
     def limiter(self) -> Limiter:
         """How much may be asked at once, at the moment."""
         return self._limiter

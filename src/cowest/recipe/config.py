@@ -35,7 +35,6 @@ from cowest.types import Sampling
 
 Format = Literal["direct", "knowledge", "chain_of_thought"]
 M = TypeVar("M", bound=Section)
-SystemName = Literal["weak", "strong", "collab", "collab_aligned"]
 
 
 class LoraSettings(Section):
@@ -153,7 +152,11 @@ class AlignConfig(TrainingSettings):
 class EvaluateConfig(Section):
     """Stage evaluate: the systems on held-out test queries."""
 
-    systems: tuple[SystemName, ...] = Field(default=("weak", "strong", "collab", "collab_aligned"), min_length=1)
+    systems: tuple[str, ...] = Field(
+        default=("weak", "strong", "collab", "collab_aligned"),
+        min_length=1,
+        description="Any that `cowest table --list` names, but those with a weak model of their own.",
+    )
     queries: int | None = Field(default=None, ge=1, description="Test queries used; unset: all.")
     draft: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=256), description="How a draft is decoded.")
     answer: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=512), description="How the strong model is.")
@@ -221,12 +224,6 @@ class RunConfig(Section):
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"task name {name!r} becomes a folder: use letters, digits, '-' and '_'")
         return self
-
-    @property
-    def systems(self) -> tuple[SystemName, ...]:
-        """The systems to evaluate; a weak model that is only served is never aligned."""
-        served = isinstance(self.weak, OpenAIModelConfig)
-        return tuple(name for name in self.evaluate.systems if not (served and name == "collab_aligned"))
 
     @property
     def comparison(self) -> TableConfig:

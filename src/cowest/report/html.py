@@ -17,8 +17,8 @@ from markupsafe import Markup
 
 from cowest.report.data import PipelineCounts, RunReport, TaskReport
 from cowest.report.naming import (
-    DESCRIPTIONS,
     colour_of,
+    described,
     metric_label,
     order_systems,
     p_value,
@@ -116,7 +116,7 @@ def render(report: RunReport) -> str:
     return _template().render(
         report=report,
         tasks=[_task_view(task, f"task-{i}") for i, task in enumerate(report.tasks, 1)],
-        systems=[(n, DESCRIPTIONS.get(n), colour_of(n, names)) for n in names],
+        systems=[(n, described(n), colour_of(n, names)) for n in names],
         outcomes=OUTCOMES,
         script=Markup(script),
         style=Markup(style),
@@ -188,7 +188,7 @@ def _rows(task: TaskReport, metrics: list[str]) -> list[SystemRow]:
         rows.append(
             SystemRow(
                 name=name,
-                description=DESCRIPTIONS.get(name, ""),
+                description=described(name),
                 colour=colour_of(name, names),
                 cells=[_cell(result.metrics.get(m), main, name in best[m]) for m in metrics],
                 n=main.n if main else None,

@@ -6,23 +6,16 @@ import math
 import re
 from collections.abc import Iterable
 
-#: What each known system is; other names stand for themselves.
-DESCRIPTIONS = {
-    "weak": "weak (SFT) alone",
-    "strong": "strong alone",
-    "collab": "collaboration, SFT weak",
-    "collab_aligned": "collaboration, aligned weak",
-}
-#: How a sentence speaks of them.
-SPOKEN = {
-    "weak": "the weak model alone",
-    "strong": "the strong model alone",
-    "collab": "collaboration with the SFT weak model",
-    "collab_aligned": "collaboration with the aligned weak model",
-}
-SINGLE = ("weak", "strong")
-#: Systems whose worth is in question, the furthest developed first.
-TARGETS = ("collab_aligned", "collab")
+from cowest.systems.registry import STRONG, SYSTEMS, WEAK
+
+#: What the systems are that every run has: these have a place and a colour of their own.
+DESCRIPTIONS = {spec.name: spec.label for spec in SYSTEMS if spec.label}
+SINGLE = (WEAK.name, STRONG.name)
+_COLLABORATIONS = [spec for spec in SYSTEMS if spec.live and spec.uses == "both"]
+#: Systems whose worth is in question, the furthest developed first; in the recipe's own format before others.
+TARGETS = tuple(spec.name for spec in sorted(_COLLABORATIONS, key=lambda spec: spec.needs != "align"))
+_SPOKEN = {spec.name: spec.spoken for spec in SYSTEMS if spec.spoken}
+_ABOUT = {spec.name: spec.label or spec.about for spec in SYSTEMS}
 N_COLOURS = 8
 
 _METRICS = {"em": "EM", "f1": "F1", "macro_f1": "Macro-F1", "accuracy": "Accuracy", "exact_match": "Exact match"}
@@ -65,7 +58,12 @@ def colour_of(name: str, names: Iterable[str]) -> int:
 
 def spoken(name: str) -> str:
     """Return the system as a sentence names it."""
-    return SPOKEN.get(name, name)
+    return _SPOKEN.get(name, name)
+
+
+def described(name: str) -> str:
+    """Return what a system is, '' for one of another package or version."""
+    return _ABOUT.get(name, "")
 
 
 def metric_label(metric: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cowest.report.naming import SINGLE, finite, number, p_value, percent, spoken, target_of
+from cowest.systems.registry import COLLAB, COLLAB_ALIGNED
 from cowest.types import Record, Results
 
 Tone = Literal["good", "bad", "neutral"]
@@ -77,7 +78,7 @@ def verdicts(results: Results, metric: str) -> list[Verdict]:
     if target is None:
         return [Verdict(tone="neutral", text="No collaboration took part, so there is nothing to compare it with.")]
     found = [_against_single(results, target, metric)]
-    if target == "collab_aligned" and "collab" in results.systems:
+    if target == COLLAB_ALIGNED.name and COLLAB.name in results.systems:
         found.append(_alignment(results, metric))
     return found
 
@@ -100,8 +101,8 @@ def _against_single(results: Results, target: str, metric: str) -> Verdict:
 
 
 def _alignment(results: Results, metric: str) -> Verdict:
-    found = contrast(results, "collab_aligned", "collab", metric)
-    whom = "collaboration with the SFT weak model"
+    found = contrast(results, COLLAB_ALIGNED.name, COLLAB.name, metric)
+    whom = spoken(COLLAB.name)
     if found is None:
         return Verdict(tone="neutral", text=f"Alignment was not compared with {whom}.")
     if not found.clear:

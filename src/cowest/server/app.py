@@ -24,6 +24,7 @@ from cowest.server.playground import playground
 from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest, as_json, parse
 from cowest.server.settings import Settings
+from cowest.systems.registry import current_name
 
 logger = logging.getLogger("cowest.server")
 
@@ -168,7 +169,9 @@ class Server:
         return chat
 
     def _find(self, name: str) -> Served:
-        served = self.served.get(name) or self.served.get(name.replace("/", "."))  # as ids were written before
+        id_ = name.replace("/", ".")  # as ids were written before; a system may have had another name, too
+        recipe, _, system = id_.rpartition(".")
+        served = self.served.get(name) or self.served.get(id_) or self.served.get(f"{recipe}.{current_name(system)}")
         if served is None:
             message = "the model does not exist here; GET /v1/models lists those that do"
             raise ApiError(404, message, param="model", code="model_not_found")

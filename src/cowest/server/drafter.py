@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cowest.collaboration.calls import many_at_once
 from cowest.errors import BudgetExceededError, ModelCallError
 from cowest.protocols import ChatModel, ManyChatModel
 from cowest.server.breaker import Breaker
@@ -92,7 +93,8 @@ class Drafter:
 
 def as_drafts(weak: ChatModel) -> ChatModel:
     """A weak model within a system of several calls: its failures are told apart from the strong model's by their kind."""
-    return _ManyDrafts(weak) if isinstance(weak, ManyChatModel) else _Drafts(weak)
+    many = many_at_once(weak)
+    return _Drafts(weak) if many is None else _ManyDrafts(many)
 
 
 class _Drafts:
@@ -114,6 +116,8 @@ class _Drafts:
 
 
 class _ManyDrafts(_Drafts):
+    many = True
+
     def __init__(self, weak: ManyChatModel) -> None:
         super().__init__(weak)
         self._many = weak

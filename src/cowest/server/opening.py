@@ -10,17 +10,15 @@ from typing import Final, Literal
 from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path, sources_of
-from cowest.assembly.row_systems import Retrievers, build_system
-from cowest.assembly.rows import Row, Which, find_rows, variant_of
 from cowest.assembly.sources import api_key
+from cowest.assembly.systems import Retrievers, build_system
 from cowest.collaboration.routes import BOTH
 from cowest.errors import ConfigError
-from cowest.protocols import ChatModel, Frames, Route, Task
+from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
-from cowest.run.weights import Weights, located
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
 from cowest.server.drafter import Drafter, as_drafts
@@ -29,10 +27,14 @@ from cowest.server.room import answer_tokens, room_of
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
-from cowest.stages.learn import Selection
-from cowest.types import ModelRef
+from cowest.stages.evaluate import weak_ref
+from cowest.systems.collaboration import Collaboration
+from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
+from cowest.systems.single import SingleCall
+from cowest.systems.spec import SystemSpec, Which
+from cowest.types import ModelRef, Sampling
 
-ALWAYS: Final = ("collab", "weak", "strong")
+ALWAYS: Final = (COLLAB, WEAK, STRONG)
 
 
 @dataclass(slots=True)
@@ -118,97 +120,99 @@ class _Opener:
         self._sources = sources_of(config)
         self._weak: dict[ModelRef, ChatModel] = {}
         self._strong_chat: ChatModel | None = None
-        self._retrievers = Retrievers()
         self._strong = self._open_strong(attempted)
         opened.models.append(self._strong)
 
     def open(self, config: RunConfig, name: str, only: Sequence[str]) -> None:
         """Serve one task's systems."""
-        task = build_task(config, name)
-        frames = build_frames(config, task)
-        known = dict.fromkeys((*ALWAYS, *config.systems))
-        rows = find_rows([s for s in only if s not in known], "--systems") if set(only) - set(known) else ()
-        systems: list[str] = [system for system in known if not only or system in only]
-        if self._run is None:
-            systems = [system for system in systems if system != "collab_aligned"]
-        if not systems and not rows:
-            raise ConfigError(f"--systems: this recipe has {', '.join(known)}")
+        context, retrievers = self._context(config, name), Retrievers()
+        specs = find_systems(only, "--systems") if only else self._by_default(config)
+        _, impossible = possible(config, specs)
+        for system, why in impossible.items():
+            raise ConfigError(f"--systems: {system} is not possible here: {why}")
         prefix = f"{config.name}.{name}" if name else config.name
-        for system in systems:
-            id_ = f"{prefix}.{system}"
-            self._opened.served[id_] = self._served(id_, prefix, system, config, name, frames)
-        for row in rows:
-            id_ = f"{prefix}.{row.name}"
-            self._opened.served[id_] = self._row(id_, prefix, row, config, task, name)
-        systems += [row.name for row in rows]
-        best = next((s for s in ("collab_aligned", "collab", *systems) if s in systems), systems[0])
-        whole = replace(self._opened.served[f"{prefix}.{best}"], id=prefix)
-        self._opened.served = {prefix: whole, **self._opened.served}
+        served = {f"{prefix}.{spec.name}": self._served(prefix, spec, context, name, retrievers) for spec in specs}
+        best = min(specs, key=_rank)  # the first of equals
+        self._opened.served |= {prefix: replace(served[f"{prefix}.{best.name}"], id=prefix)} | served
 
-    def _served(self, id_: str, prefix: str, system: str, config: RunConfig, name: str, frames: Frames) -> Served:
-        settings, breakers, offer = self._opened.settings, self._opened.breakers, self._offer
-        if system == "strong":
-            return Served(id_, frames, self._strong, task=name, about=About(system, offer.created, offer.tokens))
-        weak, draft = self._weak_model(self._ref(system, config, name)), config.evaluate.draft
-        alone = ChatBackend(weak, draft.model_copy(update={"max_tokens": offer.weak_tokens}), breakers["weak"])
-        if system == "weak":
-            about = About(system, offer.created, offer.weak_tokens)
-            return Served(id_, frames, alone, "weak_alone", task=name, about=about)
-        drafter = Drafter(
-            weak, draft, breakers["weak"], deadline_s=settings.draft_deadline_s, max_chars=settings.max_draft_chars
-        )
-        return Served(
-            id_,
-            frames,
-            self._strong,
-            drafter=drafter,
-            weak_id=f"{prefix}.weak",
-            strong_id=f"{prefix}.strong",
-            task=name,
-            weak=alone,
-            route=offer.route,
-            about=About(system, offer.created, offer.tokens, draft.max_tokens),
-        )
+    def _by_default(self, config: RunConfig) -> Sequence[SystemSpec]:
+        """What each recipe has, and what its run evaluated, as far as it can be streamed; the rest is served where it is named."""
+        specs = dict.fromkeys((*ALWAYS, *(spec for spec in evaluated(config)[0] if spec.live)))
+        return [spec for spec in specs if self._run is not None or spec.needs != "align"]
 
-    def _row(self, id_: str, prefix: str, row: Row, config: RunConfig, task: Task, name: str) -> Served:
-        """A row of ``cowest table``, made of this run's models."""
-        variant, _ = variant_of(config, row)
-        if variant != "main":
-            raise ConfigError(
-                f"--systems: {row.name} has a weak model of its own ({variant}), which `cowest table` trains and this run has not"
-            )
-        run, frames = self._run or Path("runs") / config.name, build_frames(config, task)
-        context = Context(
+    def _context(self, config: RunConfig, name: str) -> Context:
+        task, run = build_task(config, name), self._run or Path("runs") / config.name
+        return Context(
             label="",
             config=config,
             task=task,
-            frames=frames,
+            frames=build_frames(config, task),
             run=RunDir(run / name),
             reporter=QuietReporter(),
             models=OpenModels(config, run),  # not used: the server's own models are handed over
         )
 
+    def _served(self, prefix: str, spec: SystemSpec, context: Context, name: str, retrievers: Retrievers) -> Served:
+        """A system behind its id: streamed where it is no more than frames put to the models, else as a whole."""
+        variant, _ = variant_of(context.config, spec)
+        if variant != "main":
+            raise ConfigError(
+                f"--systems: {spec.name} has a weak model of its own ({variant}), which `cowest table` trains and this run has not"
+            )
+
         def weak(which: Which) -> ChatModel:
-            return as_drafts(self._weak_model(ref_of(which)))
+            model = self._weak_model(self._ref(context, which))
+            return model if spec.live else as_drafts(model)
 
-        def ref_of(which: Which) -> ModelRef:
-            if which == "base":
-                return self._sources.weak.base()
-            return self._ref("collab_aligned" if which == "aligned" else "collab", config, name)
-
-        system = build_system(context, row, self._strong_model, weak, lambda kind: self._retrievers.of(kind, context))
-        side: Literal["weak", "strong"] = "weak" if row.uses == "weak" else "strong"
-        sampling = config.evaluate.draft if side == "weak" else config.evaluate.answer
+        id_, offer = f"{prefix}.{spec.name}", self._offer
+        system = build_system(context, spec, self._strong_model, weak, lambda kind: retrievers.of(kind, context))
+        if spec.live and isinstance(system, Collaboration):
+            return self._collaboration(id_, prefix, spec, system, name)
+        if spec.live and isinstance(system, SingleCall) and spec.uses == "weak":
+            about = About(spec.name, offer.created, offer.weak_tokens)
+            alone = self._alone(system.model, system.sampling)
+            return Served(id_, context.frames, alone, "weak_alone", task=name, about=about)
+        if spec.live and isinstance(system, SingleCall):
+            about = About(spec.name, offer.created, offer.tokens)
+            return Served(id_, context.frames, self._strong, task=name, about=about)
+        side: Literal["weak", "strong"] = "weak" if spec.uses == "weak" else "strong"
+        sampling = context.config.evaluate.draft if side == "weak" else context.config.evaluate.answer
         return Served(
             id_,
             HandedOver(),
             ChatBackend(RowModel(system), sampling, self._opened.breakers[side]),
-            "both" if row.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
-            strong_id=f"{prefix}.strong",
+            "both" if spec.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
+            strong_id=f"{prefix}.{STRONG.name}",
             task=name,
-            strong=Alone(self._strong, frames) if row.uses == "both" else None,
-            about=About(row.name, self._offer.created, sampling.max_tokens),
+            strong=Alone(self._strong, context.frames) if spec.uses == "both" else None,
+            about=About(spec.name, offer.created, sampling.max_tokens),
         )
+
+    def _collaboration(self, id_: str, prefix: str, spec: SystemSpec, system: Collaboration, name: str) -> Served:
+        settings, offer, draft = self._opened.settings, self._offer, system.draft_sampling
+        return Served(
+            id_,
+            system.frames,
+            self._strong,
+            drafter=Drafter(
+                system.weak,
+                draft,
+                self._opened.breakers["weak"],
+                deadline_s=settings.draft_deadline_s,
+                max_chars=settings.max_draft_chars,
+            ),
+            weak_id=f"{prefix}.{WEAK.name}",
+            strong_id=f"{prefix}.{STRONG.name}",
+            task=name,
+            weak=self._alone(system.weak, draft),
+            route=offer.route,
+            about=About(spec.name, offer.created, offer.tokens, draft.max_tokens),
+        )
+
+    def _alone(self, weak: ChatModel, draft: Sampling) -> Backend:
+        """The weak model answering alone, whose answer may be longer than a draft."""
+        sampling = draft.model_copy(update={"max_tokens": self._offer.weak_tokens})
+        return ChatBackend(weak, sampling, self._opened.breakers["weak"])
 
     def _strong_model(self) -> ChatModel:
         """The strong model as the rows call it: beside the server's own connections, within the recipe's limits."""
@@ -217,23 +221,19 @@ class _Opener:
             self._opened.models.append(self._strong_chat)
         return self._strong_chat
 
-    def _ref(self, system: str, config: RunConfig, name: str) -> ModelRef:
-        """Which weak model a system has."""
-        if self._run is None or not self._sources.weak.trainable:
-            return self._sources.weak.base()
-        needed = self._run / name / ("align/selection.json" if system == "collab_aligned" else "sft/model_ref.json")
-        if not needed.exists():
+    def _ref(self, context: Context, which: Which) -> ModelRef:
+        """Which weak model a system has: the run's, or without a run the recipe's as it is."""
+        if self._run is None:
+            if which == "aligned":
+                raise ConfigError("--systems: an aligned weak model is made by `cowest run`; serve its run directory")
+            return context.weak.base()
+        try:
+            return weak_ref(context, which)
+        except FileNotFoundError as error:
             raise ConfigError(
-                f"{needed} is not there: the run is not finished. `cowest run` with its recipe continues it; "
+                f"{error.filename} is not there: the run is not finished. `cowest run` with its recipe continues it; "
                 "--systems serves those systems only that are there."
-            )
-        text = needed.read_bytes()
-        weights = (
-            Selection.model_validate_json(text).model
-            if system == "collab_aligned"
-            else Weights.model_validate_json(text)
-        )
-        return located(RunDir(self._run / name), weights, {config.weak.model: self._sources.weak.base().base})
+            ) from None
 
     def _weak_model(self, ref: ModelRef) -> ChatModel:
         if ref not in self._weak:
@@ -246,7 +246,7 @@ class _Opener:
         answer, tokens = self._config.evaluate.answer, self._offer.tokens
         if not isinstance(strong, OpenAIModelConfig):
             return ChatBackend(
-                self._sources.strong.open(), answer, breaker, settings.max_output_tokens if tokens is None else None
+                self._strong_model(), answer, breaker, settings.max_output_tokens if tokens is None else None
             )
         return HttpBackend(
             strong,
@@ -258,3 +258,10 @@ class _Opener:
             own_limit=tokens is None,
             room=room_of(self._sources.strong.window(0), tokens),
         )
+
+
+def _rank(spec: SystemSpec) -> int:
+    """What the recipe's bare name stands for: collaboration, and best an aligned one."""
+    if not (spec.live and spec.uses == "both"):
+        return 2
+    return 0 if spec.needs == "align" else 1

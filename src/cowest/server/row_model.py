@@ -51,7 +51,7 @@ class RowModel:
             example = example.model_copy(update={"context": f"{earlier}\n\n{example.context or ''}".strip()})
         answered = await self._system.answer(example)
         if answered.text is None:
-            kind, _, reason = (answered.error or "failed").removeprefix("draft: ").partition(": ")
+            kind, _, reason = (answered.error or "failed").partition(": ")
             raise ModelCallError(kind, f"{self.name}: {reason or kind}")
         reason = "length" if answered.truncated else "stop"
         return Completion(text=answered.text, finish_reason=reason, usage=answered.usage, latency_s=answered.latency_s)

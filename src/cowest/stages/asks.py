@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cowest.assembly.context import Context
+from cowest.collaboration.calls import Series
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.stages.rounds import Round
 from cowest.types import Draft, Example, Message, Sampling
@@ -19,14 +20,9 @@ class Request:
     sampling: Sampling
 
 
-def draft_seed(context: Context, round_: Round, *parts: str | int) -> int:
-    """The seed of a draft: it follows from the recipe's seed, the example and the draft's index."""
-    return derive_seed(context.config.seed, *round_.seed("draft"), *parts)
-
-
-def draft_sampling(context: Context, round_: Round, *parts: str | int) -> Sampling:
-    """How a training query's draft is sampled; without an index among ``parts``: a query's drafts together."""
-    return _seeded(context.config.draft.sampling, draft_seed(context, round_, *parts))
+def draft_series(context: Context, round_: Round, example: Example) -> Series:
+    """The seeds of a training query's drafts: they follow from the recipe's seed, the query and the draft's index."""
+    return Series(context.config.seed, *round_.seed("draft"), example.id)
 
 
 def solo_request(context: Context, example: Example) -> Request:

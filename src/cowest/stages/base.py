@@ -90,7 +90,7 @@ class _Patience:
         if error is None:
             self._any, self._row = True, 0
             return
-        kind = error.removeprefix("draft: ").split(":")[0]
+        kind = error.split(":")[0]
         if self._any and kind in ABOUT_THE_QUERY:
             return
         self._row = self._row + 1 if kind == self._kind or not self._any else 1

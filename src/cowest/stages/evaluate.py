@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from cowest.assembly.build import build_baseline_frames
 from cowest.assembly.context import Context
-from cowest.protocols import ChatModel, System
-from cowest.recipe.config import SystemName
+from cowest.assembly.systems import Retrievers, build_system
+from cowest.errors import StageError
+from cowest.protocols import ChatModel
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
-from cowest.run.store import write_atomic
+from cowest.run.store import JsonlFile, write_atomic
 from cowest.scoring.statistics import Outcome, compare, summarise
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures, fill
 from cowest.stages.learn import selection, sft_model
-from cowest.systems.collaboration import Collaboration
-from cowest.systems.single import SingleCall
+from cowest.systems.registry import evaluated
+from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Comparison, Example, ModelRef, Prediction, Results, StageResult, SystemResult, Usage
 
 
@@ -26,70 +28,120 @@ def test_queries(context: Context) -> Sequence[Example]:
 
 
 def _depends(context: Context) -> Depends:
-    test, c = test_queries(context), context.config
-    return (
-        settings_of("evaluate", c.evaluate)
-        | depends.questions("test", test)
-        | depends.prompt("a draft", context.frames.draft(test[0]))
-        | depends.prompt("the collaboration", context.frames.refine(test[0], "DRAFT"))
-        | depends.prompt("the strong model alone", context.frames.solo(test[0]))
+    specs, _ = evaluated(context.config)
+    found = (
+        _asked(context)
+        | depends.value("evaluate.systems", [spec.name for spec in specs])
         | context.strong.identity("strong")
         | (depends.value("weak.model", "trained") if context.weak.trainable else context.weak.identity("weak"))
         | depends.value("the metrics", list(context.task.metrics))
     )
+    for spec in specs:
+        if not spec.live:
+            found |= system_depends(context, spec)
+    return found
 
 
-def systems_of(context: Context) -> tuple[tuple[SystemName, ...], dict[str, str]]:
+def system_depends(context: Context, spec: SystemSpec) -> Depends:
+    """What one system's answers follow from, beside what it reads of the run."""
+    found = _asked(context)
+    if not spec.live:
+        found |= _beyond_the_frames(context)
+    if spec.uses != "weak":
+        found |= context.strong.identity("strong")
+    if spec.uses != "strong" and (spec.needs == "nothing" or not context.weak.trainable):
+        found |= context.weak.identity("weak")
+    return found
+
+
+def _asked(context: Context) -> Depends:
+    test, frames = test_queries(context), context.frames
+    return (
+        settings_of("evaluate", context.config.evaluate, leave_out=("systems",))
+        | depends.questions("test", test)
+        | depends.prompt("a draft", frames.draft(test[0]))
+        | depends.prompt("the collaboration", frames.refine(test[0], "DRAFT"))
+        | depends.prompt("the strong model alone", frames.solo(test[0]))
+    )
+
+
+def _beyond_the_frames(context: Context) -> Depends:
+    """What the systems of ``cowest table`` follow from that do more than put the frames to the models."""
+    c, first = context.config, test_queries(context)[0]
+    baseline = build_baseline_frames(c, context.task)
+    return (
+        settings_of("draft.sampling", c.draft.sampling)
+        | settings_of("table", c.comparison, leave_out=("rows", "baseline", "seeds", "axis", "grid"))
+        | depends.questions("training", context.task.examples("train"))
+        | depends.prompt(
+            "the baselines",
+            baseline.zero_shot(first),
+            baseline.self_refine(first, "ANSWER"),
+            baseline.predicted(first, "LABEL", 0.5),
+            baseline.choose(first, ["A", "B"]),
+        )
+        | depends.value("seed", c.seed)
+    )
+
+
+def systems_of(context: Context) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """The systems that are there to be evaluated, and why the others that the recipe asks for are not."""
-    left_out = {}
-    if "collab_aligned" in context.config.systems:
-        why = why_not_aligned(context)
+    specs, left_out = evaluated(context.config)
+    if any(spec.needs == "align" for spec in specs):
+        why = selection(context).skipped
         if why is not None:
-            left_out["collab_aligned"] = why
-    return tuple(name for name in context.config.systems if name not in left_out), left_out
+            left_out |= {spec.name: why for spec in specs if spec.needs == "align"}
+    return tuple(spec for spec in specs if spec.name not in left_out), left_out
 
 
-def why_not_aligned(context: Context) -> str | None:
-    """Why the run has no aligned weak model, in words; None where it has one."""
-    if context.config.align.objective == "off":
-        return "align.objective is off: the weak model is not aligned"
-    return selection(context).skipped
+def weak_ref(context: Context, which: Which) -> ModelRef:
+    """The weak model at that point of its training, as the run made it; one that is served elsewhere is what it is.
+
+    Raises FileNotFoundError where the run is not as far, DataError where the weights are gone.
+    """
+    if which == "base" or not context.weak.trainable:
+        return context.weak.base()
+    return sft_model(context) if which == "sft" else context.located(selection(context).model)
 
 
-def _systems(context: Context, names: Sequence[SystemName]) -> list[tuple[System, ChatModel | None]]:
-    """The systems asked for, each with the weak model that it alone holds open."""
-    settings, strong = context.config.evaluate, context.models.strong()
-    systems: list[tuple[System, ChatModel | None]] = []
-    for name in names:
-        if name == "strong":
-            systems.append((SingleCall(strong, context.frames.solo, settings.answer, name), None))
-            continue
-        weak = context.models.weak(_weak(context, name))
-        if name == "weak":
-            systems.append((SingleCall(weak, context.frames.draft, settings.draft, name), weak))
-        else:
-            both = Collaboration(weak, strong, context.frames, settings.draft, settings.answer, name)
-            systems.append((both, weak))
-    return systems
+async def answer_queries(
+    context: Context, spec: SystemSpec, file: JsonlFile[Prediction], label: str, retrievers: Retrievers
+) -> list[Prediction]:
+    """A system's answers to the test queries; those that are in the file already are kept.
 
+    A model that cannot serve the system (FLARE, and no log-probabilities) does not take the other systems' answers away: all
+    of its queries are entered as failed. Raises StageError where calls keep failing in another way.
+    """
+    queries, opened = test_queries(context), list[ChatModel]()
 
-def _weak(context: Context, name: SystemName) -> ModelRef:
-    if name == "collab_aligned":
-        return context.located(selection(context).model)
-    return sft_model(context) if context.weak.trainable else context.weak.base()
+    def weak(which: Which) -> ChatModel:
+        opened.append(context.models.weak(weak_ref(context, which)))
+        return opened[-1]
+
+    try:
+        system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
+        return await fill(label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer)
+    except StageError as error:
+        if "no_logprobs" not in str(error):
+            raise
+        context.reporter.info(f"{context.label}{label}: given up: {error}")
+        failed = [
+            Prediction(example_id=e.id, system=spec.name, text=None, error=f"no_logprobs: {error}") for e in queries
+        ]
+        file.replace(failed)
+        return failed
+    finally:
+        for model in opened:
+            await model.aclose()
 
 
 async def _evaluate(context: Context) -> Done:
-    queries = test_queries(context)
-    names, left_out = systems_of(context)
+    queries, retrievers = test_queries(context), Retrievers()
+    specs, left_out = systems_of(context)
     predictions: dict[str, list[Prediction]] = {}
-    for system, weak in _systems(context, names):
-        file = context.run.file(f"predictions/{system.name}.jsonl", Prediction)
-        predictions[system.name] = await fill(
-            f"evaluate {system.name}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
-        )
-        if weak is not None:
-            await weak.aclose()
+    for spec in specs:
+        file = context.run.file(f"predictions/{spec.name}.jsonl", Prediction)
+        predictions[spec.name] = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers)
     for name, why in left_out.items():
         context.reporter.info(f"{context.label}evaluate: no row {name}: {why}")
     results = _results(context, queries, predictions, left_out)

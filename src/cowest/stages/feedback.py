@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from cowest.assembly.context import Context
+from cowest.collaboration.calls import many_at_once
 from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
-from cowest.protocols import ManyChatModel, Scorer
+from cowest.protocols import Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
@@ -20,7 +21,7 @@ from cowest.stages.base import IN_FLIGHT, Done, Stage, failures, fill
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
-from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Sampling, Score, Usage
+from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Score, Usage
 
 
 def _sample_depends(context: Context) -> Depends:
@@ -41,15 +42,15 @@ async def _sample(context: Context, round_: Round) -> Done:
     items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
     shared: dict[str, asyncio.Task[list[Draft]]] = {}
 
-    def seeded(*parts: str | int) -> Sampling:
-        return asks.draft_sampling(context, round_, *parts)
+    many = many_at_once(weak)
 
     async def make(item: tuple[Example, int]) -> Draft:
         example, index = item
-        if not isinstance(weak, ManyChatModel):
-            return await draft(weak, context.frames, example, index, seeded(example.id, index))
+        series = asks.draft_series(context, round_, example)
+        if many is None:
+            return await draft(weak, context.frames, example, index, series.nth(settings.sampling, index))
         if example.id not in shared:
-            together = drafts(weak, context.frames, example, settings.samples, seeded(example.id))
+            together = drafts(many, context.frames, example, settings.samples, series.together(settings.sampling))
             shared[example.id] = asyncio.ensure_future(together)
         return (await shared[example.id])[index]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cowest.assembly.context import Context
+from cowest.assembly.systems import build_system
 from cowest.collaboration.prompts import completion
 from cowest.errors import StageError
-from cowest.protocols import System
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
@@ -18,8 +18,7 @@ from cowest.run.weights import Weights
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
 from cowest.stages.rounds import Policy, Round
-from cowest.systems.collaboration import Collaboration
-from cowest.systems.single import SingleCall
+from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
 
 if TYPE_CHECKING:
@@ -195,15 +194,12 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
 
     Beside the score: how many calls failed.
     """
-    evaluate = context.config.evaluate
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
     weak, name = context.models.weak(model), f"step-{step}"
-    system: System = (
-        SingleCall(weak, context.frames.draft, evaluate.draft, name)
-        if context.config.pairs.signal == "draft"  # such a weak model is tuned to answer by itself, and so chosen
-        else Collaboration(weak, context.models.strong(), context.frames, evaluate.draft, evaluate.answer, name)
-    )
-    file = context.run.file(round_.file(f"align/validation/step-{step}.jsonl"), Prediction)
+    # With signal "draft" the weak model is tuned to answer by itself, and so chosen.
+    spec = WEAK_ALIGNED if context.config.pairs.signal == "draft" else COLLAB_ALIGNED
+    system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
+    file = context.run.file(round_.file(f"align/validation/{name}.jsonl"), Prediction)
     answers = await fill(
         f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
     )

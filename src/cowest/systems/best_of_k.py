@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cowest.collaboration.refine import ask_to_refine
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.run.identity import derive_seed
-from cowest.systems.calls import Tally, predict
+from cowest.systems.calls import Series, Tally, predict
 from cowest.tasks.answers import marked_answer
 from cowest.types import Completion, Example, Message, Prediction, Sampling
 
@@ -37,6 +37,7 @@ class BestOfK:
     seed: int
     name: str
     window: Window | None = None
+    weak_window: Window | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -50,15 +51,17 @@ class BestOfK:
         return await predict(example, self.name, self._steps)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
-        seed = derive_seed(self.seed, "best-of-k", example.id)
-        sampling = self.draft_sampling.model_copy(update={"seed": seed})
-        found = await tally.sample(self.weak, self.frames.draft(example), sampling, self.samples, "draft", None)
+        series, asked = Series(self.seed, "best-of-k", example.id), self.frames.draft(example)
+        found = await tally.sample(
+            self.weak, asked, self.draft_sampling, series, self.samples, "draft", self.weak_window
+        )
         drafts: dict[str, str] = {}
         for done in found:
             drafts.setdefault(done.text.strip(), done.text)
         tally.draft = await self._chosen(example, tuple(drafts.values()), tally)
-        messages = self.frames.refine(example, tally.draft)
-        return await tally.ask(self.strong, messages, self.answer_sampling, "refine", self.window)
+        return await ask_to_refine(
+            tally, self.strong, self.frames, example, tally.draft, self.answer_sampling, self.window
+        )
 
     async def _chosen(self, example: Example, drafts: Sequence[str], tally: Tally) -> str:
         """The draft that the strong model chooses; those that do not fit its window beside the first are not shown."""

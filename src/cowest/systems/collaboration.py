@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cowest.collaboration.draft import draft
-from cowest.collaboration.refine import refine
+from cowest.collaboration.calls import Tally
+from cowest.collaboration.draft import ask_for_draft
+from cowest.collaboration.refine import ask_to_refine
+from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.types import Example, Prediction, Sampling
+from cowest.systems.calls import predict
+from cowest.types import Completion, Example, Prediction, Sampling
 
 
 @dataclass(frozen=True, slots=True)
 class Collaboration:
-    """The weak model drafts, the strong model refines."""
+    """The weak model drafts, the strong model refines. A draft that does not fit the window is cut, and it is said."""
 
     weak: ChatModel
     strong: ChatModel
@@ -20,20 +23,15 @@ class Collaboration:
     draft_sampling: Sampling = Sampling()
     answer_sampling: Sampling = Sampling()
     name: str = "collab"
+    weak_window: Window | None = None
+    strong_window: Window | None = None
 
     async def answer(self, example: Example) -> Prediction:
-        """Draft and refine one query; when either call fails, ``text`` is None and ``error`` says which and why."""
-        first = await draft(self.weak, self.frames, example, 0, self.draft_sampling)
-        if first.text is None:
-            return Prediction(example_id=example.id, system=self.name, text=None, error=f"draft: {first.error}")
-        second = await refine(self.strong, self.frames, example, first, self.answer_sampling)
-        return Prediction(
-            example_id=example.id,
-            system=self.name,
-            text=second.text,
-            truncated=second.truncated,
-            draft=first.text,
-            error=second.error,
-            usage=first.usage + second.usage,
-            latency_s=first.latency_s + second.latency_s,
+        """Both calls are needed; ``error`` says which one failed and why, and what the other took is kept."""
+        return await predict(example, self.name, self._steps)
+
+    async def _steps(self, example: Example, tally: Tally) -> Completion:
+        draft = await ask_for_draft(tally, self.weak, self.frames, example, self.draft_sampling, self.weak_window)
+        return await ask_to_refine(
+            tally, self.strong, self.frames, example, draft.text, self.answer_sampling, self.strong_window
         )

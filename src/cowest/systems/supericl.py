@@ -38,6 +38,7 @@ class SuperIcl:
     answer_sampling: Sampling
     name: str
     window: Window | None = None
+    weak_window: Window | None = None
 
     async def answer(self, example: Example) -> Prediction:
         """The strong model's answer; ``draft`` is the weak model's whole text."""
@@ -45,7 +46,7 @@ class SuperIcl:
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         sampling = self.draft_sampling.model_copy(update={"logprobs": self.draft_sampling.logprobs or 0})
-        weak = await tally.ask(self.weak, self.ask_weak(example), sampling, "draft")
+        weak = await tally.ask(self.weak, self.ask_weak(example), sampling, "draft", self.weak_window)
         tally.draft = weak.text
         label, confidence = predicted(weak, self.extract(weak.text, example))
         messages = self.ask_strong(example, label, confidence)

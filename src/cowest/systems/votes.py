@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel
-from cowest.run.identity import derive_seed
 from cowest.scoring import answer_key
-from cowest.systems.calls import Ask, Tally, predict
+from cowest.systems.calls import Ask, Series, Tally, predict
 from cowest.types import Completion, Example, Prediction, Sampling
 
 Extract = Callable[[str, Example], str | None]
@@ -55,9 +54,10 @@ class SelfConsistency:
         return await predict(example, self.name, self._steps)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
-        seed = derive_seed(self.seed, "self-consistency", example.id)
-        sampling = self.sampling.model_copy(update={"seed": seed})
-        found = await tally.sample(self.model, self.ask(example), sampling, self.samples, "", self.window)
+        series = Series(self.seed, "self-consistency", example.id)
+        found = await tally.sample(
+            self.model, self.ask(example), self.sampling, series, self.samples, window=self.window
+        )
         answers = [self.extract(done.text, example) for done in found]
         votes = Counter(self._key(answer, example) for answer in answers if answer is not None)
         if not votes:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
-from typing import Literal
 
 from cowest.assembly.context import Context
-from cowest.assembly.row_systems import Retrievers, build_system
-from cowest.assembly.rows import Row, Which
+from cowest.assembly.systems import Retrievers, build_system
 from cowest.protocols import Retriever, Task
+from cowest.systems.spec import Index, SystemSpec, Which
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Usage
 
 
@@ -68,7 +67,7 @@ class _Nearest:
 
 
 async def dry_run(
-    context: Context, row: Row, example: Example, retrievers: Retrievers, sure: float = 1.0
+    context: Context, row: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0
 ) -> tuple[Prediction, list[Asked]]:
     """Answer one query with stand-ins; ``sure`` below FLARE's threshold makes it look things up."""
     asked: list[Asked] = []
@@ -79,7 +78,7 @@ async def dry_run(
     def weak(which: Which) -> StandIn:
         return StandIn(f"weak ({which})", context.task, example, asked, sure)
 
-    def retriever(kind: Literal["bm25", "dense"]) -> Retriever:
+    def retriever(kind: Index) -> Retriever:
         def bm25() -> Retriever:
             return retrievers.of("bm25", context)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
-from cowest.assembly.row_systems import Retrievers
-from cowest.assembly.rows import Row
 from cowest.assembly.sources import Source
+from cowest.assembly.systems import Retrievers
 from cowest.costs.estimate import Estimate, StageEstimate, estimate_work, paid_requests, spread
 from cowest.costs.workload import Range, Work, workload
 from cowest.ledger.ledger import call_of
@@ -25,6 +24,7 @@ from cowest.run.freshness import lineage
 from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
 from cowest.stages.evaluate import test_queries
+from cowest.systems.spec import SystemSpec
 from cowest.table.dry import Asked, dry_run
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
@@ -103,7 +103,7 @@ def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
             yield from ((variant.context, work) for work in _row(variant.context, row, retrievers, seen))
 
 
-def _row(context: Context, row: Row, retrievers: Retrievers, seen: set[str]) -> Iterator[Work]:
+def _row(context: Context, row: SystemSpec, retrievers: Retrievers, seen: set[str]) -> Iterator[Work]:
     queries = test_queries(context)
     sampled = spread(queries, SAMPLED)
     done = {p.example_id for p in context.run.file(row_file(row), Prediction).load() if p.error is None}
@@ -121,7 +121,7 @@ def _row(context: Context, row: Row, retrievers: Retrievers, seen: set[str]) -> 
 
 def _work(
     model: Source,
-    row: Row,
+    row: SystemSpec,
     number: int,
     asked: dict[str, list[Asked]],
     sampled: Sequence[Example],
@@ -150,7 +150,7 @@ def _work(
 
 def _asked(
     context: Context,
-    row: Row,
+    row: SystemSpec,
     queries: Sequence[Example],
     retrievers: Retrievers,
     model: str,

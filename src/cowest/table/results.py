@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from cowest.assembly.rows import Row
+from cowest.assembly.context import Context
 from cowest.errors import StageError
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
 from cowest.stages.evaluate import outcomes, test_queries
+from cowest.systems.registry import current_name
+from cowest.systems.spec import SystemSpec
 from cowest.table.plan import Plan
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant
 from cowest.types import Comparison, MetricValue, Prediction, Record, Usage
 
 ALPHA = 0.05
+RowName = Annotated[str, AfterValidator(current_name)]
+"""A system's name; older results may have another one for it."""
+
+
+def _renamed(comparison: Comparison) -> Comparison:
+    return comparison.model_copy(update={"a": current_name(comparison.a), "b": current_name(comparison.b)})
 
 
 class Difference(Record):
     """A row minus the baseline. ``p_holm`` is corrected for all rows of this table and metric (Holm 1979)."""
 
-    comparison: Comparison
+    comparison: Annotated[Comparison, AfterValidator(_renamed)]
     p_holm: float | None
 
 
@@ -32,7 +40,7 @@ class GridDifference(Record):
     """One row at one point of the grid minus itself at the first point, on the same queries; Holm over all of a task's."""
 
     task: str
-    row: str
+    row: RowName
     label: str
     first: str
     comparison: Comparison
@@ -63,9 +71,9 @@ class Table(Record):
     task: str
     label: str
     metrics: tuple[str, ...]
-    rows: dict[str, RowResult]
+    rows: dict[RowName, RowResult]
     differences: list[Difference]
-    by_seed: dict[str, dict[str, float | None]] = Field(
+    by_seed: dict[str, dict[RowName, float | None]] = Field(
         description="The main metric's mean of each row, by seed: how much worlds (or runs) differ."
     )
 
@@ -75,91 +83,118 @@ class TableResults(Record):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
-    baseline: str
+    baseline: RowName
     seeds: list[int]
     axis: str | None
     tables: list[Table]
     grid_differences: list[GridDifference] = Field(default_factory=list)
-    left_out: dict[str, str]
+    left_out: dict[RowName, str]
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All answers to one task's queries at one point of the grid: by row, then by seed."""
+
+    task: str
+    label: str
+    context: Context
+    answers: Mapping[str, Mapping[str, Sequence[Prediction]]]
+    outcomes: Mapping[str, Mapping[str, list[Outcome]]]
+
+    @property
+    def pooled(self) -> dict[str, list[Outcome]]:
+        """The outcomes of each row over the seeds."""
+        return {row: pool(by_seed) for row, by_seed in self.outcomes.items()}
+
+
+def pools(plan: Plan, opened: Sequence[Sequence[Variant]]) -> list[Pool]:
+    """A finished plan's answers, task by task. Raises StageError where a row's predictions are not there."""
+    by_task: dict[str, list[tuple[str, Sequence[Variant]]]] = {}
+    for unit, variants in zip(plan.units, opened, strict=True):
+        by_task.setdefault(unit.task, []).append((str(unit.seed), variants))
+    return [_pool(plan, task, label, units) for task, units in by_task.items() for label in plan.labels]
+
+
+def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence[Variant]]]) -> Pool:
+    there = {seed: [v for v in variants if v.label == label] for seed, variants in units}
+    contexts = {seed: variants[0].context for seed, variants in there.items()}
+    answers = {row.name: {seed: _predictions(row, variants) for seed, variants in there.items()} for row in plan.rows}
+    found = {
+        row: {seed: outcomes(contexts[seed], test_queries(contexts[seed]), made) for seed, made in by_seed.items()}
+        for row, by_seed in answers.items()
+    }
+    context = next(iter(contexts.values()))
+    return Pool(task or context.task.name, label, context, answers, found)
+
+
 def table_results(plan: Plan, opened: Sequence[Sequence[Variant]]) -> TableResults:
     """All tables of a finished plan. Raises StageError where a row's predictions are not there."""
-    tables, along = list[Table](), list[GridDifference]()
-    by_task: dict[str, list[tuple[int, Sequence[Variant]]]] = {}
-    for unit, variants in zip(plan.units, opened, strict=True):
-        by_task.setdefault(unit.task, []).append((unit.seed, variants))
-    for task, units in by_task.items():
-        found: dict[str, dict[str, list[Outcome]]] = {}
-        for label in plan.labels:
-            there = [(s, [v for v in vs if v.label == label]) for s, vs in units]
-            table, found[label] = _table(plan, task, label, there)
-            tables.append(table)
-        context = units[0][1][0].context
-        along += _along_the_grid(context.task.metrics[0], context.task.labels, tables[-1].task, found, plan.config.seed)
+    return results_of(plan, pools(plan, opened))
+
+
+def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
+    """The same of answers that were read already."""
+    by_task: dict[str, dict[str, Pool]] = {}
+    for one in found:
+        by_task.setdefault(one.task, {})[one.label] = one
     return TableResults(
         name=plan.config.name,
         baseline=plan.baseline,
         seeds=list(plan.config.comparison.seeds or (plan.config.seed,)),
         axis=plan.config.comparison.axis,
-        tables=tables,
-        grid_differences=along,
+        tables=[_table(plan, one) for one in found],
+        grid_differences=[d for points in by_task.values() for d in _along_the_grid(points, plan.config.seed)],
         left_out=dict(plan.left_out),
     )
 
 
-def _along_the_grid(
-    metric: str, labels: Sequence[str], task: str, found: Mapping[str, Mapping[str, Sequence[Outcome]]], seed: int
-) -> list[GridDifference]:
-    first, *others = found
+def _along_the_grid(points: Mapping[str, Pool], seed: int) -> list[GridDifference]:
+    first, *others = points
+    start = points[first]
+    metric, labels, found = start.context.task.metrics[0], start.context.task.labels, start.pooled
+    there = {label: points[label].pooled for label in others}
     made = [
-        (row, label, _paired(metric, labels, label, first, {label: found[label][row], first: found[first][row]}, seed))
-        for row in found[first]
+        (row, label, _paired(metric, labels, label, first, {label: there[label][row], first: found[row]}, seed))
+        for row in found
         for label in others
     ]
     corrected = holm([c.p for _, _, c in made])
     return [
-        GridDifference(task=task, row=row, label=label, first=first, comparison=c, p_holm=p)
+        GridDifference(task=start.task, row=row, label=label, first=first, comparison=c, p_holm=p)
         for (row, label, c), p in zip(made, corrected, strict=True)
     ]
 
 
-def _table(
-    plan: Plan, task: str, label: str, units: Sequence[tuple[int, Sequence[Variant]]]
-) -> tuple[Table, dict[str, list[Outcome]]]:
-    context = units[0][1][0].context
-    metrics, labels, seed = context.task.metrics, context.task.labels, plan.config.seed
-    found: dict[str, list[Outcome]] = {}
-    answers: dict[str, list[Prediction]] = {}
-    seeds: dict[str, dict[str, float | None]] = {}
-    for row in plan.rows:
-        by_seed = {str(s): _predictions(row, variants) for s, variants in units}
-        answers[row.name] = [p for rows in by_seed.values() for p in rows]
-        groups = {
-            str(s): outcomes(vs[0].context, test_queries(vs[0].context), by_seed[str(s)]) for s, vs in units
-        }  # fmt: skip
-        found[row.name] = pool(groups)
-        for key, rows in groups.items():
-            seeds.setdefault(key, {})[row.name] = summarise(metrics[:1], labels, rows, seed)[metrics[0]].mean
+def _table(plan: Plan, one: Pool) -> Table:
+    task, seed, found = one.context.task, plan.config.seed, one.pooled
+    metrics, labels, about = task.metrics, task.labels, {row.name: row.about for row in plan.rows}
     values = {name: summarise(metrics, labels, rows, seed) for name, rows in found.items()}
     marks = {metric: _marks(metric, labels, values, found, seed) for metric in metrics}
-    about = {row.name: row.about for row in plan.rows}
-    made = Table(
-        task=task or context.task.name,
-        label=label,
+    by_seed: dict[str, dict[str, float | None]] = {}
+    for name, groups in one.outcomes.items():
+        for key, rows in groups.items():
+            by_seed.setdefault(key, {})[name] = summarise(metrics[:1], labels, rows, seed)[metrics[0]].mean
+    return Table(
+        task=one.task,
+        label=one.label,
         metrics=metrics,
         rows={
-            name: _row(about[name], values[name], {m: marks[m][name] for m in metrics}, answers[name]) for name in found
+            name: _row(
+                about[name],
+                values[name],
+                {m: marks[m][name] for m in metrics},
+                [p for made in one.answers[name].values() for p in made],
+            )
+            for name in found
         },
         differences=[d for metric in metrics for d in _differences(metric, labels, plan.baseline, found, seed)],
-        by_seed=seeds,
+        by_seed=by_seed,
     )
-    return made, found
 
 
-def _predictions(row: Row, variants: Sequence[Variant]) -> list[Prediction]:
+def _predictions(row: SystemSpec, variants: Sequence[Variant]) -> list[Prediction]:
     variant = next(v for v in variants if row in v.rows)
     found = variant.context.run.file(row_file(row), Prediction).load()
     order = {e.id: i for i, e in enumerate(test_queries(variant.context))}
@@ -225,11 +260,3 @@ def _marks(
         if p is None or p >= ALPHA:
             marks[name] = "tied"
     return marks
-
-
-def read_table(out: Path) -> TableResults:
-    """``results.json`` of a table. Raises StageError where it is not there."""
-    file = out / "results.json"
-    if not file.exists():
-        raise StageError(f"{file}: not there yet; `cowest table` writes it when all rows are done")
-    return TableResults.model_validate_json(file.read_bytes())

@@ -18,8 +18,7 @@ from cowest.assembly.build import build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path
 from cowest.assembly.prepare import check_installed, prepare
-from cowest.assembly.row_systems import Retrievers, check_retrieval
-from cowest.assembly.rows import Row, variant_of
+from cowest.assembly.systems import Retrievers, check_systems
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary
 from cowest.pipeline import run_stages, stages_of
@@ -29,7 +28,9 @@ from cowest.recipe.kept import keep_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
-from cowest.table.plan import Plan, Unit, check_data
+from cowest.systems.registry import variant_of
+from cowest.systems.spec import SystemSpec
+from cowest.table.plan import Plan, Unit
 from cowest.table.row_stage import row_stage
 from cowest.tasks.base import notes_of
 
@@ -42,7 +43,7 @@ class Variant:
 
     label: str
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[SystemSpec, ...]
     context: Context
 
 
@@ -59,13 +60,12 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
         base = prepare(config.model_copy(update={"ledger": ledger}), folder, QuietReporter(), offline)[0]
         resolved = base.config
         models = OpenModels(resolved, out, out / "answers.sqlite")
-        check_retrieval(base, plan.rows)
+        check_systems(base, plan.rows, "table.rows")
         if label == plan.labels[0]:
             for note in notes_of(base.task):
                 reporter.info(f"{unit.name}: {note}")
-        grouped: dict[str, tuple[RunConfig, list[Row]]] = {}
+        grouped: dict[str, tuple[RunConfig, list[SystemSpec]]] = {}
         for row in plan.rows:
-            check_data(row, base.task)
             name, changed = variant_of(resolved, row)
             grouped.setdefault(name, (changed, []))[1].append(row)
         for name, (changed, rows) in grouped.items():

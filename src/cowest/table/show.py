@@ -11,16 +11,15 @@ from pydantic import JsonValue
 from cowest.assembly.build import build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.prepare import prepare
-from cowest.assembly.row_systems import Retrievers
-from cowest.assembly.rows import find_rows, variant_of
+from cowest.assembly.systems import Retrievers, check_systems
 from cowest.errors import ConfigError
 from cowest.recipe.config import RunConfig, config_from_dict, load_config
 from cowest.recipe.problems import did_you_mean
 from cowest.recipe.shipped import packaged_recipe
 from cowest.run.progress import QuietReporter
 from cowest.stages.evaluate import test_queries
+from cowest.systems.registry import TABLE, find_systems, variant_of
 from cowest.table.dry import dry_run
-from cowest.table.plan import check_data
 from cowest.types import Message, Record, Sampling
 
 SAMPLES = ("ifqa", "pubmedqa", "prosocial")
@@ -64,9 +63,9 @@ async def messages_of(
     queries = test_queries(context)
     if number >= len(queries):
         raise ConfigError(f"--example {number}: the task has {len(queries)} test queries, counted from 0")
-    rows, retrievers, shown = find_rows([system] if system else [], "SYSTEM"), Retrievers(), list[Shown]()
+    rows, retrievers, shown = find_systems([system], "SYSTEM") if system else TABLE, Retrievers(), list[Shown]()
+    check_systems(context, rows, "SYSTEM")
     for row in rows:
-        check_data(row, context.task)
         _, changed = variant_of(context.config, row)
         mine = replace(context, config=changed, frames=build_frames(changed, context.task))
         _, asked = await dry_run(mine, row, queries[number], retrievers)

@@ -1,28 +1,26 @@
-"""``cowest lab study``: every domain on several world seeds, pooled over the seeds, with what the lab is to show.
+"""``cowest lab study``: a table of the four systems over the lab's domains and several world seeds, and what it is to show.
 
-Each (domain, seed) is an ordinary ``cowest run`` of the lab recipe in a process of its own with one thread (two processes with
-two threads each would fight for two cores); killed and started again, it continues. Two claims are tested for each domain, on the
-queries of all seeds: collaboration beats the better model alone, and alignment beats plain collaboration.
+Three claims are tested for each domain, on the queries of all seeds: collaboration beats the better model alone, before and after
+alignment, and alignment beats plain collaboration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import yaml
-from pydantic import Field
 
 from cowest.errors import ConfigError
 from cowest.protocols import Reporter
-from cowest.recipe.config import load_config
+from cowest.recipe.config import RunConfig, load_config
 from cowest.recipe.shipped import packaged_recipe
-from cowest.run.processes import Job, run_jobs
+from cowest.recipe.table import TableConfig
 from cowest.run.store import write_atomic
-from cowest.scoring.statistics import Outcome, compare, pool, summarise
-from cowest.stages.evaluate import outcomes
-from cowest.types import Comparison, MetricValue, Prediction, Record
+from cowest.scoring.statistics import Outcome, compare, summarise
+from cowest.systems.registry import COLLAB, COLLAB_ALIGNED, STRONG, WEAK
+from cowest.table.make import make_table
+from cowest.table.plan import make_plan
+from cowest.table.write import markdown
+from cowest.types import Comparison, Record
 
 ALPHA = 0.01
 
@@ -35,46 +33,17 @@ class Claim(Record):
     holds: bool
 
 
-class SeedResult(Record):
-    """The main metric of each system in one world, and the alignment step that was chosen on validation queries."""
-
-    seed: int
-    means: dict[str, float | None]
-    chosen_step: int
-    seconds: float
-
-
-class DomainStudy(Record):
-    """One domain over all seeds."""
-
-    domain: str
-    metric: str
-    seeds: list[SeedResult]
-    pooled: dict[str, dict[str, MetricValue]]
-    claims: list[Claim]
-
-
 class Study(Record):
-    """``study.json``."""
+    """``study.json``: the claims by domain. The figures are in the table's ``results.json`` beside it."""
 
-    schema_version: int = Field(default=1)
+    schema_version: int = 2
     seeds: list[int]
-    domains: list[DomainStudy]
+    claims: dict[str, list[Claim]]
 
     @property
     def holds(self) -> bool:
         """Whether every claim holds in every domain."""
-        return all(claim.holds for domain in self.domains for claim in domain.claims)
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One run of the study."""
-
-    domain: str
-    seed: int
-    recipe: Path
-    out: Path
+        return all(claim.holds for claims in self.claims.values() for claim in claims)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -88,126 +57,64 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _units(seeds: Sequence[int], domains: Sequence[str], out: Path, overrides: Sequence[str]) -> list[Unit]:
-    """Write one single-domain recipe per run, from the packaged lab recipe."""
-    base = yaml.safe_load(packaged_recipe("lab").read_text(encoding="utf-8"))
-    tasks = base.pop("tasks")
-    unknown = [d for d in domains if d not in tasks]
+def study_recipe(seeds: Sequence[int], domains: Sequence[str], overrides: Sequence[str] = ()) -> RunConfig:
+    """The packaged lab recipe as a table over seeds. Raises ConfigError for an unknown domain or setting."""
+    lab = load_config(packaged_recipe("lab"), overrides)
+    unknown = [d for d in domains if d not in lab.tasks]
     if unknown:
-        raise ConfigError(f"--domains: unknown domain {unknown[0]!r}; there are {', '.join(tasks)}")
-    units = []
-    for seed in seeds:
-        for domain in domains:
-            folder = out / f"{domain}-{seed}"
-            recipe = out / "recipes" / f"{domain}-{seed}.yaml"
-            content = {**base, "name": f"{domain}-{seed}", "seed": seed, "task": tasks[domain]}
-            write_atomic(recipe, yaml.safe_dump(content, sort_keys=False))
-            load_config(recipe, overrides)
-            units.append(Unit(domain, seed, recipe, folder))
-    return units
+        raise ConfigError(f"--domains: unknown domain {unknown[0]!r}; there are {', '.join(lab.tasks)}")
+    rows = tuple(spec.name for spec in (WEAK, STRONG, COLLAB, COLLAB_ALIGNED))
+    table = TableConfig(rows=rows, seeds=tuple(seeds))
+    return lab.model_copy(update={"name": "lab-study", "tasks": {d: lab.tasks[d] for d in domains}, "table": table})
 
 
 def run_study(
     seeds: Sequence[int], domains: Sequence[str], out: Path, jobs: int, overrides: Sequence[str], reporter: Reporter
-) -> Study:
-    """Run (or continue) all units, ``jobs`` at a time; write ``study.json`` and ``study.md``.
+) -> tuple[Study, str]:
+    """Run (or continue) the table, ``jobs`` units at a time; write its files, ``study.json`` and ``study.md``.
 
-    Raises ConfigError for bad arguments, StageError with the log's path when a run fails.
+    Returns the study and its Markdown. Raises ConfigError for bad arguments, StageError where a unit fails.
     """
-    units = _units(seeds, domains, out, overrides)
-    sets = [word for override in overrides for word in ("--set", override)]
-    runs = [
-        Job(f"{u.domain}, seed {u.seed}", ("run", str(u.recipe), "--out", str(u.out), *sets), u.out / "run.log")
-        for u in units
-    ]
-    run_jobs(runs, jobs, reporter)
-    study = Study(seeds=list(seeds), domains=[_domain(d, [u for u in units if u.domain == d]) for d in domains])
+    plan = make_plan(study_recipe(seeds, domains, overrides))
+    made = make_table(plan, out / "recipe.yaml", (), out, jobs, reporter)
+    found = {p.task: claims(p.context.task.metrics[0], p.context.task.labels, p.pooled) for p in made.pools}
+    study = Study(seeds=list(seeds), claims=found)
+    text = markdown(made.results) + study_markdown(study)
     write_atomic(out / "study.json", study.model_dump_json(indent=2) + "\n")
-    write_atomic(out / "study.md", study_markdown(study))
-    return study
+    write_atomic(out / "study.md", text)
+    return study, text
 
 
-def _domain(domain: str, units: Sequence[Unit]) -> DomainStudy:
-    from cowest.assembly.prepare import prepare
-    from cowest.recipe.kept import kept_recipe
-    from cowest.run.progress import QuietReporter
-    from cowest.stages.evaluate import test_queries
-    from cowest.stages.learn import selection
-    from cowest.stages.reporting import read_results
+def claims(metric: str, labels: Sequence[str], found: Mapping[str, Sequence[Outcome]]) -> list[Claim]:
+    """What is claimed of a domain, with the largest p of the pair's tests (exact McNemar and paired bootstrap)."""
 
-    found: dict[str, dict[str, list[Outcome]]] = {}
-    seeds: list[SeedResult] = []
-    metrics: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    for unit in units:
-        context = prepare(kept_recipe(unit.out), unit.out, QuietReporter(), offline=True)[0]
-        results, queries = read_results(unit.out / "results.json"), test_queries(context)
-        metrics, labels = context.task.metrics, context.task.labels
-        for name in results.systems:
-            predictions = context.run.file(f"predictions/{name}.jsonl", Prediction).load()
-            found.setdefault(name, {})[str(unit.seed)] = outcomes(context, queries, predictions)
-        seeds.append(
-            SeedResult(
-                seed=unit.seed,
-                means={name: r.metrics[metrics[0]].mean for name, r in results.systems.items()},
-                chosen_step=selection(context).chosen,
-                seconds=round(sum(s.seconds for s in results.stages.values()), 1),
-            )
-        )
-    pooled = {name: pool(groups) for name, groups in found.items()}
-    values = {name: summarise(metrics, labels, rows, 0) for name, rows in pooled.items()}
-    claims = _claims(metrics[0], labels, pooled, values)
-    return DomainStudy(domain=domain, metric=metrics[0], seeds=seeds, pooled=values, claims=claims)
+    def mean(name: str) -> float:
+        return summarise((metric,), labels, found[name], 0)[metric].mean or 0.0
 
-
-def _claims(
-    metric: str, labels: tuple[str, ...], pooled: dict[str, list[Outcome]], values: dict[str, dict[str, MetricValue]]
-) -> list[Claim]:
-    better = max(("weak", "strong"), key=lambda name: values[name][metric].mean or 0.0)
+    better = max((WEAK.name, STRONG.name), key=mean)
     tested = [
-        ("collaboration beats the better model alone", "collab", better),
-        ("aligned collaboration beats the better model alone", "collab_aligned", better),
-        ("alignment beats plain collaboration", "collab_aligned", "collab"),
+        ("collaboration beats the better model alone", COLLAB.name, better),
+        ("aligned collaboration beats the better model alone", COLLAB_ALIGNED.name, better),
+        ("alignment beats plain collaboration", COLLAB_ALIGNED.name, COLLAB.name),
     ]
-    claims = []
+    made = []
     for text, a, b in tested:
-        # Every test of the pair must agree: the claim stands on the largest p (exact McNemar and paired bootstrap).
-        found = compare(metric, labels, a, pooled[a], b, pooled[b], 0)
-        worst = max(found, key=lambda c: 1.0 if c.p is None else c.p)
+        worst = max(compare(metric, labels, a, found[a], b, found[b], 0), key=lambda c: 1.0 if c.p is None else c.p)
         holds = worst.diff is not None and worst.diff > 0 and worst.p is not None and worst.p < ALPHA
-        claims.append(Claim(claim=text, comparison=worst, holds=holds))
-    return claims
+        made.append(Claim(claim=text, comparison=worst, holds=holds))
+    return made
 
 
 def study_markdown(study: Study) -> str:
-    """The study as Markdown tables: each world, the pooled means with intervals, the claims."""
+    """The claims as Markdown, domain by domain."""
     lines = []
-    for d in study.domains:
-        names = list(d.pooled)
-        lines += [f"### {d.domain} ({d.metric}, %)", "", f"| seed | {' | '.join(names)} | chosen step | seconds |"]
-        lines.append("|---" * (len(names) + 3) + "|")
-        for s in d.seeds:
-            cells = [_percent(s.means[n]) for n in names]
-            lines.append(f"| {s.seed} | {' | '.join(cells)} | {s.chosen_step} | {s.seconds:.0f} |")
-        cells = [_interval(d.pooled[n][d.metric]) for n in names]
-        lines += [f"| pooled | {' | '.join(cells)} | | |", ""]
-        for claim in d.claims:
-            c = claim.comparison
-            verdict = "holds" if claim.holds else "**does not hold**"
-            lines.append(
-                f"- {claim.claim}: {verdict} ({c.a} - {c.b}: {100 * (c.diff or 0):+.1f} points, p = {c.p:.2g}, {c.test}, n = {c.n})"
-                if c.p is not None
-                else f"- {claim.claim}: **not tested**"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _percent(value: float | None) -> str:
-    return "not scored" if value is None else f"{100 * value:.1f}"
-
-
-def _interval(value: MetricValue) -> str:
-    if value.mean is None or value.ci_low is None or value.ci_high is None:
-        return "not scored"
-    return f"{100 * value.mean:.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
+    for domain, made in study.claims.items():
+        lines += ["", f"### What is claimed: {domain}", ""]
+        for claim in made:
+            c, verdict = claim.comparison, "holds" if claim.holds else "**does not hold**"
+            if c.p is None:
+                lines.append(f"- {claim.claim}: **not tested**")
+                continue
+            said = f"{c.a} - {c.b}: {100 * (c.diff or 0):+.1f} points, p = {c.p:.2g}, {c.test}, n = {c.n}"
+            lines.append(f"- {claim.claim}: {verdict} ({said})")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,116 @@
+"""From a registered system to the live one: the only place where evaluate, align, table, prompts and server build it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from cowest.assembly.build import build_baseline_frames, build_frames
+from cowest.assembly.context import Context
+from cowest.assembly.places import model_path
+from cowest.errors import ConfigError, MissingExtraError
+from cowest.protocols import ChatModel, Frames, Retriever, System
+from cowest.recipe.config import Format, with_settings
+from cowest.retrieval.bm25 import Bm25Retriever
+from cowest.retrieval.dense import DenseRetriever
+from cowest.retrieval.documents import documents_of
+from cowest.systems.registry import variant_of
+from cowest.systems.spec import Index, Parts, SystemSpec, Which
+from cowest.types import Draft
+
+
+@dataclass(slots=True)
+class Retrievers:
+    """The indexes over a task's training texts, made once for all systems."""
+
+    made: dict[str, Retriever] = field(default_factory=dict)
+
+    def of(self, kind: Index, context: Context) -> Retriever:
+        """Raises DataError where there is nothing to index."""
+        if kind not in self.made:
+            documents = documents_of(context.task)
+            if kind == "bm25":
+                self.made[kind] = Bm25Retriever(documents)
+            else:
+                from cowest.retrieval.embedding import TransformerEmbedder
+
+                embedder = TransformerEmbedder(model_path(context.config.comparison.embedder))
+                self.made[kind] = DenseRetriever(documents, embedder)
+        return self.made[kind]
+
+
+def build_system(
+    context: Context,
+    spec: SystemSpec,
+    strong: Callable[[], ChatModel],
+    weak: Callable[[Which], ChatModel],
+    retriever: Callable[[Index], Retriever] | None = None,
+    drafted: Callable[[], Mapping[str, str]] | None = None,
+    name: str | None = None,
+) -> System:
+    """The system from the parts of a context, which has the settings of its variant.
+
+    ``retriever`` unset makes an index for this system alone; ``drafted`` stands in for the drafts where none are there yet;
+    ``name`` is another one than the system's, as for a checkpoint that is tried.
+    """
+    config, task, settings = context.config, context.task, context.config.evaluate
+
+    def frames(format_: Format) -> Frames:
+        return build_frames(with_settings(config, {"draft.format": format_}), task)
+
+    def found(kind: Index) -> Retriever:
+        return Retrievers().of(kind, context)
+
+    def drafts() -> Mapping[str, str]:
+        rows = context.run.file("drafts.jsonl", Draft).load()
+        return {d.example_id: d.text for d in rows if d.index == 0 and d.text is not None}
+
+    return spec.build(
+        Parts(
+            name=name or spec.name,
+            task=task,
+            frames=frames,
+            own=context.frames,
+            baseline=build_baseline_frames(config, task),
+            open_strong=strong,
+            weak=weak,
+            retriever=retriever or found,
+            drafted=drafted or drafts,
+            draft=settings.draft,
+            answer=settings.answer,
+            sampled=config.draft.sampling,
+            settings=config.comparison,
+            seed=config.seed,
+            weak_window=context.weak.window(settings.draft.max_tokens),
+            strong_window=context.strong.window(settings.answer.max_tokens),
+        )
+    )
+
+
+def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> None:
+    """See to it, before anything is paid, that the task and this machine have what the systems need.
+
+    Raises MissingExtraError, ConfigError (no rationale to learn knowledge from), DataError (nothing to search) or
+    ModelNotFoundError (an encoder's missing folder).
+    """
+    for spec in specs:
+        if spec.retrieves and find_spec("bm25s") is None:
+            raise MissingExtraError(
+                f"{where}: {spec.name} needs bm25s: pip install 'cowest[retrieval]', or leave it out"
+            )
+        if spec.retrieves:
+            documents_of(context.task)
+        if spec.retrieves == "dense":
+            model_path(context.config.comparison.embedder)
+        if spec.needs != "nothing" and context.weak.trainable:
+            _check_rationales(context, spec, where)
+
+
+def _check_rationales(context: Context, spec: SystemSpec, where: str) -> None:
+    _, config = variant_of(context.config, spec)
+    if config.draft.format == "knowledge" and not any(e.rationale for e in context.task.examples("train")):
+        raise ConfigError(
+            f"{where}: {spec.name} drafts knowledge, and no training row of {context.task.name} has a rationale to learn it "
+            "from; leave it out"
+        )

@@ -1,0 +1,135 @@
+"""Calling models for one query: what they took is added up, samples have seeds of their own, and failing is data.
+
+``draft.py``, ``refine.py`` and every system are made of these, so that a stage's draft and a system's are one and the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cowest.errors import ModelCallError
+from cowest.models.window import Window
+from cowest.protocols import ChatModel, ManyChatModel
+from cowest.run.identity import derive_seed
+from cowest.types import Completion, Message, Sampling, Usage
+
+
+class CallFailed(Exception):
+    """A call that the answer needs has failed; the message is the reason that goes into the record."""
+
+
+class Series:
+    """The samples of one query for one purpose, named by ``parts``: the recipe's seed, the purpose, the query's id.
+
+    What a sample is depends on them and its index alone: it is the same whichever others are drawn with it, now or in a run that is
+    continued, and whatever wraps the model.
+    """
+
+    def __init__(self, *parts: str | int) -> None:
+        self._parts = parts
+
+    def nth(self, sampling: Sampling, index: int) -> Sampling:
+        """How the ``index``-th sample is drawn by a request of its own."""
+        return sampling.model_copy(update={"seed": derive_seed(*self._parts, index)})
+
+    def together(self, sampling: Sampling) -> Sampling:
+        """How all of them are drawn from a model of which one request gives several: that has one seed."""
+        return sampling.model_copy(update={"seed": derive_seed(*self._parts)})
+
+
+def many_at_once(model: ChatModel) -> ManyChatModel | None:
+    """The model, where one of its requests gives several samples; a wrapper says what the model inside it can."""
+    return model if isinstance(model, ManyChatModel) and model.many else None
+
+
+@dataclass(slots=True)
+class Tally:
+    """The calls made for one query: usage and seconds are sums over all that were answered.
+
+    ``draft``: the weak model's text, where there is one. ``truncated_context``: something was left out of a prompt, since
+    it did not fit the model's window.
+    """
+
+    usage: Usage = field(default_factory=Usage)
+    latency_s: float = 0.0
+    draft: str | None = None
+    truncated_context: bool = False
+
+    async def ask(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        step: str = "",
+        window: Window | None = None,
+    ) -> Completion:
+        """One call. Raises CallFailed; its reason names the ``step``, where there are several kinds of call."""
+        done = await self.attempt(model, messages, sampling, step, window)
+        if isinstance(done, CallFailed):
+            raise done
+        return done
+
+    async def attempt(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        step: str = "",
+        window: Window | None = None,
+    ) -> Completion | CallFailed:
+        """One call that the answer can do without."""
+        try:
+            done = await model.generate(self._fitted(messages, window), sampling)
+        except ModelCallError as error:
+            return _failure(error, step)
+        self._add(done)
+        return done
+
+    async def sample(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        series: Series,
+        n: int,
+        step: str = "",
+        window: Window | None = None,
+    ) -> list[Completion]:
+        """Up to ``n`` samples, those that failed left out. Raises CallFailed when there is none.
+
+        One request where the model can give several samples (the prompt is then paid for once); a failure is then one of all.
+        """
+        many = many_at_once(model)
+        if many is not None:
+            try:
+                found = list(await many.generate_many(self._fitted(messages, window), series.together(sampling), n))
+            except ModelCallError as error:
+                raise _failure(error, step) from None
+            for done in found:
+                self._add(done)
+            return found
+        each = [series.nth(sampling, index) for index in range(n)]
+        tried = await asyncio.gather(*(self.attempt(model, messages, one, step, window) for one in each))
+        answered = [done for done in tried if isinstance(done, Completion)]
+        if not answered:
+            raise next(done for done in tried if isinstance(done, CallFailed))
+        return answered
+
+    def _fitted(self, messages: Sequence[Message], window: Window | None) -> Sequence[Message]:
+        if window is None:
+            return messages
+        fitted = window.fit_turns(messages)
+        self.truncated_context |= fitted.cut
+        return fitted.messages
+
+    def _add(self, done: Completion) -> None:
+        self.usage += done.usage
+        if done.usage.calls:  # further samples of one request took no time of their own
+            self.latency_s += done.latency_s
+
+
+def _failure(error: ModelCallError, step: str) -> CallFailed:
+    # The kind comes first: by it a stage tells whether calls keep failing in one way.
+    return CallFailed(f"{error.kind}: {step}: {error}" if step else f"{error.kind}: {error}")

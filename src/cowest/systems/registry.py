@@ -1,0 +1,285 @@
+"""The registry of systems: every one by name, and what each needs to be there.
+
+``cowest run`` evaluates some of them, ``cowest table`` puts them side by side, ``cowest prompts`` shows what they ask, ``cowest
+serve`` answers with them. ``weak``, ``strong``, ``collab`` and ``collab_aligned`` are in the recipe's own draft format; one such
+as ``collab_direct`` has a format of its own.
+
+Which weak model a system has is a matter of its ``variant`` (a few settings of the recipe, with which SFT, drafts, feedback, pairs
+and alignment are made) and of how far that has to be trained (``needs``). Systems of one variant share all of its stages, and
+variants share every stage that their settings do not touch (:mod:`cowest.table.run`).
+
+A package adds a system by an entry point in the group ``cowest.systems`` (:mod:`cowest.systems.spec`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from pydantic import JsonValue
+
+from cowest.errors import ConfigError
+from cowest.protocols import System
+from cowest.recipe.config import Format, LocalModelConfig, RunConfig, with_settings
+from cowest.recipe.registry import Registry
+from cowest.systems.best_of_k import BestOfK
+from cowest.systems.calls import Ask
+from cowest.systems.collaboration import Collaboration
+from cowest.systems.flare import Flare
+from cowest.systems.retrieval import Retrieval
+from cowest.systems.self_rag import SelfRag
+from cowest.systems.self_refine import SelfRefine
+from cowest.systems.single import SingleCall, with_shots
+from cowest.systems.spec import Index, Parts, SystemSpec, Which
+from cowest.systems.supericl import SuperIcl
+from cowest.systems.votes import SelfConsistency
+from cowest.types import Example, Message
+
+VARIANTS: Mapping[str, Mapping[str, JsonValue]] = {
+    "main": {},
+    "direct": {"draft.format": "direct"},
+    "knowledge": {"draft.format": "knowledge"},
+    "cot": {"draft.format": "chain_of_thought"},
+    "rlwf": {"pairs.signal": "draft", "pairs.rule": "ordered"},
+    "positives": {"align.objective": "positives"},
+}
+"""The settings that a variant has in place of the recipe's."""
+
+
+def _single(which: Which, format_: Format | None = None, shots: bool = False) -> Callable[[Parts], System]:
+    """The weak model alone, asked for a draft in some format (None: the recipe's)."""
+
+    def build(p: Parts) -> System:
+        ask: Ask = p.own.draft if format_ is None else p.frames(format_).draft
+        ask = p.with_examples(ask) if shots else ask
+        return SingleCall(p.weak(which), ask, p.draft, p.name, window=p.weak_window)
+
+    return build
+
+
+def _strong(ask: Callable[[Parts], Ask]) -> Callable[[Parts], System]:
+    return lambda p: SingleCall(p.strong, ask(p), p.answer, p.name, window=p.strong_window)
+
+
+def _collaboration(which: Which) -> Callable[[Parts], System]:
+    return lambda p: Collaboration(
+        p.weak(which), p.strong, p.own, p.draft, p.answer, p.name, p.weak_window, p.strong_window
+    )
+
+
+def _retrieval(kind: Index) -> Callable[[Parts], System]:
+    return lambda p: Retrieval(
+        p.strong, p.retriever(kind), p.own.solo, p.answer, p.settings.passages, p.name, window=p.strong_window
+    )
+
+
+def _weak_votes(p: Parts) -> System:
+    n, labels = p.settings.samples, p.task.labels
+    return SelfConsistency(
+        p.weak("sft"), p.own.draft, p.task.extract, p.sampled, n, p.seed, p.name, labels, p.weak_window
+    )
+
+
+def _strong_votes(p: Parts) -> System:
+    sampling = p.answer.model_copy(update={"temperature": p.settings.temperature})
+    n, labels = p.settings.samples, p.task.labels
+    return SelfConsistency(p.strong, p.own.solo, p.task.extract, sampling, n, p.seed, p.name, labels, p.strong_window)
+
+
+def _self_refine(p: Parts) -> System:
+    return SelfRefine(p.strong, p.own.solo, p.baseline.self_refine, p.answer, p.name, window=p.strong_window)
+
+
+def _flare(p: Parts) -> System:
+    s, found = p.settings, p.retriever("bm25")
+    return Flare(
+        p.strong,
+        found,
+        p.own.solo,
+        p.answer,
+        s.passages,
+        s.flare_threshold,
+        s.flare_rounds,
+        p.name,
+        window=p.strong_window,
+    )
+
+
+def _self_rag(p: Parts) -> System:
+    found, passages = p.retriever("bm25"), p.settings.passages
+    return SelfRag(p.strong, found, p.own.solo, p.baseline, p.answer, passages, p.name, window=p.strong_window)
+
+
+def _supericl(p: Parts) -> System:
+    """The examples show what the tuned model predicted on them, right or wrong: its drafts are there already."""
+    drafted, shots = p.drafted(), list[tuple[Sequence[Message], str]]()
+    for example in p.shots(among=drafted):
+        label = p.task.extract(drafted[example.id], example)
+        if label is not None:
+            shots.append((p.baseline.predicted(example, label, None), p.task.target(example)))
+
+    def ask(example: Example, label: str, confidence: float | None) -> Sequence[Message]:
+        return with_shots(lambda e: p.baseline.predicted(e, label, confidence), shots)(example)
+
+    weak, extract = p.weak("sft"), p.task.extract
+    return SuperIcl(
+        weak, p.strong, p.own.draft, ask, extract, p.draft, p.answer, p.name, p.strong_window, p.weak_window
+    )
+
+
+def _best_of_k(p: Parts) -> System:
+    weak, k = p.weak("sft"), p.settings.samples
+    return BestOfK(
+        weak, p.strong, p.own, p.baseline.choose, p.sampled, p.answer, k, p.seed, p.name, p.strong_window, p.weak_window
+    )
+
+
+WEAK: Final = SystemSpec(
+    "weak", "the tuned weak model alone", _single("sft"), "sft", uses="weak", live=True,
+    label="weak (SFT) alone", spoken="the weak model alone", aliases=("weak_sft",),
+)  # fmt: skip
+WEAK_ALIGNED: Final = SystemSpec(
+    "weak_aligned", "the aligned weak model alone", _single("aligned"), "align", uses="weak", live=True,
+)  # fmt: skip
+STRONG: Final = SystemSpec(
+    "strong", "the strong model alone, asked to reason (the paper's strong row)", _strong(lambda p: p.own.solo), live=True,
+    label="strong alone", spoken="the strong model alone", aliases=("strong_cot",),
+)  # fmt: skip
+COLLAB: Final = SystemSpec(
+    "collab", "collaboration, drafts in the recipe's format", _collaboration("sft"), "sft", uses="both", live=True,
+    label="collaboration, SFT weak", spoken="collaboration with the SFT weak model",
+)  # fmt: skip
+COLLAB_ALIGNED: Final = SystemSpec(
+    "collab_aligned", "the same after alignment: CoWest", _collaboration("aligned"), "align", uses="both", live=True,
+    label="collaboration, aligned weak", spoken="collaboration with the aligned weak model",
+)  # fmt: skip
+
+
+def _in_format(format_: str, about: str, aligned: str = "the same after alignment") -> tuple[SystemSpec, SystemSpec]:
+    """The collaboration with drafts in one format, which is also the variant's name, before and after alignment."""
+    name = f"collab_{format_}"
+    return (
+        SystemSpec(name, about, _collaboration("sft"), "sft", format_, uses="both", live=True),
+        SystemSpec(f"{name}_aligned", aligned, _collaboration("aligned"), "align", format_, uses="both", live=True),
+    )
+
+
+TABLE: tuple[SystemSpec, ...] = (
+    SystemSpec("weak_zero_shot", "the weak model as it is, asked for the answer alone", _single("base", "direct"), uses="weak"),
+    SystemSpec("weak_few_shot", "the same with in-context examples", _single("base", shots=True), uses="weak"),
+    SystemSpec("weak_cot", "the weak model as it is, asked to reason", _single("base", "chain_of_thought"), uses="weak"),
+    WEAK,
+    SystemSpec("weak_self_consistency", "its sampled answers, by majority", _weak_votes, "sft", uses="weak"),
+    SystemSpec("strong_zero_shot", "the strong model, asked for the answer alone", _strong(lambda p: p.baseline.zero_shot)),
+    SystemSpec("strong_few_shot", "with in-context examples", _strong(lambda p: p.with_examples(p.own.solo))),
+    STRONG,
+    SystemSpec("strong_self_consistency", "its sampled answers, by majority", _strong_votes),
+    SystemSpec("strong_self_refine", "it criticises and mends its own answer: two calls", _self_refine),
+    SystemSpec("bm25", "the strong model with training texts found by BM25", _retrieval("bm25"), retrieves="bm25"),
+    SystemSpec("dense", "the same, found by a dense encoder", _retrieval("dense"), retrieves="dense"),
+    SystemSpec("flare", "FLARE: looks up what it is unsure of", _flare, retrieves="bm25"),
+    SystemSpec("self_rag", "Self-RAG's judgements, prompted", _self_rag, retrieves="bm25"),
+    SystemSpec("supericl", "SuperICL: the tuned weak model's label beside in-context examples", _supericl, "sample", uses="both"),
+    SystemSpec("rlwf", "RLWF: the weak model tuned on scores of its drafts alone, answering alone",
+               _single("aligned"), "align", "rlwf", uses="weak", live=True),
+    SystemSpec("sft_positives", "collaboration with a weak model tuned on the chosen drafts only",
+               _collaboration("aligned"), "align", "positives", uses="both", live=True),
+    SystemSpec("best_of_k", "the strong model picks one of K drafts and refines it", _best_of_k, "sft", uses="both"),
+    *_in_format("direct", "collaboration, drafts are bare answers"),
+    *_in_format("knowledge", "collaboration, drafts are knowledge"),
+    *_in_format("cot", "collaboration, drafts are chains of thought", "the same after alignment: CoWest"),
+)  # fmt: skip
+"""The rows of the paper's table, in its order."""
+
+SYSTEMS: tuple[SystemSpec, ...] = (
+    WEAK,
+    STRONG,
+    COLLAB,
+    COLLAB_ALIGNED,
+    WEAK_ALIGNED,
+    *(s for s in TABLE if s not in (WEAK, STRONG)),
+)
+"""All that ship with cowest, those of ``cowest run`` first."""
+
+_ALIASES: Mapping[str, str] = {alias: spec.name for spec in SYSTEMS for alias in spec.aliases}
+_REGISTRY: Registry[SystemSpec] = Registry(
+    "system",
+    "cowest.systems",
+    {spec.name: spec for spec in SYSTEMS},
+    ("name", "about", "build", "needs", "variant", "uses"),
+)
+
+
+def current_name(name: str) -> str:
+    """Today's name of a system that an older file calls by another."""
+    return _ALIASES.get(name, name)
+
+
+def every_system() -> tuple[SystemSpec, ...]:
+    """All that ship with cowest, then those of installed packages. Raises ConfigError for one that cannot be loaded."""
+    return find_systems(_REGISTRY.names(), "entry points")
+
+
+def find_systems(names: Iterable[str], where: str) -> tuple[SystemSpec, ...]:
+    """The systems with these names, old ones among them. Raises ConfigError for an unknown one, or one that is named twice."""
+    found: dict[str, SystemSpec] = {}
+    for name in map(current_name, names):
+        spec = _REGISTRY.find(name, where)
+        if spec.name != name:
+            raise ConfigError(f"{where}: the system {name!r} calls itself {spec.name!r}; both names have to be one")
+        if name in found:
+            raise ConfigError(f"{where}: {name} is named twice")
+        found[name] = spec
+    return tuple(found.values())
+
+
+def variant_of(config: RunConfig, spec: SystemSpec) -> tuple[str, RunConfig]:
+    """The variant of a single-task recipe in which a system's weak model is made; ``main`` where it changes nothing.
+
+    Raises ConfigError for a variant that there is not.
+    """
+    if spec.variant not in VARIANTS:
+        raise ConfigError(f"{spec.name}: there is no variant {spec.variant!r}; there are: {', '.join(VARIANTS)}")
+    if not VARIANTS[spec.variant]:
+        return "main", config
+    changed = with_settings(config, VARIANTS[spec.variant])
+    same = (
+        changed.model_dump() == config.model_dump()
+    )  # which fields were given, and which are defaults, does not matter
+    return ("main", config) if same else (spec.variant, changed)
+
+
+def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
+    """Those that a recipe can have, and why not the others."""
+    left_out = {spec.name: why for spec in specs if (why := _impossible(config, spec))}
+    return tuple(spec for spec in specs if spec.name not in left_out), left_out
+
+
+def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
+    if spec.needs != "align":
+        return None
+    if not isinstance(config.weak, LocalModelConfig):
+        return f"it trains the weak model, which is served elsewhere (weak.kind: {config.weak.kind})"
+    if variant_of(config, spec)[1].align.objective == "off":
+        return "align.objective is off: the weak model is not aligned"
+    return None
+
+
+def evaluated(config: RunConfig) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
+    """The systems that ``cowest run`` evaluates, and why it cannot have the others that the recipe names.
+
+    Raises ConfigError where one is unknown, needs a weak model that this recipe does not make, or none is left.
+    """
+    named = find_systems(config.evaluate.systems, "evaluate.systems")
+    for spec in named:
+        variant, _ = variant_of(config, spec)
+        if variant != "main":
+            settings = ", ".join(f"{key}: {value}" for key, value in VARIANTS[variant].items())
+            raise ConfigError(
+                f"evaluate.systems: {spec.name} has a weak model of its own ({settings}), which `cowest table` trains; put it "
+                "into table.rows, or these settings into the recipe"
+            )
+    kept, left_out = possible(config, named)
+    if not kept:
+        raise ConfigError("evaluate.systems: none is left: " + "; ".join(f"{n}: {why}" for n, why in left_out.items()))
+    return kept, left_out
