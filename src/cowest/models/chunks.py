@@ -128,6 +128,8 @@ class _Chunks:
     def _normal(self, chunk: Chunk, raw: str) -> Chunk:
         found = chunk.get("choices")
         given = [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+        if self._begun:  # a whole message at the end says again what the chunks have said
+            given = [{key: value for key, value in choice.items() if key != "message"} for choice in given]
         if self._n == 1 and sum(bool(_said(choice)) for choice in given) > 1:
             raise broken("the stream holds choice 1 of 1", raw)
         choices: list[JsonValue] = [self._choice(choice, chunk.get("id"), raw) for choice in given]
@@ -232,6 +234,8 @@ def with_more(delta: Chunk, more: Chunk) -> Chunk:
 def delta_of(choice: Chunk) -> Chunk:
     """What a chunk adds to an answer; its content is text."""
     delta = choice.get("delta")
+    if not isinstance(delta, dict):
+        delta = choice.get("message")  # some servers put the whole answer into one chunk
     return flat(delta) if isinstance(delta, dict) else {}
 
 

@@ -38,6 +38,7 @@ class Secrets:
         self._whole: set[str] = set()
         self._pieces: set[str] = set()
         self._prefixes: set[str] = set()
+        self._longest = 0  # of the prefixes
         if key:
             self.add(key)
 
@@ -53,13 +54,10 @@ class Secrets:
             return
         forms = {secret} if len(secret) < ENCODED_FROM else set(_forms(secret))
         self._whole |= forms
-        parts = re.split(r"[/?&=@\s]+", secret)
-        for part in parts if len(parts) > 1 else ():
-            if looks_secret(part):
-                self.add(part)
-        if len(parts) == 1 and len(secret) >= 2 * PIECE and looks_secret(secret):
+        if len(secret) >= 2 * PIECE and looks_secret(secret) and "://" not in secret:
             self._pieces |= {form[i : i + PIECE] for form in forms for i in range(len(form) - PIECE + 1)}
         self._prefixes |= {form[:i] for form in (*forms, *self._pieces) for i in range(1, len(form))}
+        self._longest = max(map(len, self._prefixes))
 
     def fill(self, value: JsonValue, where: str) -> JsonValue:
         """The value with each ``${NAME}`` filled in, which is a secret from then on. Raises ConfigError for one that is not set.
@@ -84,6 +82,9 @@ class Secrets:
                 f"`export {name}=...`"
             )
         self.add(found)
+        for part in re.split(r"[/?&=@]+", found) if "://" in found else ():  # a URL, of which a part may be the secret
+            if looks_secret(part):
+                self.add(part)
         return found
 
     def strike(self, text: str) -> str:
@@ -120,8 +121,7 @@ class Secrets:
 
     def _open(self, text: str) -> int:
         """From where on a text could be the beginning of a secret; its length where it could not."""
-        longest = max((len(p) for p in self._prefixes), default=0)
-        for begin in range(max(0, len(text) - longest), len(text)):
+        for begin in range(max(0, len(text) - self._longest), len(text)):
             if text[begin:] in self._prefixes:
                 return begin
         return len(text)
