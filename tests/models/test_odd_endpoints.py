@@ -111,8 +111,8 @@ READ = {
     ),
     "usage as decimals": (
         *(chunk(p) for p in PIECES),
-        {**chunk(None, "stop"), "usage": {k: 1.0 * v for k, v in USAGE.items()}},
-    ),  # type: ignore[operator]
+        {**chunk(None, "stop"), "usage": {"prompt_tokens": 11.0, "completion_tokens": 3.0}},
+    ),
 }
 
 
