@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cowest.cli.main import relax_gc
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.models.secrets import Secrets
 from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.app import Server
 from cowest.server.auth import Keys
@@ -51,7 +52,7 @@ def make_server(strong_url: str, settings: Settings) -> tuple[Server, HttpBacken
     config = OpenAIModelConfig(kind="openai", model="m", base_url=strong_url, api_key_env=None, concurrency=CONCURRENCY)
     strong = HttpBackend(
         config,
-        None,
+        Secrets(),
         Sampling(max_tokens=256),
         breakers["strong"],
         attempted=metrics.attempted,

@@ -56,6 +56,7 @@ class Endpoint:
         self.steps = steps
         self.bodies: list[dict[str, object]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.running = self.peak = 0
         self.url = ""
 
@@ -63,6 +64,7 @@ class Endpoint:
         turn = len(self.bodies)
         self.bodies.append(await request.json())
         self.headers.append(dict(request.headers))
+        self.paths.append(request.path_qs)
         self.running += 1
         self.peak = max(self.peak, self.running)
         try:

@@ -22,6 +22,7 @@ from cowest.models.batch import BatchChatModel
 from cowest.models.batch_wire import answer_bytes
 from cowest.models.dialect import Dialect
 from cowest.models.ledgered import LedgeredChatModel
+from cowest.models.secrets import Secrets
 from cowest.models.transport import MAX_BODY, Transport
 from cowest.types import Completion, Message, Sampling, Usage
 
@@ -52,7 +53,7 @@ async def opened(
         model="m",
         dialect=Dialect(),
         price=PRICE,
-        api_key=KEY,
+        secrets=Secrets(KEY),
         max_requests=max_requests,
         max_bytes=max_bytes,
         poll_s=poll_s,
@@ -201,7 +202,8 @@ async def test_a_killed_process_is_continued_at_any_moment(tmp_path: Path, momen
     provider.hold = moment
     async with provider.serve() as url:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CLIENT, url, str(tmp_path)), env={**os.environ, "PYTHONPATH": "."}
+            *(sys.executable, "-c", CLIENT, url, str(tmp_path)),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "src")])},
         )
         while await asyncio.wait_for(provider.said.get(), 30) != moment:
             pass

@@ -19,7 +19,10 @@ from tests.models.scripted_endpoint import ASK, KEY, Step, cut_off, endpoint, re
 from cowest.errors import ConfigError, ModelCallError
 from cowest.models.limiter import parse_retry_after
 from cowest.models.openai import OpenAIChatModel
-from cowest.models.wire import excerpt, parse_reply, request_body
+from cowest.models.replies import parse_reply
+from cowest.models.secrets import Secrets
+from cowest.models.untrusted import excerpt
+from cowest.models.wire import request_body
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Sampling, Usage
 
@@ -189,7 +192,7 @@ async def test_answers_always_slow_are_told() -> None:
         (step({"choices": []}), "no_choices"),
         (step({"choices": ["x"]}), "no_choices"),
         (step({"choices": [{"text": "x"}]}), "bad_response"),
-        (step({"choices": [{"message": {"content": ["x"]}}]}), "bad_response"),
+        (step({"choices": [{"message": {"content": [{"type": "image_url", "image_url": "x"}]}}]}), "bad_response"),
         (step(reply(None)), "empty"),
         (step(reply("")), "empty"),
         (step(reply(" \n\t")), "empty"),
@@ -439,8 +442,8 @@ def test_repr_names_the_model_and_not_the_key() -> None:
 
 def test_excerpt_hides_the_secret_before_it_cuts() -> None:
     text = "x" * 195 + KEY
-    assert excerpt(text, KEY) == "x" * 195 + "***"
-    assert len(excerpt("y" * 10_000, None)) == 203
+    assert excerpt(text, Secrets(KEY)) == "x" * 195 + "***"
+    assert len(excerpt("y" * 10_000, Secrets())) == 203
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cowest.models import stream as module
-from cowest.models.stream import EventReader, bounded, read_stream
-from cowest.models.wire import EndpointError, Reply
+from cowest.models import chunks as module
+from cowest.models.chunks import bounded, read_chunks
+from cowest.models.events import EventReader
+from cowest.models.failures import EndpointError
+from cowest.models.replies import Reply
+from cowest.models.secrets import Secrets
+from cowest.models.stream import Assembler
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3}
 
@@ -26,7 +30,7 @@ async def read(text: str, n: int = 1) -> Reply:
     async def pieces() -> AsyncIterator[bytes]:
         yield text.encode()
 
-    return await read_stream(pieces(), 40, n)
+    return (await Assembler().all(read_chunks(pieces(), n, Secrets()))).reply(40)
 
 
 def events(*pieces: bytes) -> list[tuple[str, str | None]]:
@@ -81,7 +85,7 @@ async def test_choices_grow_side_by_side_and_no_other_may_appear() -> None:
 async def test_a_stream_with_a_doubled_piece_was_paid_for() -> None:
     usage = f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\n"
     with pytest.raises(EndpointError, match="4 pieces for 3 tokens") as caught:
-        await read(chunk(content="a") * 4 + chunk("stop") + usage)
+        await read(chunk(content="as") * 4 + chunk("stop") + usage)
     assert caught.value.usage.output_tokens == 3 and caught.value.usage.calls == 1
 
 

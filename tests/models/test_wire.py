@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.models.scripted_endpoint import reply
 
-from cowest.models.wire import EndpointError, check_status, parse_reply, read_reply, strict_schema
+from cowest.models.failures import EndpointError, check_status
+from cowest.models.replies import parse_reply, read_reply
+from cowest.models.wire import strict_schema
 from cowest.scoring.judge import Grade
 from cowest.types import Completion, Usage
 

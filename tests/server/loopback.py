@@ -16,6 +16,7 @@ from aiohttp import web
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.collaboration.routes import BOTH
 from cowest.models.scripted import ScriptedChatModel
+from cowest.models.secrets import Secrets
 from cowest.protocols import ChatModel, Frames, Route
 from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.app import Server
@@ -219,7 +220,7 @@ async def serving(
     answer, draft, metrics = Sampling(max_tokens=512), Sampling(max_tokens=64), Metrics()
     big = big or HttpBackend(
         OpenAIModelConfig.model_validate(fields),
-        SECRET,
+        Secrets(SECRET),
         answer,
         breakers["strong"],
         backoff_s=0.01,

@@ -18,8 +18,8 @@ from cowest.assembly.places import model_path
 from cowest.errors import ConfigError, ModelNotFoundError
 from cowest.ledger.ledger import Ledger
 from cowest.ledger.prices import Price, price_of
+from cowest.models.address import address_of, secrets_of
 from cowest.models.dialect import Quirks
-from cowest.models.keys import find_key
 from cowest.models.tokens import token_counter
 from cowest.models.window import Window
 from cowest.protocols import Budget, ChatModel
@@ -225,8 +225,8 @@ class EndpointSource:
         return settings_of(prefix, self.config)
 
     def check(self, where: str) -> None:
-        """Its key must be there."""
-        api_key(self.config, self.folder, where)
+        """Its key and its other variables must be there, and its address must be one."""
+        secrets_of(self.config, self.folder, where)
 
     def window(self, answer_tokens: int) -> Window | None:
         """As the recipe has it."""
@@ -244,7 +244,8 @@ class EndpointSource:
         return OpenAIChatModel(
             base_url=c.base_url,
             model=c.model,
-            api_key=api_key(c, self.folder),
+            api_key=secrets_of(c, self.folder).key,
+            folder=self.folder,
             concurrency=c.concurrency,
             requests_per_minute=c.requests_per_minute,
             tokens_per_minute=c.tokens_per_minute,
@@ -265,19 +266,18 @@ class EndpointSource:
         from cowest.models.batch import BatchChatModel
         from cowest.models.dialect import dialect_of
         from cowest.models.transport import Timeouts, Transport
-        from cowest.models.wire import check_base_url
 
-        c, key = self.config, api_key(self.config, self.folder)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        c, secrets = self.config, secrets_of(self.config, self.folder)
+        address = address_of(c.base_url, secrets)
         timeouts = Timeouts(c.timeout_s, c.connect_timeout_s, c.stall_timeout_s)
         return BatchChatModel(
-            Transport(check_base_url(c.base_url), headers, timeouts, c.ca_file),
+            Transport(address.url, address.headers, timeouts, c.ca_file),
             ledger,
             model=c.model,
             dialect=dialect_of(c.model, _quirks(c)),
             extra=c.extra,
             price=self.batch_price,
-            api_key=key,
+            secrets=secrets,
             max_requests=c.batch.max_requests,
             poll_s=c.batch.poll_s,
         )
@@ -407,20 +407,6 @@ def source_of(config: ModelConfig, folder: Path = Path(), given: ChatModel | Non
 def build_model(config: ModelConfig, folder: Path = Path(), budget: Budget | None = None) -> ChatModel:
     """A model of any kind. Raises ConfigError, ModelNotFoundError or MissingExtraError when it cannot be had."""
     return source_of(config, folder).open(budget=budget)
-
-
-def api_key(config: OpenAIModelConfig, folder: Path = Path(), where: str = "strong") -> str | None:
-    """The key from the environment or a .env file. Raises ConfigError, which says where it was looked for."""
-    if config.api_key_env is None:
-        return None
-    key = find_key(config.api_key_env, folder)
-    if not key:
-        raise ConfigError(
-            f"{where}.api_key_env: {config.api_key_env} is not set, neither in the environment nor in a .env file (here or "
-            f"beside the recipe). Run `export {config.api_key_env}=...`, or set {where}.api_key_env: null for a server "
-            "that wants no key."
-        )
-    return key
 
 
 def _quirks(config: OpenAIModelConfig) -> Quirks:

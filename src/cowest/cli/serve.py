@@ -175,9 +175,12 @@ async def _serve(start: _Start, settings: Settings) -> None:
 
 
 def _keys(variable: str | None) -> list[str]:
-    """The keys that clients may send. Raises ConfigError for a variable that is not set."""
+    """The keys that clients may send. Raises ConfigError for a variable that is not set, and for a key in place of its name."""
     from cowest.models.keys import find_key
+    from cowest.recipe.addresses import variable_problem
 
+    if variable and (problem := variable_problem(variable)):
+        raise ConfigError(f"--api-key-env: {problem}")
     found = find_key(variable) if variable else None
     if variable and not found:
         raise ConfigError(f"--api-key-env {variable}: not set, neither in the environment nor in a .env file here")

@@ -29,8 +29,11 @@ from cowest.ledger.prices import Price
 from cowest.models.batch_api import BatchApi, MaybeMadeError
 from cowest.models.batch_wire import answer_bytes, input_line, problems, read_answer, text_of
 from cowest.models.dialect import Dialect
+from cowest.models.failures import EndpointError
+from cowest.models.secrets import Secrets
 from cowest.models.transport import MAX_BODY, Transport, TransportError
-from cowest.models.wire import EndpointError, excerpt, request_body
+from cowest.models.untrusted import excerpt
+from cowest.models.wire import request_body
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
 
 logger = logging.getLogger(__name__)
@@ -68,15 +71,17 @@ class BatchChatModel:
         dialect: Dialect,
         extra: Mapping[str, JsonValue] | None = None,
         price: Price | None = None,
-        api_key: str | None = None,
+        secrets: Secrets | None = None,
         max_requests: int = 50_000,
         max_bytes: int = MAX_BODY,
         poll_s: float = 30.0,
         gather_s: float = GATHER_S,
     ) -> None:
-        self._api = BatchApi(transport, api_key, poll_s)
+        self._secrets = secrets or Secrets()
+        self._api = BatchApi(transport, self._secrets, poll_s)
         self._ledger, self._model, self._dialect = ledger, model, dialect
-        self._extra, self._price, self._api_key = dict(extra or {}), price, api_key
+        self._extra, self._price = dict(extra or {}), price
+        self._sent_extra = self._secrets.fill_all(self._extra)
         self._max_requests, self._max_bytes, self._gather_s = max_requests, max_bytes, gather_s
         self._bounded = ledger.budget(price) is not None
         self._gathered: list[_Waiting] = []
@@ -110,7 +115,8 @@ class BatchChatModel:
                 return known
         waiting = self._waiting.get(call.key)
         if waiting is None:
-            line = input_line(call.key, request_body(self._model, messages, sampling, self._dialect, self._extra))
+            body = request_body(self._model, messages, sampling, self._dialect, self._sent_extra)
+            line = input_line(call.key, body)
             future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
             # Its callers may have gone away, and then nobody looks at an exception.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -291,7 +297,7 @@ class BatchChatModel:
             call = waiting.call if waiting else unknown
             try:
                 if key in lines:
-                    answers.append((call, read_answer(lines[key], call)))
+                    answers.append((call, read_answer(lines[key], call, self._secrets)))
                 else:
                     attempts = (lost,) if entry.status == "lost" else ()
                     failures.append((call, ModelCallError(kind, told, attempts)))
@@ -334,7 +340,7 @@ class BatchChatModel:
                 waiting.future.set_exception(error)
 
     def _told(self, message: str, raw: str) -> str:
-        said = excerpt(raw, self._api_key)
+        said = excerpt(raw, self._secrets)
         return f"{self._model}: {message}" + (f": {said}" if said else "")
 
     def _told_error(self, message: str, error: BaseException) -> CowestError:

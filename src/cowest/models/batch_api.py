@@ -17,8 +17,10 @@ import aiohttp
 from pydantic import JsonValue
 
 from cowest.models.batch_wire import ENDED, files_of, read_lines, read_object, text_of
+from cowest.models.failures import EndpointError, check_status
+from cowest.models.secrets import Secrets
 from cowest.models.transport import HttpReply, Transport, TransportError
-from cowest.models.wire import EndpointError, check_status, excerpt, field
+from cowest.models.untrusted import excerpt, field
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,8 +42,8 @@ class MaybeMadeError(EndpointError):
 class BatchApi:
     """``poll_s`` seconds lie between two looks at the same thing. Raises EndpointError and TransportError."""
 
-    def __init__(self, transport: Transport, api_key: str | None, poll_s: float) -> None:
-        self._transport, self._api_key, self._poll_s = transport, api_key, poll_s
+    def __init__(self, transport: Transport, secrets: Secrets, poll_s: float) -> None:
+        self._transport, self._secrets, self._poll_s = transport, secrets, poll_s
 
     @property
     def list_lag_s(self) -> float:
@@ -144,7 +146,7 @@ class BatchApi:
         headers: Mapping[str, str] | None = None,
     ) -> HttpReply:
         reply = await self._transport.request(method, path, data=data, headers=headers)
-        check_status(reply.status, reply.body, None, reply.headers.get("Location"))
+        check_status(reply.status, reply.body, reply.headers)
         return reply
 
     async def _until_told(self, path: str, read: Callable[[HttpReply], T]) -> T | None:
@@ -162,7 +164,7 @@ class BatchApi:
                 if useless >= LOST_AFTER or error.kind == "too_large" or not (error.retry or gone):
                     raise
                 if trouble == 1:
-                    said = excerpt(error.quote, self._api_key)
+                    said = excerpt(error.quote, self._secrets)
                     logger.warning("%s (%s); looked at again every %g s", error, said, self._poll_s)
             await self._pause()
 

@@ -13,8 +13,11 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.ledger.ledger import Call
+from cowest.models.failures import EndpointError, check_status
+from cowest.models.replies import read_payload, without_secrets
+from cowest.models.secrets import Secrets
 from cowest.models.transport import HttpReply
-from cowest.models.wire import EndpointError, check_status, field, read_payload
+from cowest.models.untrusted import field
 from cowest.types import Attempt, Completion, Sampling
 
 ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -63,7 +66,7 @@ def read_lines(reply: HttpReply) -> dict[str, bytes]:
     return lines
 
 
-def read_answer(raw: bytes, call: Call) -> Completion:
+def read_answer(raw: bytes, call: Call, secrets: Secrets) -> Completion:
     """The completion in a line of the output file. Raises EndpointError for a request that failed."""
     line = loads(raw)
     response, error = field(line, "response"), field(line, "error")
@@ -75,7 +78,9 @@ def read_answer(raw: bytes, call: Call) -> Completion:
         raise EndpointError(kind, "the batch did not answer the request", retry=True, quote=quote)
     status, body = response.get("status_code"), response.get("body")
     check_status(status if isinstance(status, int) else 500, json.dumps(body).encode())
-    reply = read_payload(body, raw.decode("utf-8", "replace"), call.most.input_tokens)
+    limit = call.most.output_tokens or None  # unknown of a call that an earlier process made
+    reply = read_payload(body, raw.decode("utf-8", "replace"), call.most.input_tokens, limit)
+    reply = without_secrets(reply, secrets)
     first = reply.choices[0]
     return Completion(
         text=first.text,

@@ -23,12 +23,16 @@ _NO_SYSTEM: Final = re.compile(r"[a-z]*gemma.*|o1-(mini|preview).*")
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a request is written. ``fixed`` names what the recipe settled, which no error changes."""
+    """How a request is written. ``fixed`` names what the recipe settled, which no error changes.
+
+    ``wide_seed``: a seed may have 64 bits; else it is sent modulo 2**31, so that it stays reproducible.
+    """
 
     token_limit: TokenLimit = "max_tokens"
     temperature: bool = True
     top_p: bool = True
     seed: bool = True
+    wide_seed: bool = True
     system: bool = True
     structured: Structured = "json_schema"
     logprobs: bool = True
@@ -92,6 +96,8 @@ _RANGE: Final = re.compile(
     re.IGNORECASE,
 )
 """The field is known and its value is wrong: that is for the user to mend, and dropping it would hide it."""
+_SIZE: Final = re.compile(r"int_?32|integer|overflow|out of|\bbits?\b|invalid value|must be", re.IGNORECASE)
+"""The same, of a number that is too large for its type."""
 
 
 def learn(dialect: Dialect, sent: Mapping[str, object], message: str, param: str | None) -> Dialect | None:
@@ -107,6 +113,8 @@ def learn(dialect: Dialect, sent: Mapping[str, object], message: str, param: str
 
     if "n" in sent and names("n") and re.search(r"\b1\b|support|unrecogni|unknown|extra", text):
         return replace(dialect, several=False)
+    if dialect.wide_seed and _too_wide(sent) and names("seed") and (_RANGE.search(message) or _SIZE.search(message)):
+        return replace(dialect, wide_seed=False)
     if not (param or _COMPLAINT.search(message)):
         return None
     known = not _RANGE.search(message)
@@ -147,6 +155,12 @@ def _other_limit(dialect: Dialect) -> Dialect:
 
 def _weaker(dialect: Dialect) -> Structured:
     return "json_object" if dialect.structured == "json_schema" else "prompt"
+
+
+def _too_wide(sent: Mapping[str, object]) -> bool:
+    """Whether a seed was sent that 32 bits do not hold: a complaint about it may be about that only."""
+    seed = sent.get("seed")
+    return isinstance(seed, int) and not 0 <= seed < 2**31
 
 
 def _has_system(sent: Mapping[str, object]) -> bool:

@@ -21,6 +21,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from cowest.errors import ConfigError, ModelCallError
+from cowest.models.api_error import ApiError
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Role, Sampling
 
@@ -97,30 +98,6 @@ class ChatRequest(BaseModel):
         ]
 
 
-class ApiError(Exception):
-    """An answer other than 200, told in the OpenAI shape."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        error_type: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error_type = error_type
-        self.param = param
-        self.code = code
-
-    def response(self) -> web.Response:
-        """The JSON response."""
-        error = {"message": str(self), "type": self.error_type, "param": self.param, "code": self.code}
-        return web.json_response({"error": error}, status=self.status)
-
-
 def parse_request(body: bytes, model_name: str) -> ChatRequest:
     """Check a body. Raises :class:`ApiError`: 400 naming the field that is wrong, 404 for an unknown model."""
     try:
@@ -170,16 +147,18 @@ async def _error_shape(
     try:
         return await handler(request)
     except ApiError as error:
-        return error.response()
+        told = error
     except ModelCallError as error:
         if error.kind in _REQUEST_FAULTS:
-            return ApiError(400, str(error), code=_REQUEST_FAULTS[error.kind]).response()
-        return ApiError(502, str(error), error_type="upstream_error", code=error.kind).response()
+            told = ApiError(400, str(error), code=_REQUEST_FAULTS[error.kind])
+        else:
+            told = ApiError(502, str(error), type_="upstream_error", code=error.kind)
     except web.HTTPException as error:
-        return ApiError(error.status, error.reason).response()
+        told = ApiError(error.status, error.reason)
     except Exception:
         logger.exception("the endpoint failed")
-        return ApiError(500, "internal error", error_type="server_error").response()
+        told = ApiError(500, "internal error", type_="server_error")
+    return web.json_response(told.payload(), status=told.status, headers=told.headers)
 
 
 def make_app(model: ChatModel, *, model_name: str, api_key: str | None = None) -> web.Application:

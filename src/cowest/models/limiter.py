@@ -268,6 +268,27 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime | None = None) -
         return None
 
 
+_AMOUNT: Final = r"(\d+(?:\.\d+)?)\s*(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|h)(?![a-z])"
+_TOLD: Final = re.compile(
+    rf"(?:try again|retry|retrying|wait|resets?|available)\b[^.\d]{{0,40}}((?:{_AMOUNT}[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+_FIELD: Final = re.compile(
+    r"retry[_-]?(?:delay|after)((?:[_-]?(?:ms|s|sec|seconds))?)[\"']?\s*[:=]\s*[\"']?(\d+(?:\.\d+)?)", re.IGNORECASE
+)
+_SECONDS: Final = {"mil": 0.001, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hou": 3600.0}
+
+
+def told_wait(text: str) -> float | None:
+    """The seconds that an error names in its text only: "try again in 1m2.5s", ``"retryDelay": "13s"``; None: it names none."""
+    told = _TOLD.search(text)
+    if told is not None:
+        amounts = re.findall(_AMOUNT, told[1], re.IGNORECASE)
+        return _sensible(sum(float(amount) * _SECONDS[unit.lower()[:3]] for amount, unit in amounts))
+    named = _FIELD.search(text)
+    return None if named is None else _sensible(float(named[2]) * (0.001 if "ms" in named[1].lower() else 1.0))
+
+
 def _number(value: str | None) -> float:
     """Not-a-number where it is none."""
     try:

@@ -1,7 +1,7 @@
 """A black-box model behind any OpenAI-compatible endpoint: the usual strong model pi_s of the paper.
 
 One request is ``POST {base_url}/chat/completions``. This module is the order of events around it: what is asked (dialect.py,
-wire.py), when (limiter.py), how often (tenacity), through what (transport.py), and what each attempt may have cost.
+wire.py), when (limiter.py), how often and through what (exchange.py), and what each attempt may have cost.
 """
 
 from __future__ import annotations
@@ -16,33 +16,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
-from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
-from cowest.models.limiter import Limiter, LimiterClosedError, Slot, parse_retry_after
-from cowest.models.stream import bounded, read_stream
-from cowest.models.transport import HttpReply, Timeouts, Transport, TransportError
-from cowest.models.wire import (
-    ASKED_AGAIN,
-    Choice,
-    EndpointError,
-    Reply,
-    check_base_url,
-    check_status,
-    excerpt,
-    read_reply,
-    rejected_field,
-    request_body,
-    without_secret,
-)
+from cowest.models.address import address_of, joined
+from cowest.models.dialect import Dialect, Quirks, dialect_of
+from cowest.models.exchange import PATH, Answered, Exchange, Patience, Written, persistently
+from cowest.models.failures import ASKED_AGAIN, EndpointError
+from cowest.models.limiter import Limiter, LimiterClosedError, Slot
+from cowest.models.replies import Choice, Reply, read_reply, without_secrets
+from cowest.models.secrets import Secrets
+from cowest.models.stream import Assembler
+from cowest.models.transport import Timeouts, Transport
+from cowest.models.untrusted import excerpt
+from cowest.models.wire import request_body
 from cowest.protocols import Budget
 from cowest.types import Attempt, Completion, Message, Sampling, Usage
 
 logger = logging.getLogger(__name__)
 
 UNUSABLE_ATTEMPTS = 2
-PATH = "chat/completions"
 _AUTO = Quirks()
 
 
@@ -58,12 +50,27 @@ class _Call:
     reservation: int | None = None
     unusable: int = 0
     started: float | None = None
+    sent: tuple[float, float] = (0.0, 0.0)  # the last request's Unix time, and the clock's
 
     @property
     def most(self) -> Usage:
         """The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few."""
         prompt = self.prompt_bytes + 16 * len(self.messages)
         return Usage(calls=1, input_tokens=prompt, output_tokens=self.n * self.sampling.max_tokens)
+
+    def ended(self, outcome: str, usage: Usage, maybe_paid: bool = False) -> None:
+        """Enter the request that was sent last."""
+        at, began = self.sent
+        self.attempts.append(
+            Attempt(
+                at=at,
+                latency_s=time.perf_counter() - began,
+                outcome=outcome,
+                usage=usage,
+                maybe_paid=maybe_paid,
+                reservation=self.reservation,
+            )
+        )
 
 
 class OpenAIChatModel:
@@ -73,7 +80,8 @@ class OpenAIChatModel:
     answer twice; anything else once. The wait is random up to ``backoff_s * 2**n`` seconds (60 at most), plus the endpoint's
     ``Retry-After``, and never above ``max_wait_s``. An overloaded endpoint slows all calls down (see
     :class:`cowest.models.limiter.Limiter`). ``budget`` is asked before each attempt that may cost something. Raises
-    :class:`ConfigError` for a value that cannot be right.
+    :class:`ConfigError` for a value that cannot be right. ``${NAME}`` in ``base_url`` and ``extra`` is a variable's value, from the
+    environment or a .env file here or in ``folder``.
     """
 
     def __init__(
@@ -98,32 +106,33 @@ class OpenAIChatModel:
         name: str | None = None,
         backoff_s: float = 1.0,
         max_wait_s: float = 300.0,
+        folder: Path = Path(),
     ) -> None:
         if not model.strip():
             raise ConfigError("model: must not be empty")
-        if api_key is not None and not (api_key and all("!" <= c <= "~" for c in api_key)):
-            raise ConfigError("api_key_env: the key is empty or holds blanks or characters that no key has")
         _at_least(1, concurrency=concurrency, max_attempts=max_attempts, samples_per_call=samples_per_call)
         _above_zero(timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, stall_timeout_s=stall_timeout_s)
         _at_least(0, backoff_s=backoff_s, max_wait_s=max_wait_s)
-        self._url = check_base_url(base_url)
-        self._model, self._api_key, self._name = model, api_key, name or model
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._transport = Transport(
-            self._url, headers, Timeouts(timeout_s, connect_timeout_s, stall_timeout_s), ca_file
-        )
+        secrets = Secrets(api_key, folder)
+        address = address_of(base_url, secrets)
+        self._url, self._model, self._name = address.shown, model, name or model
+        self._stream, self._samples_per_call = stream, samples_per_call
+        self._extra = secrets.fill_all(extra or {})
         self._new_limiter: Callable[[], Limiter] = lambda: Limiter(
             concurrency, requests_per_minute, tokens_per_minute, max_wait_s
         )
         # With a budget only so many calls hold a part of it: a kill makes all that is held count as paid.
         self._new_gate: Callable[[], Limiter] = lambda: Limiter(2 * concurrency)
-        self._limiter, self._gate = self._new_limiter(), self._new_gate()
+        transport = Transport(
+            address.url, address.headers, Timeouts(timeout_s, connect_timeout_s, stall_timeout_s), ca_file
+        )
+        self._exchange = Exchange(
+            self._name, transport, transport, dialect_of(model, quirks), self._new_limiter(), secrets
+        )
+        self._gate = self._new_gate()
         self._asleep: set[asyncio.Future[None]] = set()
-        self._dialect = dialect_of(model, quirks)
-        self._stream, self._samples_per_call, self._extra = stream, samples_per_call, dict(extra or {})
-        self._max_attempts, self._budget = max_attempts, budget
-        self._jitter = wait_random_exponential(multiplier=backoff_s, max=min(60.0, max_wait_s))
-        self._max_wait_s = max_wait_s
+        self._budget = budget
+        self._patience = Patience(max_attempts, backoff_s, min(60.0, max_wait_s), max_wait_s)
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -142,7 +151,7 @@ class OpenAIChatModel:
     @property
     def limiter(self) -> Limiter:
         """How much may be asked at once, at the moment."""
-        return self._limiter
+        return self._exchange.limiter
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Ask once, with retries. ``latency_s`` holds retries, too.
@@ -166,13 +175,13 @@ class OpenAIChatModel:
 
     async def sample(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         """As many of ``n`` samples as one request gives: at least one."""
-        several = min(self._samples_per_call, n) if self._dialect.several else 1
+        several = min(self._samples_per_call, n) if self._exchange.dialect.several else 1
         return await self._ask(messages, sampling, several)
 
     def stop(self) -> None:
         """Begin nothing new: calls that wait end with kind ``stopped``; those under way go on."""
         self._stopped = True
-        self._limiter.close()
+        self.limiter.close()
         self._gate.close()
         for sleeper in self._asleep:
             if not sleeper.done():
@@ -180,9 +189,9 @@ class OpenAIChatModel:
 
     async def aclose(self) -> None:
         """Close the connections. May be called twice; a later ``generate`` opens new ones."""
-        await self._transport.aclose()
+        await self._exchange.aclose()
         if self._stopped:
-            self._stopped, self._limiter, self._gate = False, self._new_limiter(), self._new_gate()
+            self._stopped, self._exchange.limiter, self._gate = False, self._new_limiter(), self._new_gate()
 
     async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         call = _Call(messages, sampling, n, _prompt_bytes(messages, sampling))
@@ -198,7 +207,13 @@ class OpenAIChatModel:
     async def _answered(self, call: _Call) -> list[Completion]:
         """Try until there is an answer, or no hope of one."""
         try:
-            reply = await self._persistently(call)
+            reply = await persistently(
+                lambda: self._attempt(call),
+                lambda error: self._hope(call, error),
+                self._patience,
+                sleep=self._sleep,
+                before_sleep=self._log_retry,
+            )
         except EndpointError as error:
             failure: CallFailure = self._report(error, call)
         except LimiterClosedError:
@@ -209,129 +224,61 @@ class OpenAIChatModel:
             return _completions(reply, call, time.perf_counter() - (call.started or 0.0))
         raise failure  # outside the except block: nothing raw stays chained to it
 
-    async def _persistently(self, call: _Call) -> Reply:
-        """Attempt until it succeeds or cannot. Most calls succeed at once, so only a failure sets tenacity up."""
-        try:
-            return await self._attempt(call)
-        except EndpointError as error:
-            first: list[EndpointError] = [error]
-
-        async def attempt() -> Reply:
-            if first:
-                raise first.pop()  # tenacity's first attempt is the one that was made already
-            return await self._attempt(call)
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, EndpointError) and e.retry and not self._stopped),
-            wait=self._wait,
-            stop=lambda state: call.unusable >= UNUSABLE_ATTEMPTS or state.attempt_number >= self._max_attempts,
-            before_sleep=self._log_retry,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        reply: Reply = await retrying(attempt)
-        return reply
-
     async def _attempt(self, call: _Call) -> Reply:
-        """One answer to a request; lessons that a 400 teaches cost nothing and are applied at once."""
+        """One answer to a request."""
         # The budget before the slot: who waits for others' reservations must not keep their retries from a slot.
         if self._budget is not None and call.reservation is None:
             held = {a.reservation for a in call.attempts if a.reservation is not None}
             call.reservation = await self._budget.reserve(call.most, sorted(held))
-        async with self._limiter.slot(call.most.input_tokens // 4 + call.most.output_tokens) as slot:
+        async with self.limiter.slot(call.most.input_tokens // 4 + call.most.output_tokens) as slot:
             call.started = call.started or time.perf_counter()
-            while True:
-                used = self._dialect
-                n = call.n if used.several else 1
-                body = request_body(self._model, call.messages, call.sampling, used, self._extra, n)
-                at, began = time.time(), time.perf_counter()
-                try:
-                    reply = await self._exchange(body, call, slot, n)
-                except EndpointError as error:
-                    self._record(call, error, at, time.perf_counter() - began)
-                    if self._learn(error, body, used):
-                        continue
-                    raise
-                self._limiter.succeeded()
-                slot.used(reply.usage.input_tokens + reply.usage.output_tokens)
-                call.attempts.append(
-                    Attempt(
-                        at=at,
-                        latency_s=time.perf_counter() - began,
-                        outcome="ok",
-                        usage=reply.usage,
-                        reservation=call.reservation,
-                    )
-                )
-                return without_secret(reply, self._api_key)
+            reply = await self._asked(call, slot)
+            slot.used(reply.usage.input_tokens + reply.usage.output_tokens)
+        call.ended("ok", reply.usage)
+        return without_secrets(reply, self._exchange.secrets)
 
-    async def _exchange(self, body: dict[str, JsonValue], call: _Call, slot: Slot, n: int) -> Reply:
-        """One request and its answer. Raises EndpointError."""
-        try:
+    async def _asked(self, call: _Call, slot: Slot) -> Reply:
+        limit: JsonValue = None
+
+        def write(dialect: Dialect) -> Written:
+            nonlocal limit
+            n = call.n if dialect.several else 1
+            body = request_body(self._model, call.messages, call.sampling, dialect, self._extra, n)
+            limit = body.get("max_completion_tokens", body.get("max_tokens"))
             if self._stream:
-                return await self._streamed(body, call, slot, n)
-            got = await self._transport.post(PATH, _json(body))
-        except TransportError as error:
-            failure = EndpointError(error.kind, str(error), retry=error.retry, quote=error.quote, maybe_paid=error.sent)
-        else:
-            self._heed(got.status, got.headers, slot)
-            _check(got)
-            return read_reply(got.body, call.prompt_bytes)
-        raise failure
+                body["stream"] = True
+                if dialect.stream_usage:
+                    body["stream_options"] = {"include_usage": True}
+            call.sent = time.time(), time.perf_counter()
+            return Written(_json(body), body, n)
 
-    async def _streamed(self, body: dict[str, JsonValue], call: _Call, slot: Slot, n: int) -> Reply:
-        asked = body | {"stream": True}
-        if self._dialect.stream_usage:
-            asked["stream_options"] = {"include_usage": True}
-        async with self._transport.stream(PATH, _json(asked)) as (status, headers, pieces):
-            self._heed(status, headers, slot)
-            kind = headers.get("Content-Type", "")
-            if 200 <= status < 300 and "json" not in kind and "html" not in kind:
-                return await read_stream(pieces, call.prompt_bytes, n)
-            whole = b"".join([piece async for piece in bounded(pieces)])  # an error, or a server that does not stream
-        _check(HttpReply(status, headers, whole))
-        return read_reply(whole, call.prompt_bytes)
+        async def read(answer: Answered) -> Reply:
+            most = limit if isinstance(limit, int) else None
+            if answer.chunks is None:
+                return read_reply(answer.body, call.prompt_bytes, most)
+            return (await Assembler().all(answer.chunks)).reply(call.prompt_bytes, most)
 
-    def _heed(self, status: int, headers: Mapping[str, str], slot: Slot) -> None:
-        self._limiter.note(headers)
-        if status in (429, 503, 529):
-            self._limiter.overloaded(slot, parse_retry_after(headers))
+        def failed(error: EndpointError) -> None:
+            self._record(call, error)
 
-    def _record(self, call: _Call, error: EndpointError, at: float, latency_s: float) -> None:
+        return await self._exchange.ask(write, read, slot, stream=self._stream, failed=failed)
+
+    def _record(self, call: _Call, error: EndpointError) -> None:
         call.unusable += error.kind in ASKED_AGAIN
-        call.attempts.append(
-            Attempt(
-                at=at,
-                latency_s=latency_s,
-                outcome=error.kind,
-                usage=error.usage,
-                maybe_paid=error.maybe_paid and not error.usage.calls,
-                reservation=call.reservation,
-            )
-        )
+        call.ended(error.kind, error.usage, error.maybe_paid and not error.usage.calls)
         if error.maybe_paid or error.usage.calls:
             call.reservation = None  # it stays held for what this attempt may cost; the next one needs its own
 
-    def _learn(self, error: EndpointError, body: Mapping[str, JsonValue], used: Dialect) -> bool:
-        """Whether requests are now written otherwise than this one, which the endpoint rejected."""
-        if error.kind not in ("http_400", "http_422"):
-            return False
-        if self._dialect != used:
-            return True  # another call has learned meanwhile
-        sent = {**body, "stream_options": True} if self._stream and used.stream_usage else body
-        learned = learn(used, sent, error.quote, error.rejected)
-        if learned is None:
-            return False
-        logger.info(
-            "%s: the endpoint rejects a field; requests are written otherwise from now on: %s", self._name, learned
-        )
-        self._dialect = learned
-        return True
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after_s if isinstance(error, EndpointError) else None
-        return min(self._max_wait_s, self._jitter(state) + (asked or 0.0))
+    def _hope(self, call: _Call, error: Exception) -> float | None:
+        """The wait that an endpoint asks for; None where another attempt would do no better."""
+        if (
+            not isinstance(error, EndpointError)
+            or not error.retry
+            or self._stopped
+            or call.unusable >= UNUSABLE_ATTEMPTS
+        ):
+            return None
+        return error.retry_after_s or 0.0
 
     async def _sleep(self, seconds: float) -> None:
         """Wait before another attempt, or until the model is stopped."""
@@ -344,11 +291,9 @@ class OpenAIChatModel:
         finally:
             self._asleep.discard(woken)
 
-    def _log_retry(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+    def _log_retry(self, error: Exception, number: int, seconds: float) -> None:
         kind = error.kind if isinstance(error, ModelCallError) else type(error).__name__
-        wait = state.next_action.sleep if state.next_action else 0.0
-        logger.info("%s: %s; attempt %d follows in %.1f s", self._name, kind, state.attempt_number + 1, wait)
+        logger.info("%s: %s; attempt %d follows in %.1f s", self._name, kind, number + 1, seconds)
 
     def _stop_of(self, call: _Call) -> ModelCallError:
         if call.reservation is not None and all(a.reservation != call.reservation for a in call.attempts):
@@ -359,9 +304,9 @@ class OpenAIChatModel:
         return ModelCallError("stopped", f"{self._name}: stopped before the call was made", call.attempts)
 
     def _report(self, error: EndpointError, call: _Call) -> ModelCallError:
-        said = excerpt(error.quote, self._api_key)
+        said = excerpt(error.quote, self._exchange.secrets)
         tries = f" ({len(call.attempts)} attempts)" if len(call.attempts) > 1 else ""
-        message = f"{self._name} at {self._url}/{PATH}: {error}{tries}" + (f": {said}" if said else "")
+        message = f"{self._name} at {joined(self._url, PATH)}: {error}{tries}" + (f": {said}" if said else "")
         return ModelCallError(error.kind, message, call.attempts)
 
 
@@ -378,15 +323,6 @@ def _above_zero(**settings: float) -> None:
     for name, number in settings.items():
         if not (math.isfinite(number) and number > 0):
             raise ConfigError(f"{name}: {number} must be above 0")
-
-
-def _check(reply: HttpReply) -> None:
-    """Raise EndpointError for a status that is no success; a 400's ``param`` is kept, for what it teaches."""
-    try:
-        check_status(reply.status, reply.body, parse_retry_after(reply.headers), reply.headers.get("Location"))
-    except EndpointError as error:
-        error.rejected = rejected_field(reply.body)
-        raise
 
 
 def _json(body: Mapping[str, JsonValue]) -> bytes:

@@ -15,6 +15,7 @@ import aiohttp
 from yarl import URL
 
 from cowest.errors import ConfigError
+from cowest.models.address import joined
 
 MAX_BODY: Final = 64 * 2**20
 """Bytes of an answer, unpacked; a server that sends more is broken, and its answer is not gathered without bound."""
@@ -69,7 +70,7 @@ class Transport:
     def __init__(
         self, base_url: str, headers: Mapping[str, str], timeouts: Timeouts = Timeouts(), ca_file: Path | None = None
     ) -> None:
-        self._base = base_url.rstrip("/")
+        self._base = base_url
         self._headers = dict(headers)
         # Whichever ends first decides whether the request may have been sent: that must not be the total for lack of a connection.
         self._timeouts = replace(timeouts, connect=min(timeouts.connect, 0.9 * timeouts.total))
@@ -115,7 +116,7 @@ class Transport:
             async with session.post(
                 self._url(path), data=body, headers=_JSON, allow_redirects=False, proxy=self._proxy, timeout=patience
             ) as response:
-                yield response.status, response.headers, response.content.iter_any()
+                yield response.status, response.headers, _pieces(response, t)
             return
         except _FAILURES as error:
             failure = _meaning(error, t)
@@ -130,7 +131,7 @@ class Transport:
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
         if url is None:
-            url = URL(f"{self._base}/{path}", encoded=True)
+            url = URL(joined(self._base, path), encoded=True)
             if len(self._urls) < 64:
                 self._urls[path] = url
         return url
@@ -169,6 +170,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
             raise aiohttp.ClientPayloadError(_TOO_LARGE)
         pieces.append(piece)
     return b"".join(pieces)
+
+
+async def _pieces(response: aiohttp.ClientResponse, timeouts: Timeouts) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises TransportError; also when it is read after its connection was handed on."""
+    try:
+        async for piece in response.content.iter_any():
+            yield piece
+        return
+    except _FAILURES as error:
+        failure = _meaning(error, timeouts)
+    raise failure
 
 
 _TOO_LARGE: Final = f"the answer is longer than {MAX_BODY} bytes"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from cowest.recipe.addresses import base_url_problem, extra_problem, variable_problem
+
+T = TypeVar("T")
 
 
 class Section(BaseModel):
@@ -62,10 +66,14 @@ class OpenAIModelConfig(Section):
             "samples_per_call", "ca_file", "price", "tokenizer", "window", "batch",
         }
     )  # fmt: skip
+    model_config = ConfigDict(hide_input_in_errors=True)  # what is wrong may be a key in the wrong place
 
     kind: Literal["openai"]
     model: str = Field(description="The name that the endpoint knows the model by.")
-    base_url: str = Field(default="https://api.openai.com/v1", description="Up to and including /v1.")
+    base_url: str = Field(
+        default="https://api.openai.com/v1",
+        description="Up to and including /v1; a query (?api-version=...) stays at the end. ${NAME} is a variable's value.",
+    )
     api_key_env: str | None = Field(
         default="OPENAI_API_KEY",
         description="The environment variable (or line of a .env file) with the key; null for a server without keys.",
@@ -97,7 +105,8 @@ class OpenAIModelConfig(Section):
     )
     samples_per_call: int = Field(default=1, ge=1, description="Most samples bought in one request (n).")
     extra: dict[str, JsonValue] = Field(
-        default_factory=dict, description="More fields of the request, such as reasoning_effort: low."
+        default_factory=dict,
+        description="More fields of the request, such as reasoning_effort: low. ${NAME} in a text is a variable's value.",
     )
     ca_file: Path | None = Field(
         default=None, description="Certificates (PEM) to trust beside the system's; verification cannot be turned off."
@@ -114,13 +123,36 @@ class OpenAIModelConfig(Section):
     )
     batch: BatchSettings = BatchSettings()
 
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str) -> str:
+        if not model or any(c.isspace() or not c.isprintable() for c in model):
+            raise ValueError("must be the model's name at the endpoint, without blanks")
+        return model
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable(cls, base_url: str) -> str:
+        return _checked(base_url, base_url_problem(base_url))
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_variable(cls, name: str | None) -> str | None:
+        return name if name is None else _checked(name, variable_problem(name))
+
     @field_validator("extra")
     @classmethod
     def _not_ours(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
         ours = sorted(extra.keys() & {"messages", "model", "n", "stream", "stream_options"})
         if ours:
             raise ValueError(f"{', '.join(ours)}: set by cowest itself and not to be given here")
-        return extra
+        return _checked(extra, extra_problem(extra))
+
+
+def _checked(value: T, problem: str | None) -> T:
+    if problem is not None:
+        raise ValueError(problem)
+    return value
 
 
 class ScriptRuleConfig(Section):

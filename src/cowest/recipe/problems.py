@@ -30,10 +30,13 @@ def explain(
         return f"{where}: {dotted}: unknown key; {hint}"
     if kind == "missing":
         return f"{where}: {dotted}: missing; add it"
-    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    plain = isinstance(value, str | int | float | bool) and not _MAY_HOLD_A_KEY & {str(part) for part in loc}
+    shown = f" (got {value!r})" if plain else ""
     return f"{where}: {dotted}: {message.removeprefix('Value error, ')}{shown}"
 
 
+_MAY_HOLD_A_KEY = {"api_key_env", "base_url", "extra"}
+"""Settings whose values are never repeated: a key in the wrong place would be in logs from then on."""
 _TAGS = ("lab", "jsonl", "ifqa", "pubmedqa", "prosocial", "plugin", "local", "openai", "scripted")
 
 

@@ -5,7 +5,8 @@ In a package's ``pyproject.toml``, for a signal (each registry has a group of it
     [project.entry-points."cowest.signals"]
     outcome = "my_package:OUTCOME"
 
-What is named is the thing itself, or a class that is made without arguments. A name that cowest has itself cannot be taken; a name that two packages claim is an error when it is used.
+What is named is the thing itself, or a class that is made without arguments. A name that cowest has itself cannot be taken; a
+name that two packages claim is an error when it is used.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import JsonValue
 
 from cowest.models.endpoint import reply_body
-from cowest.models.wire import read_usage
+from cowest.models.replies import read_usage
 from cowest.server.request import Body
 from cowest.types import Completion, Usage
 

@@ -13,7 +13,6 @@ from itertools import islice
 from pydantic import JsonValue
 
 from cowest.errors import ModelCallError
-from cowest.models.endpoint import ApiError as EndpointApiError
 from cowest.models.endpoint import parse_request
 from cowest.models.wire import request_body
 from cowest.protocols import ChatModel, RoomyChatModel, StreamingChatModel
@@ -81,10 +80,7 @@ class ChatBackend:
         asked = with_defaults(body, self._defaults) | {"model": self._model.name}
         stops = _stops(asked.pop("stop", None))
         asked.pop("stream", None)
-        try:
-            request = parse_request(json.dumps(asked).encode(), self._model.name)
-        except EndpointApiError as error:
-            raise ApiError(error.status, str(error), param=error.param, code=error.code) from None
+        request = parse_request(json.dumps(asked).encode(), self._model.name)
         messages, samplings = tuple(turn.message() for turn in request.messages), request.samplings()
         room = self._room(messages)
         if open_ and self._most is not None:

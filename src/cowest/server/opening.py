@@ -10,10 +10,10 @@ from typing import Final, Literal
 from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path, sources_of
-from cowest.assembly.sources import api_key
 from cowest.assembly.systems import Retrievers, build_system
 from cowest.collaboration.routes import BOTH
 from cowest.errors import ConfigError
+from cowest.models.address import secrets_of
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
@@ -250,7 +250,7 @@ class _Opener:
             )
         return HttpBackend(
             strong,
-            api_key(strong, self._config.folder),
+            secrets_of(strong, self._config.folder),
             answer,
             breaker,
             backoff_s=settings.backoff_s,

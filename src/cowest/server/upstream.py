@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-import aiohttp
 from pydantic import JsonValue
 
-from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
-from cowest.models.limiter import Limiter, Slot, parse_retry_after
-from cowest.models.openai import PATH
-from cowest.models.stream import EventReader, bounded
-from cowest.models.transport import HttpReply, Timeouts, Transport, TransportError
-from cowest.models.wire import (
-    EndpointError,
-    check_base_url,
-    check_status,
-    excerpt,
-    field,
-    rejected_field,
-    request_body,
-    server_message,
-)
+from cowest.models.address import address_of
+from cowest.models.dialect import Dialect, Quirks, dialect_of
+from cowest.models.exchange import Answered, Exchange, Patience, Written, persistently
+from cowest.models.failures import EndpointError
+from cowest.models.limiter import Limiter, Slot
+from cowest.models.replies import flat, is_error
+from cowest.models.secrets import Secrets
+from cowest.models.stream import Assembler
+from cowest.models.transport import Timeouts, Transport, TransportError
+from cowest.models.untrusted import excerpt
+from cowest.models.wire import request_body
 from cowest.recipe.config import OpenAIModelConfig
 from cowest.server.answers import chunks_of
 from cowest.server.breaker import Breaker
@@ -42,8 +35,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_STREAM_S: Final = 3600.0
 _FAULT_OF_THE_REQUEST: Final = frozenset({400, 413, 422})
-_TRIED_AGAIN: Final = frozenset({"truncated", "connection", "dns", "timeout", "stalled"})
-T = TypeVar("T")
+_UNREACHED: Final = frozenset({"connection", "dns", "tls", "timeout", "stalled", "truncated", "too_large"})
 
 
 class Backend(Protocol):
@@ -89,6 +81,9 @@ def _late(down: bool | None) -> Unavailable:
     return Unavailable("timeout", "the model did not answer in time", down=down)
 
 
+T = TypeVar("T")
+
+
 @dataclass(slots=True)
 class _Opened:
     """A stream that has begun."""
@@ -108,7 +103,7 @@ class HttpBackend:
     def __init__(
         self,
         config: OpenAIModelConfig,
-        key: str | None,
+        secrets: Secrets,
         answer: Sampling,
         breaker: Breaker,
         *,
@@ -117,21 +112,24 @@ class HttpBackend:
         own_limit: bool = False,
         room: Room | None = None,
     ) -> None:
-        self._config, self._key, self._answer, self._breaker = config, key, answer, breaker
-        self._backoff_s, self._attempted = backoff_s, attempted
+        self._config, self._secrets, self._answer, self._breaker = config, secrets, answer, breaker
+        self._patience, self._attempted = Patience(config.max_attempts, 2 * backoff_s, 8.0, float("inf")), attempted
         self._own_limit, self._room = own_limit, room
-        base, headers = check_base_url(config.base_url), {"Authorization": f"Bearer {key}"} if key else {}
-        patience = Timeouts(config.timeout_s, config.connect_timeout_s, config.stall_timeout_s)
-        long = Timeouts(LONGEST_STREAM_S, config.connect_timeout_s, config.stall_timeout_s)
-        self._transport = Transport(base, headers, patience, config.ca_file)
-        self._streams = Transport(base, headers, long, config.ca_file)
-        self._limiter = Limiter(
+        address, self._extra = address_of(config.base_url, secrets), secrets.fill_all(config.extra)
+        short, long = (
+            Transport(
+                address.url,
+                address.headers,
+                Timeouts(total, config.connect_timeout_s, config.stall_timeout_s),
+                config.ca_file,
+            )
+            for total in (config.timeout_s, LONGEST_STREAM_S)
+        )
+        quirks = Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured)
+        limiter = Limiter(
             config.concurrency, config.requests_per_minute, config.tokens_per_minute, longest_pause_s=30.0
         )
-        self._dialect = dialect_of(
-            config.model,
-            Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured),
-        )
+        self._exchange = Exchange("strong", short, long, dialect_of(config.model, quirks), limiter, secrets)
 
     def check(self, body: Body) -> None:
         """See Backend."""
@@ -144,13 +142,11 @@ class HttpBackend:
         async def attempt() -> Body:
             down: bool | None = None  # the wait for a place is no fault of the model
             try:
-                async with asyncio.timeout_at(until), self._limiter.slot(self._expected(body)) as slot:
+                async with asyncio.timeout_at(until), self._exchange.limiter.slot(self._expected(body)) as slot:
                     down = True
-                    answer = await self._exchange(body, slot)
+                    return await self._ask(body, slot, self._whole)
             except TimeoutError:
                 raise _late(down) from None
-            self._limiter.succeeded()
-            return answer
 
         with self._breaker.guarded():  # around the retries: one request that always fails does not stop the others
             return await self._retrying(attempt, until)
@@ -161,13 +157,15 @@ class HttpBackend:
             opened = await self._retrying(lambda: self._open(body, until), until)
         async with opened.held:
             yield opened.first
-            async for chunk in opened.rest:
-                yield chunk
+            try:
+                async for chunk in opened.rest:
+                    yield chunk
+            except (EndpointError, TransportError) as error:
+                raise _broken_off(error) from None
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
-        await self._streams.aclose()
+        await self._exchange.aclose()
 
     def _expected(self, body: Body) -> int:
         """The tokens that a call may take, where the recipe limits them."""
@@ -176,192 +174,109 @@ class HttpBackend:
         limit = next((n for name in TOKEN_LIMITS if isinstance(n := body.get(name), int)), self._answer.max_tokens)
         return len(json.dumps(body.get("messages"))) // 4 + limit
 
-    async def _exchange(self, body: Body, slot: Slot) -> Body:
-        while True:
-            used = self._dialect
-            sent, ours = self._written(body, used)
-            try:
-                got = await self._transport.post(PATH, sent)
-            except TransportError as error:
-                raise _unreachable(error) from None
-            self._heed(got, slot)
-            if self._learn(got, ours, used):
-                continue
-            return self._read(got)
-
     async def _open(self, body: Body, until: float) -> _Opened:
+        usage = isinstance(body.get("stream_options"), dict)
+
+        async def begin(answer: Answered) -> tuple[Body, AsyncIterator[Body]]:
+            chunks = answer.chunks or _replay(self._completion(answer.body), usage)  # a server that does not stream
+            try:
+                return await anext(chunks), chunks
+            except StopAsyncIteration:
+                raise EndpointError("bad_response", "", retry=True) from None
+
         async with AsyncExitStack() as held:
             async with patience(until, down=None):  # the wait for a place is no fault of the model
-                slot = await held.enter_async_context(self._limiter.slot(self._expected(body)))
+                slot = await held.enter_async_context(self._exchange.limiter.slot(self._expected(body)))
             async with patience(until):
-                chunks = await self._begin(held, body, slot)
-                try:
-                    first = await anext(chunks)
-                except StopAsyncIteration:
-                    raise Unavailable("bad_response", "the model's stream was empty", retry=True) from None
-            self._limiter.succeeded()
-            return _Opened(held.pop_all(), first, chunks)
+                first, rest = await self._ask(body, slot, begin, held)
+            return _Opened(held.pop_all(), first, rest)
 
-    async def _begin(self, held: AsyncExitStack, body: Body, slot: Slot) -> AsyncIterator[Body]:
-        """The chunks of a stream that the endpoint has accepted."""
-        while True:
-            used = self._dialect
-            sent, ours = self._written(body, used)
-            exchange = AsyncExitStack()
-            try:
-                status, headers, pieces = await exchange.enter_async_context(self._streams.stream(PATH, sent))
-            except TransportError as error:
-                raise _unreachable(error) from None
-            held.push_async_exit(exchange)
-            kind = headers.get("Content-Type", "")
-            if status == 200 and "json" not in kind and "html" not in kind:
-                return _chunks(pieces)
-            got = HttpReply(status, headers, await _whole(pieces))
-            await exchange.aclose()
-            self._heed(got, slot)
-            if self._learn(got, ours, used):
-                continue
-            whole = self._read(got)  # a server that does not stream
-            return _replay(whole, isinstance(body.get("stream_options"), dict))
+    async def _whole(self, answer: Answered) -> Body:
+        if answer.chunks is not None:  # a server that streams unasked
+            return (await Assembler().all(answer.chunks)).payload()
+        return self._completion(answer.body)
 
-    def _written(self, body: Body, dialect: Dialect) -> tuple[bytes, Body]:
-        """The request as sent, and the part of it that is ours."""
-        defaults = request_body(self._config.model, (), self._answer, dialect, self._config.extra)
+    def _completion(self, raw: bytes) -> Body:
+        """A ``chat.completion``, its content as text and without secrets. Raises EndpointError for what is none."""
+        try:
+            answer: JsonValue = json.loads(raw)
+        except (ValueError, RecursionError):
+            answer = None
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(answer, dict) or not isinstance(choices, list) or not choices:
+            raise EndpointError("server_error" if is_error(answer) else "bad_response", "", retry=True)
+        for choice in choices:
+            if isinstance(choice, dict) and isinstance(message := choice.get("message"), dict):
+                choice["message"] = flat(message)
+        return {key: self._secrets.strike_all(value) for key, value in answer.items()} if self._secrets else answer
+
+    async def _ask(
+        self, body: Body, slot: Slot, read: Callable[[Answered], Awaitable[T]], held: AsyncExitStack | None = None
+    ) -> T:
+        """One exchange; ``held`` for a stream. Raises Unavailable, and ApiError where the request is at fault."""
+
+        def write(dialect: Dialect) -> Written:
+            return self._written(body, dialect)
+
+        try:
+            return await self._exchange.ask(write, read, slot, stream=held is not None, held=held)
+        except EndpointError as error:
+            raise self._meaning(error) from None
+
+    def _written(self, body: Body, dialect: Dialect) -> Written:
+        """The request; only what the recipe added to it may be written otherwise."""
+        defaults = request_body(self._config.model, (), self._answer, dialect, self._extra)
         del defaults["messages"], defaults["model"]
         if self._own_limit and dialect.token_limit not in self._config.extra:
             del defaults[dialect.token_limit]
         whole = with_defaults(body, defaults)
         ours = {key: value for key, value in defaults.items() if body.get(key) is None and key in whole}
         whole["model"] = self._config.model
-        return as_json(whole), ours
+        n = whole.get("n")
+        return Written(as_json(whole), ours, n if isinstance(n, int) else 1)
 
-    def _learn(self, got: HttpReply, ours: Body, used: Dialect) -> bool:
-        """Whether requests are now written otherwise than this one, of which the endpoint rejected a field that we added."""
-        if got.status not in (400, 422):
-            return False
-        if self._dialect != used:
-            return True
-        learned = learn(used, ours, server_message(got.body)[0], rejected_field(got.body))
-        if learned is None:
-            return False
-        self._dialect = learned
-        return True
-
-    def _heed(self, got: HttpReply, slot: Slot) -> None:
-        self._limiter.note(got.headers)
-        if got.status in (429, 503, 529):
-            self._limiter.overloaded(slot, parse_retry_after(got.headers))
-
-    def _read(self, got: HttpReply) -> Body:
-        """The completion. Raises ApiError where the request was at fault, else Unavailable."""
-        if got.status in _FAULT_OF_THE_REQUEST:
-            raise self._rejected(got)
-        try:
-            check_status(got.status, got.body, parse_retry_after(got.headers))
-        except EndpointError as error:
-            down = got.status != 429
-            message = f"the model's endpoint answered HTTP {got.status}"
-            raise Unavailable(
-                error.kind, message, down=down, retry=error.retry, retry_after_s=error.retry_after_s
-            ) from None
-        try:
-            answer: JsonValue = json.loads(got.body)
-        except (ValueError, RecursionError):
-            raise Unavailable("bad_response", "the model's endpoint answered no JSON", retry=True) from None
-        choices = answer.get("choices") if isinstance(answer, dict) else None
-        if not isinstance(answer, dict) or not isinstance(choices, list) or not choices:
-            kind = "server_error" if field(answer, "error") else "bad_response"
-            raise Unavailable(kind, "the model's endpoint answered nothing usable", retry=True)
-        return answer
-
-    def _rejected(self, got: HttpReply) -> ApiError:
-        """The endpoint's own complaint about the request, which the client can mend."""
-        message, _ = server_message(got.body)
-        try:
-            error = field(json.loads(got.body), "error")
-        except (ValueError, RecursionError):
-            error = None
-        param, code = field(error, "param"), field(error, "code")
-        return ApiError(
-            got.status,
-            excerpt(message, self._key) or "the model's endpoint rejects the request",
-            param=excerpt(param, self._key) if isinstance(param, str) else None,
-            code=excerpt(code, self._key) if isinstance(code, str) else None,
-        )
+    def _meaning(self, error: EndpointError) -> Unavailable | ApiError:
+        """What a failure is to a client. The endpoint's own words only of its complaint about the request, which can be mended."""
+        if error.status in _FAULT_OF_THE_REQUEST:
+            told = excerpt(error.quote, self._secrets) or "the model's endpoint rejects the request"
+            param, code = (value and excerpt(value, self._secrets) for value in (error.rejected, error.code))
+            return ApiError(error.status, told, param=param, code=code)
+        if error.status is not None:
+            told = f"the model's endpoint answered HTTP {error.status}"
+            down, wait = error.status != 429, error.retry_after_s
+            return Unavailable(error.kind, told, down=down, retry=error.retry, retry_after_s=wait)
+        if error.kind in _UNREACHED:
+            retry = error.retry and error.kind != "too_large"
+            return Unavailable(error.kind, f"the model's endpoint gave no answer ({error.kind})", retry=retry)
+        return Unavailable(error.kind, "the model's endpoint answered nothing usable", retry=True)
 
     async def _retrying(self, attempt: Callable[[], Awaitable[T]], until: float) -> T:
         """Attempts until one succeeds, the recipe's ``max_attempts`` are made, or the next would begin after the deadline."""
-        loop = asyncio.get_running_loop()
-        for number in itertools.count(1):
+
+        async def counted() -> T:
             try:
                 done = await attempt()
             except Unavailable as error:
                 self._attempted(error.kind)
-                logger.debug("strong: attempt %d failed: %s", number, error.kind)
-                pause = random.uniform(0, min(8.0, self._backoff_s * 2**number)) + (error.retry_after_s or 0.0)
-                if not error.retry or number >= self._config.max_attempts or loop.time() + pause >= until:
-                    raise
-            else:
-                self._attempted("ok")
-                return done
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable: count() has no end")
+                logger.debug("strong: an attempt failed: %s", error.kind)
+                raise
+            self._attempted("ok")
+            return done
+
+        return await persistently(counted, _hope, self._patience, until=until)
 
 
-def _unreachable(error: TransportError) -> Unavailable:
-    """Without the transport's words: they name the endpoint, which is no business of a client's."""
-    retry = error.retry and error.kind in _TRIED_AGAIN
-    return Unavailable(error.kind, f"the model's endpoint gave no answer ({error.kind})", retry=retry)
+def _hope(error: Exception) -> float | None:
+    return (error.retry_after_s or 0.0) if isinstance(error, Unavailable) and error.retry else None
 
 
-async def _whole(pieces: AsyncIterator[bytes]) -> bytes:
-    try:
-        return b"".join([piece async for piece in bounded(pieces)])
-    except (OSError, aiohttp.ClientError, EndpointError):
-        raise Unavailable("truncated", "the model's answer broke off", retry=True) from None
+def _broken_off(error: EndpointError | TransportError) -> Unavailable:
+    """A stream that ended in the middle. The transport's words name the endpoint, which is no business of a client's."""
+    kind = error.kind if error.kind in ("stalled", "timeout", "server_error") else "truncated"
+    words = "stood still" if kind == "stalled" else "broke off"
+    return Unavailable(kind, f"the model's stream {words}", retry=True)
 
 
 async def _replay(whole: Body, with_usage: bool) -> AsyncIterator[Body]:
     for chunk in chunks_of(whole, with_usage):
         yield chunk
-
-
-async def _chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[Body]:
-    """The chunks of a stream of server-sent events, up to ``[DONE]``. Raises Unavailable for one that breaks off."""
-    reader, ended = EventReader(), False
-    try:
-        async for piece in bounded(pieces):
-            for event in reader.feed(piece):
-                if event.data.strip() == "[DONE]":
-                    return
-                chunk = _chunk(event.data)
-                ended = ended or _has_end(chunk)
-                yield chunk
-    except TimeoutError:
-        raise Unavailable("stalled", "the model's stream stood still", retry=True) from None
-    except (OSError, aiohttp.ClientError, EndpointError):
-        raise Unavailable("truncated", "the model's stream broke off", retry=True) from None
-    for event in reader.finish():
-        if event.data.strip() != "[DONE]":
-            chunk = _chunk(event.data)
-            ended = ended or _has_end(chunk)
-            yield chunk
-        else:
-            ended = True
-    if not ended:
-        raise Unavailable("truncated", "the model's stream broke off", retry=True)
-
-
-def _chunk(data: str) -> Body:
-    try:
-        chunk: JsonValue = json.loads(data)
-    except (ValueError, RecursionError):
-        chunk = None
-    if not isinstance(chunk, dict) or chunk.get("error"):
-        raise Unavailable("server_error", "the model's endpoint broke its stream off", retry=True)
-    return chunk
-
-
-def _has_end(chunk: Body) -> bool:
-    choices = chunk.get("choices")
-    return isinstance(choices, list) and any(field(choice, "finish_reason") for choice in choices)
