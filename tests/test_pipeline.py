@@ -97,7 +97,7 @@ def test_results_are_the_contract(finished: Finished) -> None:
         ("collab", "weak"),
     }
     assert {c.test for c in read.comparisons} == {"paired_bootstrap", "mcnemar_exact"}
-    assert set(read.stages) == {"sft", "sample", "feedback", "pairs", "align"}
+    assert set(read.stages) == {"sft", "sample", "feedback", "pairs", "align", "evaluate"}
 
 
 def test_the_metrics_are_those_of_the_answers(finished: Finished) -> None:

@@ -102,14 +102,22 @@ class Completion(Record):
     """A model's answer to one request. ``latency_s`` is wall-clock seconds, retries included; not the wait for a free place.
 
     ``usage`` is that of this answer alone; what failed attempts before it cost is in ``attempts``, whose last is this one.
+    ``thinking`` is what a server has split off from the text. A model without such a server writes it into its text, from which
+    :func:`cowest.models.answer.visible` takes it.
     """
 
     text: str
+    thinking: str | None = None
     finish_reason: str = "stop"
     usage: Usage = Usage()
     latency_s: float = 0.0
     logprobs: tuple[TokenLogprob, ...] | None = None
     attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def whole(self) -> str:
+        """The text with the thinking in it, as a model without a server's parser writes it: what the ledger keeps."""
+        return self.text if self.thinking is None else f"<think>\n{self.thinking}\n</think>\n\n{self.text}"
 
 
 class Example(Record):
@@ -133,12 +141,17 @@ class Passage(Record):
 
 
 class Draft(Record):
-    """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0."""
+    """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0.
+
+    ``thinking`` was hidden before the text, and goes to nobody. ``truncated`` as in :class:`Refinement`.
+    """
 
     id: str
     example_id: str
     index: int
     text: str | None
+    thinking: str | None = None
+    truncated: bool = False
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
@@ -147,12 +160,14 @@ class Draft(Record):
 class Refinement(Record):
     """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
 
-    ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong.
+    ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong. ``text`` is None and
+    ``error`` too where it was cut off within its ``thinking``: that is no failed call, and it is not asked again.
     """
 
     example_id: str
     draft_id: str | None
     text: str | None
+    thinking: str | None = None
     truncated: bool = False
     error: str | None = None
     usage: Usage = Usage()
@@ -234,29 +249,39 @@ class ModelRef(Record):
 class Prediction(Record):
     """What a System answered to one example. ``draft`` is the weak model's text where there was one.
 
-    ``truncated``: the answer was cut off at max_tokens. It is scored as it is, and counted. ``truncated_context``: passages or
-    in-context examples were left out of a prompt, since they did not fit the model's window (:mod:`cowest.models.window`).
+    ``truncated``: the answer (or the draft that it needed) was cut off at max_tokens; where the text holds no answer, or there
+    is none, it is counted as cut, neither right nor wrong. ``thinking`` was hidden before the text, ``draft_thinking`` before the
+    draft. ``truncated_context``: passages or in-context examples were left out of a prompt, since they did not fit the
+    model's window (:mod:`cowest.models.window`).
     """
 
     example_id: str
     system: str
     text: str | None
+    thinking: str | None = None
     truncated: bool = False
     truncated_context: bool = False
     draft: str | None = None
+    draft_thinking: str | None = None
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
 
 
 class MetricValue(Record):
-    """A metric's mean with its 95% bootstrap interval over ``n`` scored queries; ``n_failed`` had no score."""
+    """A metric's mean with its 95% bootstrap interval over ``n`` scored queries.
+
+    ``n_failed``: their call failed. ``n_cut``: their answer was cut off at max_tokens before it came. Both have no score and
+    are left out of the mean; ``mean_cut_wrong`` is the mean that counts the cut ones as wrong, None where none was cut.
+    """
 
     mean: float | None
     ci_low: float | None
     ci_high: float | None
     n: int
     n_failed: int
+    n_cut: int = 0
+    mean_cut_wrong: float | None = None
 
 
 class SystemResult(Record):
@@ -267,7 +292,11 @@ class SystemResult(Record):
 
 
 class Comparison(Record):
-    """System ``a`` minus system ``b`` on the queries that both answered (paired)."""
+    """System ``a`` minus system ``b`` on the queries that both answered (paired).
+
+    ``a_cut`` and ``b_cut``: queries on which the system's answer was cut off at max_tokens before it came, and which are
+    therefore left out. Where they differ, the comparison leaves out other queries for the one than for the other.
+    """
 
     a: str
     b: str
@@ -278,6 +307,8 @@ class Comparison(Record):
     p: float | None
     test: str
     n: int
+    a_cut: int = 0
+    b_cut: int = 0
 
 
 class StageResult(Record):

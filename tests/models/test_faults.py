@@ -261,7 +261,7 @@ def choice(finish: str = "stop", **message: object) -> dict[str, object]:
         ({"choices": [], "usage": USAGE}, "no_choices", 2, True),
         (choice(content=None), "empty", 2, True),
         (choice(content="  \n"), "empty", 2, True),
-        (choice("length", content=""), "empty", 2, True),
+        (choice("length", content=""), "cut_off", 1, True),
         (choice(content=None, refusal="I cannot help with that."), "refusal", 1, True),
         (choice("content_filter", content="Half of an ans"), "content_filter", 1, True),
         ({"error": {"message": "model crashed"}}, "server_error", 3, False),

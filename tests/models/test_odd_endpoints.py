@@ -11,11 +11,12 @@ from tests.models.scripted_endpoint import ASK, Step, endpoint, reply, step
 
 from cowest.errors import ModelCallError
 from cowest.models.address import joined
+from cowest.models.answer import finish_of
 from cowest.models.dialect import Dialect, learn
 from cowest.models.failures import EndpointError, check_status
 from cowest.models.limiter import told_wait
 from cowest.models.openai import OpenAIChatModel
-from cowest.models.replies import finish_of, read_reply
+from cowest.models.replies import read_reply
 from cowest.models.transport import Transport
 from cowest.types import Completion, Sampling
 

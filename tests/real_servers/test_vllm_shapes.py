@@ -12,6 +12,7 @@ import pytest
 from tests.models.scripted_endpoint import Endpoint, Step, endpoint, step
 
 from cowest.errors import ModelCallError
+from cowest.models.answer import HiddenAnswerError, visible
 from cowest.models.openai import OpenAIChatModel
 from cowest.types import Completion, Message, Sampling
 
@@ -96,10 +97,13 @@ async def test_the_reasoning_of_a_reasoning_parser_is_not_the_answer(streamed: b
     assert got.text == "Answer: yes"
 
 
-async def test_thinking_that_used_up_all_tokens_is_a_failure_that_says_so() -> None:
+async def test_thinking_that_used_up_all_tokens_is_cut_off_and_kept() -> None:
+    got, server = await ask(step(completion(None, finish="length", reasoning="Let me see")))
     with pytest.raises(ModelCallError, match="raise max_tokens") as caught:
-        await ask(step(completion(None, finish="length", reasoning="Let me see")))
-    assert caught.value.kind == "empty" and caught.value.attempts[0].usage.output_tokens == 9
+        visible(got, "mine")
+    assert caught.value.kind == "cut_off" and got.usage.output_tokens == 9
+    assert isinstance(caught.value, HiddenAnswerError) and caught.value.done.thinking == "Let me see"
+    assert len(server.bodies) == 1, "the same limit would cut it off again"
 
 
 async def test_several_samples() -> None:

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from cowest.errors import ConfigError
-from cowest.scoring.metrics import METRICS, accuracy, exact_match, get_metric, macro_f1, normalise, token_f1
+from cowest.scoring.metrics import (
+    METRICS,
+    accuracy,
+    exact_match,
+    get_metric,
+    macro_f1,
+    squad_exact_match,
+    squad_f1,
+    token_f1,
+)
+from cowest.scoring.normal import normalise
 
 LABELS = ("yes", "no", "maybe")
 words = st.text(alphabet="abthe né-.,5½ \u2019", max_size=20)
@@ -53,6 +63,111 @@ def test_normalise(text: str, expected: str) -> None:
 )
 def test_exact_match(answer: str | None, references: tuple[str, ...], expected: float) -> None:
     assert exact_match(answer, references) == expected
+
+
+MEANING = [
+    ("<42", "42", 0.0),
+    ("< 42", "<42", 1.0),
+    ("~42", "42", 0.0),
+    ("≈42", "~ 42", 1.0),
+    ("≥5", ">=5", 1.0),
+    ("(3.14)", "3.14", 1.0),
+    ("$3.14", "3.14", 1.0),
+    ("−5", "-5", 1.0),
+    ("1.0", "10", 0.0),
+    ("10-20", "1020", 0.0),
+    ("2–1", "2-1", 1.0),
+    ("10 – 20", "10-20", 1.0),
+    ("50%", "50", 0.0),
+    ("50 %", "50%", 1.0),
+    ("50 percent", "50%", 1.0),
+    ("1,5", "15", 0.0),
+    ("1,5", "1.5", 1.0),
+    ("1,000", "1000", 1.0),
+    ("1.234.567", "1234567", 1.0),
+    ("1.234,56", "1234.56", 1.0),
+    ("0,123", "0.123", 1.0),
+    ("C#", "C", 0.0),
+    ("C++", "C", 0.0),
+    ("€5", "5", 1.0),
+    ("€5", "$5", 0.0),
+    ("5 €", "€5", 1.0),
+    ("10⁵", "105", 0.0),
+    ("10^5", "105", 0.0),
+    ("10⁵", "10^5", 1.0),
+    ("1½", "11/2", 0.0),
+    ("1½", "1 1/2", 1.0),
+    ("½", "1/2", 1.0),
+    ("10:30", "1030", 0.0),
+    ("1e-5", "1e5", 0.0),
+    ("18+", "18", 0.0),
+    ("A+", "A", 0.0),
+    ("A-", "A", 0.0),
+    ("O−", "O+", 0.0),
+    ("5′", "5", 0.0),
+    ("±5", "5", 0.0),
+    (".5", "0.5", 1.0),
+    ("1,2,3", "123", 0.0),
+    ("1, 2, 3", "1,2,3", 1.0),
+    ("٤٢", "42", 1.0),
+    ("-$5", "-5", 1.0),
+    ("US$5", "5", 0.0),
+    ("1,00,000", "100000", 1.0),
+    ("+5", "5", 1.0),
+    ("10%-20%", "10-20", 0.0),
+    ("3/4", "34", 0.0),
+    ("2*3", "23", 0.0),
+    ("2×3", "2*3", 1.0),
+    ("p<0.05", "p < 0.05", 1.0),
+    ("Answer.", "answer", 1.0),
+    ("$5–$10", "5-10", 1.0),
+    ("x²", "x2", 1.0),
+    ("20°C", "20 °C", 0.0),
+    ("-5", "5", 0.0),
+    ("minus", "minus", 1.0),
+    ("1'000", "1000", 1.0),
+    ("a->5", "a 5", 0.0),
+    ("１２％", "12%", 1.0),
+    ("well-known", "wellknown", 1.0),
+    ("10—20", "10-20", 1.0),
+    ("O-", "O", 0.0),
+    ("re-", "re", 0.0),
+    ("COVID-19", "COVID19", 1.0),
+    ("5km", "5 km", 0.0),
+    ("v1.10", "v110", 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "expected"), MEANING)
+def test_marks_that_carry_meaning_are_kept(answer: str, reference: str, expected: float) -> None:
+    assert exact_match(answer, (reference,)) == exact_match(reference, (answer,)) == expected
+
+
+def test_squads_script_to_the_letter() -> None:
+    pairs = [("<42", "42"), ("10-20", "1020"), ("50%", "50"), ("1,5", "15"), ("C#", "C"), ("The Beatles!", "beatles")]
+    assert all(squad_exact_match(a, (b,)) == squad_f1(a, (b,)) == 1.0 for a, b in pairs)
+    different = [("\u22125", "5"), ("caf\u00e9", "cafe"), ("a b", "b c"), ("東京都", "東京")]
+    assert [squad_exact_match(a, (b,)) for a, b in different] == [0.0] * 4
+    assert squad_f1("a red house", ("red house boat",)) == pytest.approx(2 * 2 / 5)
+    assert squad_exact_match("the", ("a",)) == squad_f1("the", ("a",)) == 1.0, "as the script has it"
+    assert squad_exact_match(None, ("x",)) == squad_f1(None, ("x",)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"),
+    [
+        ("東京都", "東京", 2 * 2 / 5),
+        ("東京", "京都", 2 * 1 / 4),
+        ("แบร์เกน นอร์เวย์", "แบร์เกน", 2 * 6 / 18),  # a vowel sign counts with its letter
+        ("ຫ້າ", "ຫ້າ", 1.0),
+        ("東京 Tower", "東京 tower", 1.0),
+        ("서울 특별시", "서울", 2 * 1 / 3),  # Korean has spaces
+        ("नई दिल्ली", "दिल्ली", 2 * 1 / 3),
+    ],
+)
+def test_f1_counts_characters_where_there_are_no_spaces(answer: str, reference: str, expected: float) -> None:
+    assert token_f1(answer, (reference,)) == pytest.approx(expected)
+    assert exact_match(answer, (reference,)) == (1.0 if expected == 1.0 else 0.0)
 
 
 def test_token_f1_values() -> None:
@@ -102,7 +217,7 @@ def test_macro_f1_of_nothing_is_an_error() -> None:
 
 
 def test_registry() -> None:
-    assert set(METRICS) == {"em", "f1", "accuracy", "macro_f1"}
+    assert set(METRICS) == {"em", "f1", "squad_em", "squad_f1", "accuracy", "macro_f1"}
     assert [name for name, metric in METRICS.items() if metric.kind == "set"] == ["macro_f1"]
     assert all((metric.per_query is None) == (metric.kind == "set") for metric in METRICS.values())
     with pytest.raises(ConfigError, match="'bleu'; known are em"):

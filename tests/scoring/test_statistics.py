@@ -202,3 +202,37 @@ def test_a_thousand_queries_are_quick() -> None:
     start = time.process_time()
     summarise(("accuracy", "macro_f1"), LABELS, rows, seed=0)
     assert time.process_time() - start < 1.0
+
+
+def cut(rows: list[Outcome], *which: int) -> list[Outcome]:
+    return [r.model_copy(update={"answer": None, "cut": True}) if i in which else r for i, r in enumerate(rows)]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "em", "f1"])
+def test_answers_that_were_cut_off_are_neither_right_nor_wrong(metric: str) -> None:
+    rows = right([True, True, False, True])
+    value = summarise([metric], LABELS, cut(rows, 0, 2), seed=0)[metric]
+    kept = summarise([metric], LABELS, [rows[1], rows[3]], seed=0)[metric]
+    assert (value.mean, value.ci_low, value.ci_high) == (kept.mean, kept.ci_low, kept.ci_high)
+    assert (value.n, value.n_cut, value.n_failed) == (2, 2, 0)
+    wrong = [r.model_copy(update={"cut": False}) for r in cut(rows, 0, 2)]
+    assert value.mean_cut_wrong == pytest.approx(summarise([metric], LABELS, wrong, seed=0)[metric].mean)
+
+
+def test_nothing_cut_means_no_second_mean() -> None:
+    value = summarise(["em"], (), right([True, False]), seed=0)["em"]
+    assert (value.n_cut, value.mean_cut_wrong) == (0, None)
+
+
+def test_all_cut_has_no_mean_but_one_that_counts_them_as_wrong() -> None:
+    rows = [*cut(right([True, True]), 0, 1), Outcome(example_id="x", answer=None, references=("yes",), failed=True)]
+    value = summarise(["em"], (), rows, seed=0)["em"]
+    assert (value.mean, value.n, value.n_cut, value.n_failed, value.mean_cut_wrong) == (None, 0, 2, 1, 0.0)
+
+
+def test_a_comparison_leaves_out_what_either_system_was_cut_off_on_and_says_so() -> None:
+    a, b = right([True] * 6), cut(right([False] * 6), 0, 1, 2)
+    for result in compare("accuracy", (), "a", a, "b", b, seed=0):
+        assert (result.n, result.a_cut, result.b_cut, result.diff) == (3, 0, 3, 1.0)
+    gone = compare("accuracy", (), "a", a, "b", cut(b, *range(6)), seed=0)[0]
+    assert (gone.n, gone.diff, gone.p, gone.b_cut) == (0, None, None, 6)

@@ -69,14 +69,14 @@ async def test_classes_count_to_the_letter() -> None:
     def first_word(text: str, example: Example) -> str:
         return text.split()[0]
 
-    texts = ("C++ it is", "C++ again", "C so", "C too", "C as well")
+    texts = ("C! it is", "C! again", "C so", "C too", "C as well")
 
     async def winner(labels: tuple[str, ...]) -> str | None:
         system = SelfConsistency(saying(*texts), ask, first_word, SAMPLING, 5, 3, "sc", labels)
         return (await system.answer(open_question())).text
 
-    assert await winner(("C", "C++")) == "C so"
-    assert await winner(()) == "C++ it is"  # as open answers both are "c"
+    assert await winner(("C", "C!")) == "C so"
+    assert await winner(()) == "C! it is"  # as open answers both are "c"
 
 
 async def test_failed_samples_and_texts_without_an_answer_have_no_vote() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cowest.cli.output_table import print_table
 from cowest.scoring.statistics import holm
 from cowest.systems.registry import TABLE
-from cowest.table.results import RowResult, Table, TableResults
+from cowest.table.results import Difference, RowResult, Table, TableResults
 from cowest.table.write import cells, csv_text, latex, markdown, p_value
 from cowest.types import Comparison, MetricValue, Usage
 
@@ -104,7 +105,7 @@ def test_markdown_marks_the_best_and_its_equals(results: TableResults) -> None:
     text = markdown(results)
     assert "| `collab_cot` | **60.0** [50.0, 70.0] |" in text
     assert "| `best_of_k` | _58.0_ [48.0, 68.0] |" in text
-    assert "| `weak` | 40.0 [30.0, 50.0] | -20.0 | <0.001 | 0.00500 | 0.25 | 100 | 0 | 3 |" in text
+    assert "| `weak` | 40.0 [30.0, 50.0] | -20.0 | <0.001 | 0.00500 | 0.25 | 100 | 0 | 0 | 3 |" in text
     assert "`collab_cot` 50.0, 70.0 (em, seeds 1, 2)" in text
     assert "Left out: `rlwf`, since it trains." in text
 
@@ -125,6 +126,36 @@ def test_latex_escapes_and_marks(results: TableResults) -> None:
     text = latex(results)
     assert r"weak & 40.0 {\scriptsize [30.0, 50.0]} & $-20.0$ & $<$0.001 \\" in text
     assert r"\textbf{60.0}" in text and r"best\_of\_k & \underline{58.0}" in text and "\\begin{tabular}{lrrr}" in text
+
+
+def cut_off(results: TableResults) -> TableResults:
+    """The same with 40 answers of best_of_k cut off."""
+    table = results.tables[0]
+    value = table.rows["best_of_k"].metrics["em"].model_copy(update={"n": 60, "n_cut": 40, "mean_cut_wrong": 0.348})
+    found = table.rows["best_of_k"].model_copy(update={"metrics": {"em": value}, "truncated": 41})
+    against = Comparison(a="best_of_k", b="collab_cot", metric="em", diff=-0.02, ci_low=-0.1, ci_high=0.1, p=0.9,
+                         test="mcnemar_exact", n=60, a_cut=40)  # fmt: skip
+    differences = [*table.differences, Difference(comparison=against, p_holm=0.9)]
+    changed = table.model_copy(update={"rows": {**table.rows, "best_of_k": found}, "differences": differences})
+    return results.model_copy(update={"tables": [changed]})
+
+
+def test_every_file_says_how_many_answers_were_cut_off(
+    results: TableResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "best_of_k - collab_cot: cut off at max_tokens before an answer, and left out: best_of_k 40, collab_cot 0"
+    found = cut_off(results)
+    text = markdown(found)
+    assert "| n | failed | cut | shortened |" in text and "| 60 | 0 | 40 | 3 |" in text and f"Note: {note}" in text
+    rows = list(csv.DictReader(io.StringIO(csv_text(found))))
+    assert [r["cut"] for r in rows] == ["0", "0", "0", "40"] and rows[3]["mean_cut_wrong"] == "0.348"
+    assert rows[3]["baseline_cut"] == "0" and rows[3]["truncated"] == "41" and None not in rows[3]
+    tex = latex(found)
+    assert "\\begin{tabular}{lrrrr}" in tex and "& $p$ & cut off" in tex and "& 40 \\\\" in tex
+    assert "cut off" not in latex(results), "a column of zeros is left out"
+    print_table(found, [], None)
+    printed = capsys.readouterr().out
+    assert note in printed and "cut" in printed and "short" in printed
 
 
 @pytest.mark.parametrize(("p", "text"), [(0.0004, "<0.001"), (0.0123, "0.012"), (1.0, "1")])

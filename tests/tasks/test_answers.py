@@ -99,7 +99,7 @@ def test_unusual_labels(labels: tuple[str, ...], text: str, expected: str | None
         ("Answer: `42`.", "42"),
         ("so 40 + 2.\nanswer: \u201cForty two.\u201d", "Forty two"),
         ("Answer: -3.5.", "-3.5"),
-        ("Answer: 1\nQuestion: next?\nAnswer: 2", "2"),
+        ("Answer: 1\nQuestion: next?\nAnswer: 2", "1"),  # the model asks itself a next question
         ("Answer: K\u00f8benhavn \u6771\u4eac", "K\u00f8benhavn \u6771\u4eac"),
         ("Answer: x\r\nmore", "x"),
         ("Mira Ost", "Mira Ost"),

@@ -71,7 +71,7 @@ def test_a_sample_is_a_whole_task(kind: str) -> None:
 
 def test_ifqa_takes_passages_as_rationale_and_shows_none() -> None:
     task = load("ifqa")
-    assert (task.metrics, task.labels) == (("em", "f1"), ())
+    assert (task.metrics, task.labels) == (("squad_em", "squad_f1"), ())
     third = task.examples("train")[2]
     assert third.context is None
     assert third.rationale and third.rationale.split("\n\n") == [

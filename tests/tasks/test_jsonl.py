@@ -10,6 +10,7 @@ import pytest
 
 from cowest.errors import ConfigError, DataError
 from cowest.protocols import Task
+from cowest.scoring.metrics import exact_match
 from cowest.tasks import load_jsonl_task
 from cowest.tasks.jsonl import JsonlTask
 
@@ -221,3 +222,36 @@ def test_a_hundred_thousand_rows_are_quick(tmp_path: Path) -> None:
     task = load_jsonl_task("mine", path, None, None)
     assert time.process_time() - start < 10
     assert len(task.examples("train")) == 90_000
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ("polish", "Polish", "read alike"),
+        ('"x"', "x", "read alike"),
+        ("don't", "don\u2019t", "read alike"),
+        ("yes", "yes.", "read alike"),
+        ("(b)", "b", "are the same to the metric em"),
+        ("well-known", "wellknown", "are the same to the metric em"),
+    ],
+)
+def test_choices_of_one_row_that_cannot_be_told_apart_are_refused(tmp_path: Path, a: str, b: str, said: str) -> None:
+    rows = [{"input": "q0", "answer": "x0", "choices": ["x0", "y0"]}, {"input": "q1", "answer": a, "choices": [a, b]}]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    with pytest.raises(DataError, match=said) as caught:
+        load_jsonl_task("t", file, None, None, validation_fraction=0)
+    assert f'{file}:2: "choices"' in str(caught.value) and "write them otherwise" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [("<18", ">18"), ("<18", "18"), ("C", "C#"), ("-5", "5"), ("10", "10%"), ("(a)", "a")]
+)
+def test_choices_that_differ_in_a_mark_that_means_something_are_kept_apart(tmp_path: Path, a: str, b: str) -> None:
+    rows = [{"input": "q0", "answer": "x0", "choices": ["x0", "y0"]}, {"input": "q1", "answer": a, "choices": [a, b]}]
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    task = load_jsonl_task("t", file, None, None, validation_fraction=0)
+    example = task.examples("train")[1]
+    assert [task.extract(f"So it is.\nAnswer: {c}", example) for c in (a, b)] == [a, b]
+    assert exact_match(a, (b,)) == 0.0

@@ -62,7 +62,7 @@ class Context:
         """The evaluator E behind the gains: a judge where the recipe names one."""
         if self.config.feedback.judge is None:
             return self.metric_scorer()
-        return JudgeScorer(self.models.judge())
+        return JudgeScorer(self.models.judge(), extract=self.task.extract)
 
     def named(self, ref: ModelRef) -> Weights:
         """How the run's files name weights."""

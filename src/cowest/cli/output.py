@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cowest.cli.output_ledger import cost_line
 from cowest.pipeline import RunSummary
-from cowest.report.naming import TARGETS
+from cowest.report.naming import TARGETS, cut_note
 from cowest.stages.reporting import summary_json
 from cowest.types import MetricValue, Results
 
@@ -26,8 +26,8 @@ def print_results(done: RunSummary) -> None:
     console = Console(width=None if Console().is_terminal else 132)
     for name, results in done.results.items():
         console.print(_table(name or results.task, results))
-        for line in _main_comparisons(results):
-            console.print(line, markup=False, highlight=False)
+        for line in (*_cut_lines(results), *_main_comparisons(results)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
     if done.bill is not None:
         console.print(
@@ -47,11 +47,26 @@ def _table(title: str, results: Results) -> Table:
         table.add_column(f"{metric} [95% CI]", justify="right")
     table.add_column("n", justify="right")
     table.add_column("failed", justify="right")
+    table.add_column("cut", justify="right")
     for system, result in results.systems.items():
         first = result.metrics[metrics[0]]
         cells = [_cell(result.metrics[m]) for m in metrics]
-        table.add_row(system, *cells, str(first.n), str(first.n_failed))
+        table.add_row(system, *cells, str(first.n), str(first.n_failed), str(first.n_cut))
     return table
+
+
+def _cut_lines(results: Results) -> list[str]:
+    """What the column "cut" means, where something was."""
+    lines = []
+    for system, result in results.systems.items():
+        metric, first = next(iter(result.metrics.items()))
+        if first.n_cut and first.mean_cut_wrong is not None:
+            setting = "evaluate.draft.max_tokens" if system == "weak" else "evaluate.answer.max_tokens"
+            lines.append(
+                f"  {system}: {first.n_cut} cut off before an answer, left out of the mean; counted as wrong, {metric} is "
+                f"{100 * first.mean_cut_wrong:.1f} (raise {setting})"
+            )
+    return lines
 
 
 def _cell(value: MetricValue) -> str:
@@ -63,11 +78,16 @@ def _cell(value: MetricValue) -> str:
 def _main_comparisons(results: Results) -> list[str]:
     lines = []
     for c in results.comparisons:
-        if c.a in TARGETS and c.diff is not None and c.p is not None and c.ci_low is not None:
-            main = next(iter(results.systems[c.a].metrics))
-            if c.metric == main and c.test != "paired_bootstrap":
-                lines.append(
-                    f"  {c.a} - {c.b}: {100 * c.diff:+.1f} points "
-                    f"[{100 * c.ci_low:+.1f}, {100 * (c.ci_high or 0):+.1f}], p = {c.p:.2g} ({c.test}, n = {c.n})"
-                )
+        main = next(iter(results.systems[c.a].metrics))
+        if c.a not in TARGETS or c.metric != main:
+            continue
+        note = cut_note(c.a, c.a_cut, c.b, c.b_cut)
+        if c.diff is None and c.test == "paired_bootstrap" and note:
+            lines.append(f"  {c.a} - {c.b}: no query was answered by both; {note}")
+        if c.diff is not None and c.p is not None and c.ci_low is not None and c.test != "paired_bootstrap":
+            lines.append(
+                f"  {c.a} - {c.b}: {100 * c.diff:+.1f} points "
+                f"[{100 * c.ci_low:+.1f}, {100 * (c.ci_high or 0):+.1f}], p = {c.p:.2g} ({c.test}, n = {c.n})"
+            )
+            lines += [f"    {note}"] if note else []
     return lines

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from cowest.cli.output_ledger import cost_line
 from cowest.ledger.summary import LedgerSummary
 from cowest.table.results import Table, TableResults
-from cowest.table.write import along, cells, heading
+from cowest.table.write import along, cells, cut_notes, heading
 
 _STYLES = {"best": "bold green", "tied": "yellow", "": ""}
 
@@ -21,9 +21,13 @@ def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSumm
     console = Console(width=None if Console().is_terminal else 150)
     for table in results.tables:
         console.print(_table(table, results.baseline))
+        for note in cut_notes(table):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(
-        "* best, = not significantly below it; p Holm-corrected; cut: contexts shortened to fit the window",
+        "* best, = not significantly below it; p Holm-corrected; cut: answers cut off at max_tokens before they came, left out "
+        "of the mean; short: contexts shortened to fit the window",
         markup=False,
+        soft_wrap=True,
     )
     for d, points, p in along(results):
         console.print(f"{d.task}: {d.row}, {d.label} - {d.first}: {points}, p = {p}", markup=False, highlight=False)
@@ -39,11 +43,11 @@ def _table(table: Table, baseline: str) -> RichTable:
     made.add_column("row", no_wrap=True)
     for metric in table.metrics:
         made.add_column(f"{metric} [95% CI]", justify="right", no_wrap=True)
-    for name in (f"- {baseline}", "p", "USD/q", "s/q", "n", "failed", "cut"):
+    for name in (f"- {baseline}", "p", "USD/q", "s/q", "n", "failed", "cut", "short"):
         made.add_column(name, justify="right")
     for c in cells(table):
         values = [f"[{_STYLES[mark]}]{_sign(mark)}{text}[/]" if mark else text for text, mark in _escaped(c.values)]
-        made.add_row(c.name, *values, c.difference, c.p, c.usd, c.seconds, c.n, c.failed, c.cut)
+        made.add_row(c.name, *values, c.difference, c.p, c.usd, c.seconds, c.n, c.failed, c.cut, c.shortened)
     return made
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cowest.errors import ModelCallError
+from cowest.models.answer import CUT_OFF, HiddenAnswerError, visible
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, ManyChatModel
 from cowest.run.identity import derive_seed
@@ -17,7 +18,19 @@ from cowest.types import Completion, Message, Sampling, Usage
 
 
 class CallFailed(Exception):
-    """A call that the answer needs has failed; the message is the reason that goes into the record."""
+    """A call that the answer needs has failed; the message is the reason that goes into the record.
+
+    ``cut``: the text was cut off at max_tokens before anything of it was visible. ``thinking`` is what was hidden.
+    """
+
+    def __init__(self, reason: str, *, cut: bool = False, thinking: str | None = None) -> None:
+        super().__init__(reason)
+        self.cut, self.thinking = cut, thinking
+
+    @property
+    def error(self) -> str | None:
+        """The record's ``error``: none where it was cut, which is told by ``truncated`` and is not tried again."""
+        return None if self.cut else str(self)
 
 
 class Series:
@@ -48,13 +61,14 @@ def many_at_once(model: ChatModel) -> ManyChatModel | None:
 class Tally:
     """The calls made for one query: usage and seconds are sums over all that were answered.
 
-    ``draft``: the weak model's text, where there is one. ``truncated_context``: something was left out of a prompt, since
-    it did not fit the model's window.
+    ``draft``: the weak model's text, where there is one, and what it thought before. ``truncated_context``: something was left
+    out of a prompt, since it did not fit the model's window.
     """
 
     usage: Usage = field(default_factory=Usage)
     latency_s: float = 0.0
     draft: str | None = None
+    draft_thinking: str | None = None
     truncated_context: bool = False
 
     async def ask(
@@ -83,9 +97,8 @@ class Tally:
         try:
             done = await model.generate(self._fitted(messages, window), sampling)
         except ModelCallError as error:
-            return _failure(error, step)
-        self._add(done)
-        return done
+            return failed_call(error, step)
+        return self._seen(done, model.name, step)
 
     async def sample(
         self,
@@ -106,12 +119,11 @@ class Tally:
             try:
                 found = list(await many.generate_many(self._fitted(messages, window), series.together(sampling), n))
             except ModelCallError as error:
-                raise _failure(error, step) from None
-            for done in found:
-                self._add(done)
-            return found
-        each = [series.nth(sampling, index) for index in range(n)]
-        tried = await asyncio.gather(*(self.attempt(model, messages, one, step, window) for one in each))
+                raise failed_call(error, step) from None
+            tried: Sequence[Completion | CallFailed] = [self._seen(done, model.name, step) for done in found]
+        else:
+            each = [series.nth(sampling, index) for index in range(n)]
+            tried = await asyncio.gather(*(self.attempt(model, messages, one, step, window) for one in each))
         answered = [done for done in tried if isinstance(done, Completion)]
         if not answered:
             raise next(done for done in tried if isinstance(done, CallFailed))
@@ -124,12 +136,20 @@ class Tally:
         self.truncated_context |= fitted.cut
         return fitted.messages
 
-    def _add(self, done: Completion) -> None:
+    def _seen(self, done: Completion, name: str, step: str) -> Completion | CallFailed:
+        """What is visible of an answer; what it took counts in any case."""
         self.usage += done.usage
         if done.usage.calls:  # further samples of one request took no time of their own
             self.latency_s += done.latency_s
+        try:
+            return visible(done, name)
+        except HiddenAnswerError as error:
+            return failed_call(error, step)
 
 
-def _failure(error: ModelCallError, step: str) -> CallFailed:
+def failed_call(error: ModelCallError, step: str = "") -> CallFailed:
+    """A model's failure as the record will have it; the ``step`` is named where there are several kinds of call."""
     # The kind comes first: by it a stage tells whether calls keep failing in one way.
-    return CallFailed(f"{error.kind}: {step}: {error}" if step else f"{error.kind}: {error}")
+    reason = f"{error.kind}: {step}: {error}" if step else f"{error.kind}: {error}"
+    thinking = error.done.thinking if isinstance(error, HiddenAnswerError) else None
+    return CallFailed(reason, cut=error.kind == CUT_OFF, thinking=thinking)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cowest.collaboration.calls import CallFailed, Tally
+from cowest.collaboration.calls import CallFailed, Tally, failed_call
 from cowest.errors import ModelCallError
+from cowest.models.answer import HiddenAnswerError, is_cut, visible
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames, ManyChatModel
 from cowest.types import Completion, Draft, Example, Sampling
@@ -25,16 +26,17 @@ async def ask_for_draft(
 ) -> Completion:
     """The weak model's draft, which is the tally's from then on. Raises CallFailed."""
     done = await tally.ask(weak, frames.draft(example), sampling, step, window)
-    tally.draft = done.text
+    tally.draft, tally.draft_thinking = done.text, done.thinking
     return done
 
 
 async def draft(weak: ChatModel, frames: Frames, example: Example, index: int, sampling: Sampling) -> Draft:
     """Sample one draft. A failed call becomes a draft with ``text=None`` and the reason."""
+    tally = Tally()
     try:
-        done = await ask_for_draft(Tally(), weak, frames, example, sampling, step="")
+        done = await ask_for_draft(tally, weak, frames, example, sampling, step="")
     except CallFailed as error:
-        return _failed(example, index, str(error))
+        return _failed(example, index, error, tally)
     return _draft(example, index, done)
 
 
@@ -43,12 +45,29 @@ async def drafts(weak: ManyChatModel, frames: Frames, example: Example, n: int, 
     try:
         done = await weak.generate_many(frames.draft(example), sampling, n)
     except ModelCallError as error:
-        return [_failed(example, k, f"{error.kind}: {error}") for k in range(n)]
-    return [_draft(example, k, completion) for k, completion in enumerate(done)]
+        return [_failed(example, k, failed_call(error), Tally()) for k in range(n)]
+    return [_seen(example, k, weak, completion) for k, completion in enumerate(done)]
 
 
-def _failed(example: Example, index: int, reason: str) -> Draft:
-    return Draft(id=draft_id(example, index), example_id=example.id, index=index, text=None, error=reason)
+def _seen(example: Example, index: int, weak: ChatModel, done: Completion) -> Draft:
+    try:
+        return _draft(example, index, visible(done, weak.name))
+    except HiddenAnswerError as error:
+        return _failed(example, index, failed_call(error), Tally(usage=done.usage, latency_s=done.latency_s))
+
+
+def _failed(example: Example, index: int, failure: CallFailed, tally: Tally) -> Draft:
+    return Draft(
+        id=draft_id(example, index),
+        example_id=example.id,
+        index=index,
+        text=None,
+        thinking=failure.thinking,
+        truncated=failure.cut,
+        error=failure.error,
+        usage=tally.usage,
+        latency_s=tally.latency_s,
+    )
 
 
 def _draft(example: Example, index: int, done: Completion) -> Draft:
@@ -57,6 +76,8 @@ def _draft(example: Example, index: int, done: Completion) -> Draft:
         example_id=example.id,
         index=index,
         text=done.text,
+        thinking=done.thinking,
+        truncated=is_cut(done),
         usage=done.usage,
         latency_s=done.latency_s,
     )

@@ -6,24 +6,62 @@ because it was right or because it was useful.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
 from cowest.protocols import Scorer
+from cowest.scoring.scorer import CUT_OFF, cut_score
 from cowest.types import Draft, Example, Feedback, Refinement, Score
 
+Reason = Literal["cut off", "refused", "failed", "not judged"]
+"""Why a draft has no gain: the strong model's text was cut off at max_tokens, it refused, its call failed, or the judge did."""
 
-async def feedback(scorer: Scorer, example: Example, draft: Draft, refined: Refinement, solo: Refinement) -> Feedback:
-    """Score one draft's refinement, the strong model alone, and the draft as an answer of its own."""
+
+async def feedback(
+    scorer: Scorer,
+    example: Example,
+    draft: Draft,
+    refined: Refinement,
+    solo: Refinement,
+    *,
+    draft_tokens: int | None = None,
+    answer_tokens: int | None = None,
+) -> Feedback:
+    """Score one draft's refinement, the strong model alone, and the draft as an answer of its own.
+
+    ``draft_tokens`` and ``answer_tokens`` are the max_tokens of both, for the reason where a text was cut off.
+    """
     return Feedback(
         example_id=example.id,
         draft_id=draft.id,
-        refined=await _score(scorer, example, refined),
-        solo=await _score(scorer, example, solo),
-        weak=await scorer.score(example, draft.text),
+        refined=await _score(scorer, example, refined, answer_tokens),
+        solo=await _score(scorer, example, solo, answer_tokens),
+        weak=await _score(scorer, example, draft, draft_tokens),
     )
 
 
-async def _score(scorer: Scorer, example: Example, answer: Refinement) -> Score:
+async def _score(scorer: Scorer, example: Example, answer: Draft | Refinement, max_tokens: int | None) -> Score:
     """A text cut off before it came to an answer tells of max_tokens and not of the draft: unscored, not wrong."""
+    if answer.text is None and answer.error is not None:
+        return Score(value=None, error=answer.error)
     score = await scorer.score(example, answer.text)
-    if answer.truncated and score.answer is None and score.error is None:
-        return Score(value=None, error="cut off at max_tokens before an answer")
-    return score
+    return cut_score(score, max_tokens) if answer.truncated else score
+
+
+def unscored_reasons(records: Iterable[Feedback]) -> dict[Reason, int]:
+    """How many drafts have no gain, by reason, the most frequent first; nothing where all have one."""
+    reasons: Counter[Reason] = Counter()
+    for record in records:
+        if record.gain is None:
+            score = record.refined if record.refined.value is None else record.solo
+            reasons[_reason(score.error or "")] += 1
+    return dict(reasons.most_common())
+
+
+def _reason(error: str) -> Reason:
+    if error.startswith(CUT_OFF):
+        return "cut off"
+    if error.startswith(("refusal", "content_filter")):
+        return "refused"
+    return "not judged" if error.startswith("judge") else "failed"

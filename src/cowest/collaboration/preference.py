@@ -93,7 +93,7 @@ def _candidates(
     for draft in sorted(drafts, key=lambda d: d.index):
         gain = _value(scored.get(draft.id), signal)
         if draft.text is None:
-            counts["dropped_failed_draft"] += 1
+            counts["dropped_cut_off_draft" if draft.truncated else "dropped_failed_draft"] += 1
         elif gain is None:
             counts["dropped_unscored"] += 1
         elif draft.text.strip() in unique:

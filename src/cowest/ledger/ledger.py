@@ -124,7 +124,7 @@ class Ledger:
                         what_for,
                         call.model,
                         call.request,
-                        completion.text,
+                        completion.whole,
                         completion.finish_reason,
                     ),
                     *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),

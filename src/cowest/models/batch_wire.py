@@ -84,6 +84,7 @@ def read_answer(raw: bytes, call: Call, secrets: Secrets) -> Completion:
     first = reply.choices[0]
     return Completion(
         text=first.text,
+        thinking=first.thinking,
         finish_reason=first.finish_reason,
         usage=reply.usage,
         logprobs=first.logprobs,

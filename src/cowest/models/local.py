@@ -25,11 +25,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.batching import Decoded, Decoder, Interrupted, Row
 from cowest.models.chat import ensure_chat_template
-from cowest.models.token_text import token_logprobs
+from cowest.models.thinking import opens_thinking
+from cowest.models.token_text import answer_text, token_logprobs
 from cowest.run.progress import no_hub_bars
 from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"
+_OPENING_TOKENS = 32  # of a prompt's end, in which a template may open thinking
 
 
 def resolve_device(device: str) -> torch.device:
@@ -125,6 +127,8 @@ def _not_found(name: str, what: str, error: Exception) -> ModelNotFoundError:
 @dataclass(slots=True, eq=False)
 class _Request:
     row: Row
+    opening: str
+    """What the chat template has written of the answer: the mark that opens thinking, or nothing."""
     future: asyncio.Future[Completion]
     loop: asyncio.AbstractEventLoop
     hear: Callable[[list[int]], None] | None = None
@@ -189,7 +193,7 @@ class LocalChatModel:
         said = ""
         try:
             while (tokens := await news.get()) is not None:
-                text = self._text(tokens)
+                text = request.opening + self._text(tokens)
                 if text.strip() and len(text) > len(said) and not text.endswith("\ufffd") and text.startswith(said):
                     yield text[len(said) :]
                     said = text
@@ -203,7 +207,7 @@ class LocalChatModel:
         yield done
 
     def _text(self, tokens: list[int]) -> str:
-        return cast(str, self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return answer_text(self._tokenizer, tokens)
 
     def _queued(
         self, messages: Sequence[Message], sampling: Sampling, hear: Callable[[list[int]], None] | None = None
@@ -220,7 +224,8 @@ class LocalChatModel:
             )
         loop = asyncio.get_running_loop()
         row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed, sampling.logprobs)
-        request = _Request(row, loop.create_future(), loop, hear)
+        opening = opens_thinking(cast(str, self._tokenizer.decode(list(prompt[-_OPENING_TOKENS:]))))
+        request = _Request(row, opening, loop.create_future(), loop, hear)
         self._waiting.append(request)
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
             self._worker = loop.create_task(self._work(loop))
@@ -284,9 +289,7 @@ class LocalChatModel:
         decoded = self._decoder.decode(
             [r.row for r in batch], self._stop, lambda i: batch[i].future.done(), _reporter(batch)
         )
-        texts = self._tokenizer.batch_decode(
-            [d.tokens for d in decoded], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        texts = [self._text(d.tokens) for d in decoded]
         logprobs = [None if d.scores is None else token_logprobs(self._tokenizer, d.tokens, d.scores) for d in decoded]
         return list(zip(decoded, texts, logprobs, strict=True))
 
@@ -299,7 +302,7 @@ class LocalChatModel:
         usage = Usage(calls=1, input_tokens=len(request.row.prompt), output_tokens=row.generated)
         request.future.set_result(
             Completion(
-                text=text,
+                text=request.opening + text,
                 finish_reason="stop" if row.stopped else "length",
                 usage=usage,
                 latency_s=time.perf_counter() - request.started,

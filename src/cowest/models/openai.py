@@ -342,6 +342,7 @@ def _completions(reply: Reply, call: _Call, latency_s: float) -> list[Completion
     return [
         Completion(
             text=choice.text,
+            thinking=choice.thinking,
             finish_reason=choice.finish_reason,
             usage=usage,
             latency_s=latency_s,

@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from cowest.models.answer import CUT, CUT_OFF, finish_of
 from cowest.models.failures import EndpointError, error_text
 from cowest.models.secrets import Secrets
 from cowest.models.untrusted import field, valid_unicode
@@ -20,15 +21,6 @@ from cowest.types import Completion, TokenLogprob, Usage
 MOST_TOKENS: Final = 10**9
 """A count above it is no count: no request has so many tokens, and the ledger's integers have 64 bits."""
 _NOTHING: Final = Usage()
-_REASONS: Final = {
-    **dict.fromkeys(
-        ("length", "max_tokens", "max_output_tokens", "max_completion_tokens", "max_length", "model_length"), "length"
-    ),
-    **dict.fromkeys(("token_limit", "max_new_tokens", "context_length", "context_window", "incomplete"), "length"),
-    **dict.fromkeys(("stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "finish", "completed"), "stop"),
-    **dict.fromkeys(("content_filter", "safety", "content_filtered"), "content_filter"),
-}
-"""What providers say, in OpenAI's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class Choice:
     text: str
     finish_reason: str
     logprobs: tuple[TokenLogprob, ...] | None = None
-    thinking: str = ""
+    thinking: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,13 @@ def parse_reply(body: bytes, prompt_bytes: int = 0) -> Completion:
     """The first answer in a 2xx body (``latency_s`` 0). Raises :class:`EndpointError`, see :func:`read_reply`."""
     reply = read_reply(body, prompt_bytes)
     first = reply.choices[0]
-    return Completion(text=first.text, finish_reason=first.finish_reason, usage=reply.usage, logprobs=first.logprobs)
+    return Completion(
+        text=first.text,
+        thinking=first.thinking,
+        finish_reason=first.finish_reason,
+        usage=reply.usage,
+        logprobs=first.logprobs,
+    )
 
 
 def read_reply(body: bytes, prompt_bytes: int = 0, limit: int | None = None) -> Reply:
@@ -131,21 +129,15 @@ def read_choice(choice: Mapping[str, object], raw: str, usage: Usage, full: bool
         raise EndpointError("refusal", "the model refused to answer", retry=False, quote=quote, usage=usage)
     if text is not None and not isinstance(text, str):
         raise EndpointError("bad_response", "the answer's content is not text", retry=True, quote=raw, usage=usage)
+    thinking = valid_unicode(thinking_of(message)) or None
     if text is None or not text.strip():
-        hint = "; raise max_tokens (a reasoning model thinks within it)" if finish == "length" else ""
-        quote = f"finish_reason {finish}"
-        raise EndpointError("empty", f"the model answered no text{hint}", retry=True, quote=quote, usage=usage)
-    return Choice(valid_unicode(text), finish, _logprobs(choice.get("logprobs")), valid_unicode(thinking_of(message)))
-
-
-def finish_of(reason: object, full: bool = False) -> str:
-    """Why an answer ended, in OpenAI's words; ``unknown`` where none is given.
-
-    ``length`` is whatever a provider calls its limit, and an answer that is ``full``: some servers say ``stop`` there.
-    """
-    said = valid_unicode(reason) if isinstance(reason, str) else "unknown"
-    finish = _REASONS.get(said.lower(), said)
-    return "length" if full and finish in ("stop", "unknown") else finish
+        cut, quote = finish == CUT, f"finish_reason {finish}"
+        if cut and thinking is not None:
+            return Choice(f"<think>\n{thinking}", finish)  # as the model wrote it: cut off within its thinking
+        hint = "; raise max_tokens (a reasoning model thinks within it)" if cut else ""
+        kind = CUT_OFF if cut else "empty"  # the same limit would cut it off again
+        raise EndpointError(kind, f"the model answered no text{hint}", retry=not cut, quote=quote, usage=usage)
+    return Choice(valid_unicode(text), finish, _logprobs(choice.get("logprobs")), thinking)
 
 
 def _at_limit(usage: Usage, limit: int | None, answers: int) -> bool:
@@ -197,7 +189,7 @@ def _words(part: object) -> str:
 
 def thinking_of(message: Mapping[str, object]) -> str:
     """What a message or delta tells of the model's thinking, which is no part of its answer."""
-    told = (message.get(key) for key in ("reasoning_content", "reasoning"))
+    told = (message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
     return next((text for text in told if isinstance(text, str) and text), "")
 
 
@@ -261,6 +253,6 @@ def without_secrets(reply: Reply, secrets: Secrets) -> Reply:
 
 def _struck(choice: Choice, secrets: Secrets) -> Choice:
     tokens = "".join(t.token for t in choice.logprobs or ())
-    plain = (choice.text, choice.finish_reason, choice.thinking, tokens)
+    plain = (choice.text, choice.finish_reason, choice.thinking or "", tokens)
     struck = [secrets.strike(text) for text in plain]
-    return choice if struck == [*plain] else Choice(struck[0], struck[1], None, struck[2])
+    return choice if struck == [*plain] else Choice(struck[0], struck[1], None, struck[2] or None)

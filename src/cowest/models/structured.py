@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from json_repair import repair_json
 from pydantic import BaseModel, ValidationError
 
 from cowest.errors import ModelCallError
+from cowest.models.answer import visible
+from cowest.models.thinking import split_thinking
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Sampling
 
@@ -23,6 +25,7 @@ R = TypeVar("R", bound=BaseModel)
 _FENCED: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _DECODER: Final = json.JSONDecoder()
 _MOST_OBJECTS: Final = 1000
+_GRADE: Final = re.compile(r"\s*(-?\d+(?:[.,]\d+)?)(?:\s*(?:/|out of|of)\s*10)?\s*", re.IGNORECASE)
 
 
 async def ask_json(
@@ -37,12 +40,13 @@ async def ask_json(
     asked = sampling.model_copy(update={"json_schema": schema})
     form = Message(role="user", content=f"{messages[-1].content}\n\n{_instruction(schema)}")
     turns = [*messages[:-1], form]
-    first = await model.generate(turns, asked)
+    first = visible(await model.generate(turns, asked), model.name)
     try:
         return parse_json(first.text, record), first
     except ValueError as problem:
         again = Message(role="user", content=f"That is not it: {problem}. {_instruction(schema)}")
-    second = await model.generate([*turns, Message(role="assistant", content=first.text), again], asked)
+    turns += [Message(role="assistant", content=first.text), again]
+    second = visible(await model.generate(turns, asked), model.name)
     try:
         usage = first.usage + second.usage  # both were paid for
         return parse_json(second.text, record), second.model_copy(update={"usage": usage})
@@ -53,24 +57,44 @@ async def ask_json(
 def parse_json(text: str, record: type[R]) -> R:
     r"""The record in a text: plain JSON, fenced, with prose around it, or nearly JSON. Raises ValueError with what is wrong.
 
+    What stands in hidden thinking is not read. Of several objects the last that fits counts; "8/10" is a number.
+
     >>> class Grade(BaseModel):
     ...     score: float
     >>> parse_json('Sure! ```json\n{"score": "7.5",}\n```', Grade).score
     7.5
     """
     problem = "there is no JSON object in the answer"
-    for found in _objects(text):
+    for found in _objects(split_thinking(text).visible or ""):
         try:
             return record.model_validate(found)
         except ValidationError as error:
-            problem = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:3])
+            problem = _told(error)
+            wrong = {str(e["loc"][0]) for e in error.errors() if e["loc"]}
+        try:
+            return record.model_validate(_mended_fields(found, wrong))
+        except ValidationError as error:
+            problem = _told(error)
     raise ValueError(problem)
 
 
+def _told(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()[:3])
+
+
+def _mended_fields(found: Mapping[str, object], wrong: Collection[str]) -> dict[str, object]:
+    """The same with keys in lower case, and in the ``wrong`` fields numbers as people write them: "8/10", "8 out of 10", "7,5"."""
+    read: dict[str, object] = {}
+    for key, value in found.items():
+        match = _GRADE.fullmatch(value) if isinstance(value, str) and key.lower() in wrong else None
+        read[key.lower()] = float(match.group(1).replace(",", ".")) if match else value
+    return read
+
+
 def _objects(text: str) -> Iterator[dict[str, object]]:
-    """What may be the object, the likeliest first: whole ones, the last before those it may only think aloud; then mended ones."""
+    """What may be the object, the likeliest first: the last if it is nearly JSON, then whole ones, last first, then mended."""
     whole: list[dict[str, object]] = []
-    begin = text.find("{")
+    begin, rest = text.find("{"), 0
     try:
         while begin >= 0 and len(whole) < _MOST_OBJECTS:
             try:
@@ -78,17 +102,28 @@ def _objects(text: str) -> Iterator[dict[str, object]]:
             except ValueError:
                 begin = text.find("{", begin + 1)
                 continue
+            whole += [inner for inner in found.values() if isinstance(inner, dict)]
             whole.append(found)
-            begin = text.find("{", end)
+            rest, begin = end, text.find("{", end)
+        if (
+            whole and "{" in text[rest:] and text.rstrip("`\n ").endswith("}")
+        ):  # not one that was cut off: its numbers may be
+            yield from _mended(text[text.find("{", rest) :])
         yield from reversed(whole)
         first, last = text.find("{"), text.rfind("}")
         inner = text[first : last + 1] if 0 <= first < last else ""
         for candidate in (text, *_FENCED.findall(text), inner, text[first:] if first >= 0 else ""):
-            mended: object = repair_json(candidate, return_objects=True) if "{" in candidate else None
-            if isinstance(mended, dict):
-                yield mended
+            yield from _mended(candidate)
     except RecursionError:
         return  # brackets within brackets without end
+
+
+def _mended(text: str) -> Iterator[dict[str, object]]:
+    mended: object = repair_json(text, return_objects=True) if "{" in text else None
+    if isinstance(mended, dict):
+        yield mended
+    elif isinstance(mended, list):
+        yield from (found for found in reversed(mended) if isinstance(found, dict))
 
 
 def _instruction(schema: object) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
 from cowest.models.batching import TokenScore
+from cowest.models.thinking import is_thinking_mark
 from cowest.types import TokenLogprob
 
 _INCOMPLETE = "\ufffd"  # what a tokenizer writes for the first bytes of a character
@@ -29,6 +31,23 @@ def token_logprobs(
             top=tuple((names[i], value) for i, value in score.top if math.isfinite(value)),
         )
         for text, score in zip(pieces(tokenizer, tokens), scores, strict=True)
+    )
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """The text of a model's tokens, without special ones but for those that say where thinking begins and ends."""
+    marks = _thinking_marks(tokenizer)
+    if marks.isdisjoint(tokens):
+        return _decode(tokenizer, tokens)
+    special = frozenset(tokenizer.all_special_ids) - marks
+    return _decode(tokenizer, [token for token in tokens if token not in special], special=True)
+
+
+@lru_cache(maxsize=8)
+def _thinking_marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    ids = [int(i) for i in tokenizer.all_special_ids]
+    return frozenset(
+        i for i, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True) if is_thinking_mark(token)
     )
 
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from cowest.report.data import PipelineCounts, RunReport, TaskReport
 from cowest.report.naming import (
     colour_of,
+    cut_note,
     described,
     metric_label,
     order_systems,
@@ -52,6 +53,7 @@ class SystemRow(Record):
     cells: list[MetricCell]
     n: int | None
     n_failed: int | None
+    n_cut: int | None
     calls: int
     input_tokens: int
     output_tokens: int
@@ -69,6 +71,7 @@ class ComparisonRow(Record):
     p: str
     test: str
     n: int
+    note: str | None
 
 
 class CountRow(Record):
@@ -193,6 +196,7 @@ def _rows(task: TaskReport, metrics: list[str]) -> list[SystemRow]:
                 cells=[_cell(result.metrics.get(m), main, name in best[m]) for m in metrics],
                 n=main.n if main else None,
                 n_failed=main.n_failed if main else None,
+                n_cut=main.n_cut if main else None,
                 calls=usage.calls,
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
@@ -207,11 +211,14 @@ def _cell(value: MetricValue | None, main: MetricValue | None, best: bool) -> Me
         return MetricCell(value="—", interval=None, best=False, note=None)
     known = value.ci_low is not None and value.ci_high is not None
     differs = main is not None and (value.n, value.n_failed) != (main.n, main.n_failed)
+    notes = [f"n = {value.n:,}, {value.n_failed:,} failed"] if differs else []
+    if value.mean_cut_wrong is not None:
+        notes.append(f"{percent(value.mean_cut_wrong)} with those cut off as wrong")
     return MetricCell(
         value=percent(value.mean),
         interval=f"{percent(value.ci_low)} to {percent(value.ci_high)}" if known else None,
         best=best,
-        note=f"n = {value.n:,}, {value.n_failed:,} failed" if differs else None,
+        note="; ".join(notes) or None,
     )
 
 
@@ -226,6 +233,7 @@ def _comparison(row: Comparison) -> ComparisonRow:
         p=p_value(row.p),
         test=row.test.replace("_", " "),
         n=row.n,
+        note=cut_note(row.a, row.a_cut, row.b, row.b_cut),
     )
 
 

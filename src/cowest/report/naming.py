@@ -18,7 +18,15 @@ _SPOKEN = {spec.name: spec.spoken for spec in SYSTEMS if spec.spoken}
 _ABOUT = {spec.name: spec.label or spec.about for spec in SYSTEMS}
 N_COLOURS = 8
 
-_METRICS = {"em": "EM", "f1": "F1", "macro_f1": "Macro-F1", "accuracy": "Accuracy", "exact_match": "Exact match"}
+_METRICS = {
+    "em": "EM",
+    "f1": "F1",
+    "macro_f1": "Macro-F1",
+    "accuracy": "Accuracy",
+    "exact_match": "Exact match",
+    "squad_em": "EM",
+    "squad_f1": "F1",
+}
 # C0 and C1 controls (not tab, newline), bidirectional overrides and isolates, lone surrogates: text that could
 # reorder or hide what stands around it, or that no UTF-8 file can hold.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -69,6 +77,20 @@ def described(name: str) -> str:
 def metric_label(metric: str) -> str:
     """Return a metric's name for people."""
     return _METRICS.get(metric, metric.replace("_", " "))
+
+
+def cut_note(a: str, a_cut: int, b: str, b_cut: int) -> str | None:
+    """What a comparison has to say of answers that were cut off; None where as many were in both systems.
+
+    >>> cut_note("collab", 1, "strong", 20)
+    'cut off at max_tokens before an answer, and left out: collab 1, strong 20; raise max_tokens, or this compares the limit'
+    """
+    if a_cut == b_cut:
+        return None
+    counts = f"{a} {a_cut:,}, {b} {b_cut:,}"
+    return (
+        f"cut off at max_tokens before an answer, and left out: {counts}; raise max_tokens, or this compares the limit"
+    )
 
 
 def finite(value: float | None) -> float | None:

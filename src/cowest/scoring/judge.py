@@ -7,6 +7,7 @@ itself does not share its taste.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from pydantic import BaseModel, Field
@@ -34,10 +35,19 @@ class Grade(BaseModel):
 
 
 class JudgeScorer:
-    """A :class:`cowest.protocols.Scorer`. A judgement that fails is ``value=None`` with the reason, never a number."""
+    """A :class:`cowest.protocols.Scorer`. A judgement that fails is ``value=None`` with the reason, never a number.
 
-    def __init__(self, model: ChatModel, sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)) -> None:
-        self._model, self._sampling = model, sampling
+    ``extract`` finds the answer in a text (``Task.extract``), so that one that was cut off before it is not taken for wrong;
+    without it the whole text is the answer.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        sampling: Sampling = Sampling(temperature=0.0, max_tokens=512),
+        extract: Callable[[str, Example], str | None] | None = None,
+    ) -> None:
+        self._model, self._sampling, self._extract = model, sampling, extract
 
     async def score(self, example: Example, text: str | None) -> Score:
         """The mean of both grades, in [0, 1]."""
@@ -48,7 +58,8 @@ class JudgeScorer:
         except ModelCallError as error:
             return Score(value=None, error=f"judge: {error.kind}: {error}")
         value = (grade.coherence + grade.consistency) / 20
-        return Score(value=value, answer=text, explanation=grade.explanation)
+        answer = text if self._extract is None else self._extract(text, example)
+        return Score(value=value, answer=answer, explanation=grade.explanation)
 
     def _messages(self, example: Example, text: str) -> list[Message]:
         parts = {"Question": example.input, "Reference answer": " / ".join(example.references), "Answer to grade": text}

@@ -1,13 +1,9 @@
 """Answer metrics: exact match and token F1 for open answers, accuracy and macro-F1 for classes.
 
-Source: SQuAD's official evaluation (Rajpurkar et al. 2016) - lower case, no punctuation, no articles, single
-spaces; the best over the references counts. The paper reports EM/F1 on IfQA and accuracy/macro-F1 elsewhere.
-
-Departures from SQuAD, each because the original calls a wrong answer right or the reverse:
-
-- Unicode is folded first (NFKC, typographic minus), and all Unicode punctuation is dropped, not only ASCII.
-- A number keeps its sign, decimal point and slash, as in DROP's evaluation: ``-5`` is not ``5``, ``1.5`` not ``15``.
-- Texts of which nothing is left ("The" against "A") are compared as they were before the removal.
+``em`` and ``f1`` compare in the form of :mod:`cowest.scoring.normal`, best over the references; F1 counts words, and characters in
+scripts that put no spaces between words, as the evaluations of CMRC 2018 and MLQA do. ``squad_em`` and ``squad_f1`` are
+SQuAD's official evaluation to the letter (Rajpurkar et al. 2016), for benchmarks that are scored by it. The paper reports
+EM/F1 on IfQA and accuracy/macro-F1 elsewhere.
 
 One row: answer ``The 4,200 m.``, references ``("4200 m",)`` -> em 1.0, f1 1.0.
 """
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,57 +19,51 @@ from types import MappingProxyType
 from typing import Literal
 
 from cowest.errors import ConfigError
+from cowest.scoring.normal import normalise, same_answer
+from cowest.scoring.scripts import units
 
-_ARTICLES = frozenset({"a", "an", "the"})
-_SIGNS = str.maketrans({"\u2212": "-", "\u2044": "/"})  # minus sign, and the slash that NFKC puts into one half
-# In a number these carry the value: a sign before it, a point or a slash inside it, a point that opens it.
-_NUMERIC = re.compile(r"(?<!\w)-(?=\.?\d)|(?<=\d)[./](?=\d)|(?<!\S)\.(?=\d)")
-
-
-def _fold(text: str) -> str:
-    """Case, width and spacing folded; every character that carries meaning kept."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.translate(_SIGNS).split())
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _is_punctuation(char: str) -> bool:
-    return char in string.punctuation or unicodedata.category(char).startswith("P")
-
-
-def normalise(text: str) -> str:
-    """``text`` as SQuAD compares it (with the departures in the module docstring); may be empty."""
-    folded = _fold(text)
-    keep = {match.start() for match in _NUMERIC.finditer(folded)}
-    bare = "".join(char for i, char in enumerate(folded) if i in keep or not _is_punctuation(char))
-    return " ".join(token for token in bare.split() if token not in _ARTICLES)
-
-
-def answer_key(answer: str) -> tuple[str, str]:
-    """Equal for two open answers exactly if one is an exact match of the other."""
-    bare = normalise(answer)
-    return bare, "" if bare else _fold(answer)
-
-
-def _same(answer: str, reference: str) -> bool:
-    return answer_key(answer) == answer_key(reference)
-
-
-def _pair_f1(answer: str, reference: str) -> float:
-    left, right = normalise(answer).split(), normalise(reference).split()
-    if not left or not right:
-        return float(_same(answer, reference))
+def _overlap(left: Sequence[str], right: Sequence[str]) -> float:
+    """F1 of two bags of tokens, neither of them empty."""
     shared = sum((Counter(left) & Counter(right)).values())
     return 2 * shared / (len(left) + len(right))
 
 
+def _pair_f1(answer: str, reference: str) -> float:
+    left, right = units(normalise(answer)), units(normalise(reference))
+    return _overlap(left, right) if left and right else float(same_answer(answer, reference))
+
+
+def _squad(text: str) -> str:
+    """``normalize_answer`` of SQuAD's evaluate-v1.1.py and v2.0.py."""
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def _squad_pair_f1(answer: str, reference: str) -> float:
+    left, right = _squad(answer).split(), _squad(reference).split()
+    return _overlap(left, right) if left and right else float(left == right)
+
+
 def exact_match(answer: str | None, references: Sequence[str]) -> float:
     """1.0 if the normalised answer equals one of the references, else 0.0; None (no answer found) is wrong."""
-    return 0.0 if answer is None else float(any(_same(answer, reference) for reference in references))
+    return 0.0 if answer is None else float(any(same_answer(answer, reference) for reference in references))
 
 
 def token_f1(answer: str | None, references: Sequence[str]) -> float:
     """Harmonic mean of token precision and recall in [0, 1], best over the references; None is 0.0."""
     return 0.0 if answer is None else max((_pair_f1(answer, reference) for reference in references), default=0.0)
+
+
+def squad_exact_match(answer: str | None, references: Sequence[str]) -> float:
+    """SQuAD's exact match, best over the references; None is 0.0."""
+    return 0.0 if answer is None else float(any(_squad(answer) == _squad(reference) for reference in references))
+
+
+def squad_f1(answer: str | None, references: Sequence[str]) -> float:
+    """SQuAD's token F1, best over the references; None is 0.0."""
+    return 0.0 if answer is None else max((_squad_pair_f1(answer, reference) for reference in references), default=0.0)
 
 
 def accuracy(answer: str | None, references: Sequence[str]) -> float:
@@ -125,6 +114,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "em": Metric("em", "mean", "exact match", exact_match, binary=True),
         "f1": Metric("f1", "mean", "token F1", token_f1),
+        "squad_em": Metric("squad_em", "mean", "exact match (SQuAD's script)", squad_exact_match, binary=True),
+        "squad_f1": Metric("squad_f1", "mean", "token F1 (SQuAD's script)", squad_f1),
         "accuracy": Metric("accuracy", "mean", "accuracy", accuracy, binary=True),
         "macro_f1": Metric("macro_f1", "set", "macro-F1"),
     }

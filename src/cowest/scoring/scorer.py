@@ -11,6 +11,16 @@ from cowest.protocols import Task
 from cowest.scoring.metrics import METRICS, get_metric
 from cowest.types import Example, Score
 
+CUT_OFF = "cut off at max_tokens"
+"""How the reason begins for a text that was cut off before it came to an answer."""
+
+
+def cut_score(score: Score, max_tokens: int | None = None) -> Score:
+    """The score of a text that was cut off: as it is where there was an answer, else unscored, neither right nor wrong."""
+    if score.answer is not None or (score.error is not None and not score.error.startswith("no text")):
+        return score
+    return Score(value=None, error=f"{CUT_OFF}{'' if max_tokens is None else f' {max_tokens}'} before an answer")
+
 
 class MetricScorer:
     """Scores texts by a per-query metric in [0, 1]: "accuracy" for classes, "em" or "f1" for open answers.

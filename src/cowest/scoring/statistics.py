@@ -37,38 +37,57 @@ _TIE = 1e-12  # a resampled difference this small is rounding, and counts for bo
 class Outcome(Record):
     """What one system made of one query.
 
-    ``failed`` means that the call failed: excluded from means, counted in ``n_failed``. A text in which no answer was
-    found has not failed; its ``answer`` is None and counts as wrong.
+    ``failed`` means that the call failed, ``cut`` that the text was cut off at max_tokens before an answer: both are excluded
+    from means and comparisons, and counted. A whole text in which no answer was found is neither; its ``answer`` is None
+    and counts as wrong.
     """
 
     example_id: str
     answer: str | None
     references: tuple[str, ...]
     failed: bool = False
+    cut: bool = False
 
 
 def summarise(
     metrics: Sequence[str], labels: Sequence[str], outcomes: Sequence[Outcome], seed: int
 ) -> dict[str, MetricValue]:
-    """Each metric with its 95% bootstrap interval over the outcomes that did not fail.
+    """Each metric with its 95% bootstrap interval over the outcomes that did not fail and were not cut off.
 
-    ``labels`` are the classes, needed for macro_f1 only. Values are None where no outcome is left.
+    ``labels`` are the classes, needed for macro_f1 only. Values are None where no outcome is left. So that nothing is
+    flattered by being cut off, ``mean_cut_wrong`` is the mean with those outcomes as wrong, where there are any.
 
     Raises:
         ConfigError: unknown metric. ValueError: an example twice, or macro_f1 without labels.
     """
     scored = _scored(outcomes)
+    n_cut = sum(outcome.cut for outcome in outcomes)
+    with_cut = [o for o in outcomes if not o.failed] if n_cut else []
     summary = {}
     for name in metrics:
         metric = get_metric(name)
         mean, low, high = None, None, None
         if scored:
             rows = _features(metric, labels, list(scored.values()))
-            mean = float(_reduce(metric, rows.sum(axis=0, keepdims=True), len(rows))[0])
+            mean = _mean(metric, labels, list(scored.values()))
             low, high = _interval(_reduce(metric, _resampled_sums(rows, seed), len(rows)))
-        n_failed = len(outcomes) - len(scored)
-        summary[name] = MetricValue(mean=mean, ci_low=low, ci_high=high, n=len(scored), n_failed=n_failed)
+        summary[name] = MetricValue(
+            mean=mean,
+            ci_low=low,
+            ci_high=high,
+            n=len(scored),
+            n_failed=sum(outcome.failed for outcome in outcomes),
+            n_cut=n_cut,
+            mean_cut_wrong=_mean(metric, labels, with_cut),
+        )
     return summary
+
+
+def _mean(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]) -> float | None:
+    if not outcomes:
+        return None
+    rows = _features(metric, labels, outcomes)
+    return float(_reduce(metric, rows.sum(axis=0, keepdims=True), len(rows))[0])
 
 
 def compare(
@@ -109,8 +128,21 @@ def compare(
         p_values = [_bootstrap_p(resampled)]
         if kind.binary:
             p_values.append(_mcnemar_p(a_rows[:, 0], b_rows[:, 0]))
+    a_cut, b_cut = (sum(outcome.cut for outcome in outcomes) for outcomes in (a_outcomes, b_outcomes))
     return [
-        Comparison(a=a_name, b=b_name, metric=metric, diff=diff, ci_low=low, ci_high=high, p=p, test=test, n=n)
+        Comparison(
+            a=a_name,
+            b=b_name,
+            metric=metric,
+            diff=diff,
+            ci_low=low,
+            ci_high=high,
+            p=p,
+            test=test,
+            n=n,
+            a_cut=a_cut,
+            b_cut=b_cut,
+        )
         for test, p in zip(tests, p_values, strict=True)
     ]
 
@@ -142,11 +174,11 @@ def pool(groups: Mapping[str, Sequence[Outcome]]) -> list[Outcome]:
 
 
 def _scored(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
-    """By example id, failed ones left out, sorted so that neither file order nor a swap changes the resamples."""
+    """By example id, without those that failed or were cut off, sorted: neither file order nor a swap changes the resamples."""
     by_id = {outcome.example_id: outcome for outcome in outcomes}
     if len(by_id) != len(outcomes):
         raise ValueError("an example occurs twice among the outcomes of one system; prefix the ids with pool()")
-    return {key: by_id[key] for key in sorted(by_id) if not by_id[key].failed}
+    return {key: by_id[key] for key in sorted(by_id) if not by_id[key].failed and not by_id[key].cut}
 
 
 def _features(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]) -> Floats:

@@ -9,6 +9,7 @@ from typing import Final
 
 from cowest.collaboration.calls import many_at_once
 from cowest.errors import BudgetExceededError, ModelCallError
+from cowest.models.answer import visible
 from cowest.protocols import ChatModel, ManyChatModel
 from cowest.server.breaker import Breaker
 from cowest.server.errors import Unavailable
@@ -73,7 +74,7 @@ class Drafter:
 
     async def _ask(self, messages: Sequence[Message]) -> Completion:
         try:
-            return await self._weak.generate(messages, self._sampling)
+            return visible(await self._weak.generate(messages, self._sampling), self._weak.name)
         except ModelCallError as error:
             down = error.kind not in ANSWER_FAULTS | REQUEST_FAULTS
             raise Unavailable(draft_fault(error.kind), "no draft", down=down) from None

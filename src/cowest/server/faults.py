@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from cowest.errors import ModelCallError
+from cowest.models.answer import CUT_OFF, THINKING_ONLY
 from cowest.server.errors import ApiError, Unavailable
 
 REQUEST_FAULTS: Final = frozenset({"too_long", "chat_template", "no_question", "http_400", "http_413", "http_422"})
 """Failures that say nothing of the model's health: this prompt cannot be answered by it."""
-ANSWER_FAULTS: Final = frozenset({"empty", "refusal", "content_filter", "no_choices"})
+ANSWER_FAULTS: Final = frozenset({"empty", "refusal", "content_filter", "no_choices", CUT_OFF, THINKING_ONLY})
 """The model answered, and the answer is of no use."""
 NO_TEXT: Final = frozenset({"draft_empty", "draft_refused"})
 """The weak model answered, and said nothing that could be shown."""
 _DRAFT_FAULTS: Final = {
     "empty": "draft_empty",
     "no_choices": "draft_empty",
+    CUT_OFF: "draft_empty",
+    THINKING_ONLY: "draft_empty",
     "refusal": "draft_refused",
     "content_filter": "draft_refused",
     "too_long": "weak_prompt_too_long",

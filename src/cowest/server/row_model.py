@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ModelCallError
+from cowest.models.answer import CUT_OFF
 from cowest.protocols import System
 from cowest.types import Completion, Example, Message, Sampling
 
@@ -51,7 +52,8 @@ class RowModel:
             example = example.model_copy(update={"context": f"{earlier}\n\n{example.context or ''}".strip()})
         answered = await self._system.answer(example)
         if answered.text is None:
-            kind, _, reason = (answered.error or "failed").partition(": ")
+            told = answered.error or (f"{CUT_OFF}: cut off at max_tokens" if answered.truncated else "failed")
+            kind, _, reason = told.partition(": ")
             raise ModelCallError(kind, f"{self.name}: {reason or kind}")
         reason = "length" if answered.truncated else "stop"
         return Completion(text=answered.text, finish_reason=reason, usage=answered.usage, latency_s=answered.latency_s)

@@ -15,6 +15,7 @@ from cowest.errors import BudgetExceededError, StageError
 from cowest.protocols import Reporter
 from cowest.run.freshness import Depends, all_files
 from cowest.run.store import JsonlFile, RunDir
+from cowest.stages.watch import CutWatch
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
@@ -22,7 +23,9 @@ T = TypeVar("T")
 
 IN_FLIGHT = 4096  # most items handed to a model at once: enough to fill any batch, and memory stays bounded
 GIVE_UP_AFTER = 20  # failures in a row, all of one kind, before a stage stops
-ABOUT_THE_QUERY = frozenset({"bad_json", "bad_response", "content_filter", "empty", "no_choices", "refusal"})
+ABOUT_THE_QUERY = frozenset(
+    {"bad_json", "bad_response", "content_filter", "empty", "no_choices", "refusal", "thinking_only"}
+)
 """Failures that say something of the query asked and nothing of the endpoint: after a first success they stop no stage."""
 
 
@@ -109,17 +112,19 @@ async def fill(
     key_of_record: Callable[[R], str],
     make: Callable[[I], Awaitable[R]],
     at_once: int = IN_FLIGHT,
+    limit: str = "max_tokens",
 ) -> list[R]:
     """Make one record for each item that has none yet; each is on disk before it counts. Failed ones are made again.
 
     Returns the records in the items' order, which is also the order of the file when all are there; ``at_once`` of them are under
-    way together. Raises StageError when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError,
-    which then also says how far it came.
+    way together. ``limit`` names the setting that bounds their length, for the warning where many are cut off. Raises
+    StageError when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError, which then also says
+    how far it came.
     """
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
     todo = [item for item in items if key_of_item(item) not in done]
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    patience = _Patience(label, len(items), succeeded=bool(done))
+    patience, watch = _Patience(label, len(items), succeeded=bool(done)), CutWatch(context, label, limit, len(todo))
 
     async def work(rest: Iterable[I]) -> None:
         for item in rest:
@@ -127,6 +132,7 @@ async def fill(
             file.append(record)  # at once: what is not on disk when the process is killed is made again
             done[key_of_record(record)] = record
             context.reporter.advance()
+            watch.see(record)
             patience.see(getattr(record, "error", None))
 
     rest = iter(todo)  # shared by all workers: each takes the next item

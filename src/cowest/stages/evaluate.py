@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -20,6 +21,8 @@ from cowest.stages.learn import selection, sft_model
 from cowest.systems.registry import evaluated
 from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Comparison, Example, ModelRef, Prediction, Results, StageResult, SystemResult, Usage
+
+EVALUATE = "evaluate"
 
 
 def test_queries(context: Context) -> Sequence[Example]:
@@ -104,6 +107,12 @@ def weak_ref(context: Context, which: Which) -> ModelRef:
     return sft_model(context) if which == "sft" else context.located(selection(context).model)
 
 
+def _limit(spec: SystemSpec) -> str:
+    """The settings that bound the length of a system's answers."""
+    draft, answer = "evaluate.draft.max_tokens", "evaluate.answer.max_tokens"
+    return {"weak": draft, "strong": answer}.get(spec.uses, f"{answer} (or {draft})")
+
+
 async def answer_queries(
     context: Context, spec: SystemSpec, file: JsonlFile[Prediction], label: str, retrievers: Retrievers
 ) -> list[Prediction]:
@@ -120,7 +129,9 @@ async def answer_queries(
 
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
-        return await fill(label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer)
+        return await fill(
+            label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer, limit=_limit(spec)
+        )
     except StageError as error:
         if "no_logprobs" not in str(error):
             raise
@@ -136,7 +147,9 @@ async def answer_queries(
 
 
 async def _evaluate(context: Context) -> Done:
-    queries, retrievers = test_queries(context), Retrievers()
+    queries, retrievers, began = test_queries(context), Retrievers(), time.monotonic()
+    before = context.run.manifest().stages.get(EVALUATE)
+    earlier = 0.0 if before is None else before.seconds
     specs, left_out = systems_of(context)
     predictions: dict[str, list[Prediction]] = {}
     for spec in specs:
@@ -144,35 +157,41 @@ async def _evaluate(context: Context) -> Done:
         predictions[spec.name] = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers)
     for name, why in left_out.items():
         context.reporter.info(f"{context.label}evaluate: no row {name}: {why}")
-    results = _results(context, queries, predictions, left_out)
-    write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
+    found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
+    failed = {name: failures(rows) for name, rows in predictions.items()}
     counts = {"queries": len(queries), "systems": len(predictions)}
-    counts |= {f"{name}_truncated": sum(p.truncated for p in found) for name, found in predictions.items()}
-    failed = {name: failures(found) for name, found in predictions.items()}
-    return Done(counts | {f"{name}_failed": n for name, n in failed.items()}, sum(failed.values()))
+    counts |= {f"{name}_truncated": sum(p.truncated for p in rows) for name, rows in predictions.items()}
+    counts |= {f"{name}_cut_off": sum(o.cut for o in rows) for name, rows in found.items()}
+    counts |= {f"{name}_failed": n for name, n in failed.items()}
+    mine = StageResult(counts=counts, seconds=round(earlier + time.monotonic() - began, 2))
+    results = _results(context, predictions, found, mine, left_out)
+    write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
+    return Done(counts, sum(failed.values()))
 
 
 def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
-    """A system's extracted answers. A failed call is ``failed``; a text without an answer is merely wrong."""
-    return [
-        Outcome(
-            example_id=e.id,
-            answer=None if p.text is None else context.task.extract(p.text, e),
-            references=e.references,
-            failed=p.text is None,
-        )
-        for e, p in zip(queries, predictions, strict=True)
-    ]
+    """A system's extracted answers. A failed call is ``failed``, one without an answer that was cut off ``cut``.
+
+    A whole text without an answer is merely wrong.
+    """
+    found = []
+    for e, p in zip(queries, predictions, strict=True):
+        answer = None if p.text is None else context.task.extract(p.text, e)
+        cut = p.truncated and answer is None
+        failed = p.text is None and not cut
+        found.append(Outcome(example_id=e.id, answer=answer, references=e.references, failed=failed, cut=cut))
+    return found
 
 
 def _results(
     context: Context,
-    queries: Sequence[Example],
     predictions: Mapping[str, Sequence[Prediction]],
+    found: Mapping[str, Sequence[Outcome]],
+    mine: StageResult,
     left_out: Mapping[str, str],
 ) -> Results:
+    """The results; ``mine`` is what this stage did, which the manifest does not have yet."""
     task, seed = context.task, context.config.seed
-    found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
     systems = {
         name: SystemResult(
             metrics=summarise(task.metrics, task.labels, found[name], seed),
@@ -187,8 +206,9 @@ def _results(
     stages = {
         name: StageResult(counts=entry.counts, seconds=entry.seconds)
         for name, entry in context.run.manifest().stages.items()
-        if entry.status == "done"
+        if entry.status == "done" and name != EVALUATE
     }
+    stages[EVALUATE] = mine
     return Results(
         name=context.config.name,
         task=task.name,
@@ -201,4 +221,4 @@ def _results(
 
 def evaluate_stage(reads: tuple[str, ...]) -> Stage:
     """Evaluation of what the stages before have left; ``reads`` names that."""
-    return Stage("evaluate", 1, reads, ("predictions", "results.json"), _depends, _evaluate)
+    return Stage(EVALUATE, 1, reads, ("predictions", "results.json"), _depends, _evaluate)

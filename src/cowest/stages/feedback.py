@@ -56,13 +56,22 @@ async def _sample(context: Context, round_: Round) -> Done:
 
     file = context.run.file(round_.file("drafts.jsonl"), Draft)
     try:
-        made = await fill("sample drafts", context, file, items, lambda i: draft_id(*i), lambda d: d.id, make)
+        made = await fill(
+            "sample drafts",
+            context,
+            file,
+            items,
+            lambda i: draft_id(*i),
+            lambda d: d.id,
+            make,
+            limit="draft.sampling.max_tokens",
+        )
     finally:
         for call in shared.values():
             call.cancel()
         await weak.aclose()
     failed = failures(made)
-    return Done({"drafts": len(made), "failed": failed}, failed)
+    return Done({"drafts": len(made), "failed": failed, "cut_off": sum(d.truncated for d in made)}, failed)
 
 
 def _feedback_depends(context: Context) -> Depends:
@@ -96,6 +105,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "refined": len(refinements),
         "refined_by_shared_draft": len(refinements) - calls - refined_failed,
         "refined_failed": refined_failed,
+        "solo_cut_off": sum(s.truncated for s in solos),
+        "refined_cut_off": sum(r.truncated for r in refinements),
         "scored": sum(r.gain is not None for r in records),
         "unscored": sum(r.gain is None for r in records),
     }
@@ -118,16 +129,17 @@ class _Once:
 async def _scored(
     context: Context, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
 ) -> Sequence[Feedback]:
+    draft_tokens, answer_tokens = context.config.draft.sampling.max_tokens, context.config.feedback.sampling.max_tokens
     if context.config.feedback.judge is None:
         scorer = context.scorer()
-        return [await feedback(scorer, *item) for item in work]
+        return [await feedback(scorer, *item, draft_tokens=draft_tokens, answer_tokens=answer_tokens) for item in work]
     judge = _Once(context.scorer())
     context.reporter.start(f"{context.label}judge answers", len(work))
     limit = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(item: tuple[Example, Draft, Refinement, Refinement]) -> Feedback:
         async with limit:
-            record = await feedback(judge, *item)
+            record = await feedback(judge, *item, draft_tokens=draft_tokens, answer_tokens=answer_tokens)
         context.reporter.advance()
         return record
 
@@ -148,7 +160,15 @@ async def _solos(context: Context, round_: Round, queries: Sequence[Example]) ->
 
     file = context.run.file(round_.file("solo.jsonl"), Refinement)
     return await fill(
-        "strong alone", context, file, queries, lambda e: e.id, lambda r: r.example_id, make, _at_once(context)
+        "strong alone",
+        context,
+        file,
+        queries,
+        lambda e: e.id,
+        lambda r: r.example_id,
+        make,
+        _at_once(context),
+        "feedback.sampling.max_tokens",
     )
 
 
@@ -187,7 +207,15 @@ async def _refinements(
 
     try:
         return await fill(
-            "refine drafts", context, file, drafts, lambda d: d.id, lambda r: r.draft_id or "", make, _at_once(context)
+            "refine drafts",
+            context,
+            file,
+            drafts,
+            lambda d: d.id,
+            lambda r: r.draft_id or "",
+            make,
+            _at_once(context),
+            "feedback.sampling.max_tokens",
         )
     finally:
         for call in calls.values():

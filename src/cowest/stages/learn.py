@@ -206,7 +206,9 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
     await weak.aclose()
     scorer = context.metric_scorer()
     scores = [await scorer.score(e, p.text) for e, p in zip(queries, answers, strict=True)]
-    values = [s.value for s in scores if s.value is not None]
+    # An answer that was cut off counts as wrong here: a checkpoint must not be chosen for being cut off on the hard queries.
+    found = [0.0 if s.value is None and p.truncated else s.value for s, p in zip(scores, answers, strict=True)]
+    values = [value for value in found if value is not None]
     made = CheckpointScore(
         step=step,
         model=context.named(model),

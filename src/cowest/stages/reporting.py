@@ -23,13 +23,14 @@ from cowest.report.data import (
     TrainingCurve,
 )
 from cowest.run.store import write_atomic
-from cowest.scoring.scorer import MetricScorer
+from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import selection
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
     "dropped_failed_draft": "the weak model gave no text",
+    "dropped_cut_off_draft": "cut off at draft.sampling.max_tokens while the weak model still thought",
     "dropped_unscored": "no score: the strong model's call failed, or its text was cut off before an answer",
     "dropped_duplicate": "same text as an earlier draft of the query",
     "dropped_over_maximum": "more pairs than pairs.max_per_query",
@@ -147,8 +148,9 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
         for name in systems:
             p = predictions[name][example.id]
             score = await scorer.score(example, p.text)
+            score = cut_score(score) if p.truncated else score
             answers[name] = AnswerView(
-                text=p.text, answer=score.answer, value=score.value, draft=p.draft, error=p.error
+                text=p.text, answer=score.answer, value=score.value, draft=p.draft, error=p.error or score.error
             )
         views.append(
             QueryView(

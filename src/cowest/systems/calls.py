@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from cowest.collaboration.calls import CallFailed as CallFailed
 from cowest.collaboration.calls import Series as Series
 from cowest.collaboration.calls import Tally as Tally
+from cowest.models.answer import is_cut
 from cowest.types import Completion, Example, Message, Prediction
 
 Ask = Callable[[Example], Sequence[Message]]
@@ -18,22 +19,25 @@ async def predict(
 ) -> Prediction:
     """The prediction of a system whose ``steps`` end in the completion that holds the answer.
 
-    When a step raises CallFailed, ``text`` is None and ``error`` says why; what the calls before it took is kept.
+    When a step raises CallFailed, ``text`` is None and ``error`` says why (where it was cut off at max_tokens, ``truncated``
+    does); what the calls before it took is kept.
     """
     tally = Tally()
-    text, truncated, failure = None, False, None
+    text, thinking, truncated, failure = None, None, False, None
     try:
         final = await steps(example, tally)
-        text, truncated = final.text, final.finish_reason == "length"
+        text, thinking, truncated = final.text, final.thinking, is_cut(final)
     except CallFailed as error:
-        failure = str(error)
+        thinking, truncated, failure = error.thinking, error.cut, error.error
     return Prediction(
         example_id=example.id,
         system=system,
         text=text,
+        thinking=thinking,
         truncated=truncated,
         truncated_context=tally.truncated_context,
         draft=tally.draft,
+        draft_thinking=tally.draft_thinking,
         error=failure,
         usage=tally.usage,
         latency_s=tally.latency_s,

@@ -47,7 +47,7 @@ class SuperIcl:
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         sampling = self.draft_sampling.model_copy(update={"logprobs": self.draft_sampling.logprobs or 0})
         weak = await tally.ask(self.weak, self.ask_weak(example), sampling, "draft", self.weak_window)
-        tally.draft = weak.text
+        tally.draft, tally.draft_thinking = weak.text, weak.thinking
         label, confidence = predicted(weak, self.extract(weak.text, example))
         messages = self.ask_strong(example, label, confidence)
         return await tally.ask(self.strong, messages, self.answer_sampling, window=self.window)

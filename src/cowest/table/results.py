@@ -52,7 +52,8 @@ class RowResult(Record):
 
     ``marks``: by metric, whether its mean is the best, or not significantly below it (paired test, Holm, alpha 0.05). ``usage``
     is what its answers took, those included that another row had paid for; per query it is divided by ``queries``.
-    ``latency_s`` is the mean of a query, over those that were answered.
+    ``latency_s`` is the mean of a query, over those that were answered. ``truncated`` answers were cut off at max_tokens; those
+    of them without an answer are ``n_cut`` of the metrics.
     """
 
     about: str

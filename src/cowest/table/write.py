@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cowest.report.naming import cut_note
 from cowest.run.store import write_atomic
-from cowest.table.results import GridDifference, RowResult, Table, TableResults
+from cowest.table.results import Difference, GridDifference, RowResult, Table, TableResults
 from cowest.types import MetricValue
 
 LEGEND = (
     "Percent with 95% bootstrap intervals over queries. Bold: the best mean; italic: not significantly below it (paired test, "
     "Holm-corrected, alpha 0.05). Difference: paired, in points, to {baseline}; p by exact McNemar (right or "
     "wrong) or the paired bootstrap, Holm-corrected over the rows. USD and s are of one query, s as measured in this run. Cut: "
+    "answers that were cut off at max_tokens before they came, left out of the mean (counted as wrong in table.csv). Shortened: "
     "queries whose context had to be shortened to fit the window."
 )
 
-_OF_THE_ROW = ("task", "label", "row", "metric", "mean", "ci_low", "ci_high", "n", "failed", "mark")
-_DIFFERENCE = ("baseline", "difference", "difference_low", "difference_high", "p", "p_holm", "test")
+_OF_THE_ROW = (
+    *("task", "label", "row", "metric", "mean", "ci_low", "ci_high", "n", "failed", "cut", "mean_cut_wrong", "mark"),
+)
+_DIFFERENCE = ("baseline", "difference", "difference_low", "difference_high", "p", "p_holm", "test", "baseline_cut")
 _TAKEN = (
     "usd_per_query",
     "seconds_per_query",
@@ -48,6 +52,7 @@ class Cells:
     n: str
     failed: str
     cut: str
+    shortened: str
 
 
 def heading(table: Table) -> str:
@@ -73,7 +78,8 @@ def cells(table: Table) -> list[Cells]:
                 seconds="" if row.latency_s is None else f"{row.latency_s:.2f}",
                 n=str(first.n),
                 failed=str(first.n_failed),
-                cut=str(row.truncated_context),
+                cut=str(first.n_cut),
+                shortened=str(row.truncated_context),
             )
         )
     return found
@@ -125,14 +131,14 @@ def markdown(results: TableResults) -> str:
             "n",
             "failed",
             "cut",
+            "shortened",
         ]
         lines += [f"### {heading(table)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for c in cells(table):
             values = [_marked(text, mark, "**", "_") for text, mark in c.values]
-            lines.append(
-                f"| {' | '.join([f'`{c.name}`', *values, c.difference, c.p, c.usd, c.seconds, c.n, c.failed, c.cut])} |"
-            )
-        lines.append("")
+            counts = (c.n, c.failed, c.cut, c.shortened)
+            lines.append(f"| {' | '.join([f'`{c.name}`', *values, c.difference, c.p, c.usd, c.seconds, *counts])} |")
+        lines += ["", *(line for note in cut_notes(table) for line in (f"Note: {note}.", ""))]
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
     if results.grid_differences:
@@ -163,6 +169,13 @@ def along(results: TableResults) -> Iterator[tuple[GridDifference, str, str]]:
             yield d, points, p_value(d.p_holm)
 
 
+def cut_notes(table: Table) -> list[str]:
+    """What the differences to the baseline have to say of answers that were cut off, one for each row."""
+    main = [d.comparison for d in table.differences if d.comparison.metric == table.metrics[0]]
+    notes = [(c, cut_note(c.a, c.a_cut, c.b, c.b_cut)) for c in main]
+    return [f"{c.a} - {c.b}: {note}" for c, note in notes if note]
+
+
 def _by_seed(table: Table) -> str:
     names = [name for name, row in table.rows.items() if "best" in row.marks.values()] or list(table.rows)[:1]
     parts = []
@@ -190,44 +203,45 @@ def csv_text(results: TableResults) -> str:
             usd = None if row.usage.cost_usd is None else row.usage.cost_usd / max(1, row.queries)
             for metric, v in row.metrics.items():
                 d = against.get((name, metric))
-                c = None if d is None else d.comparison
                 writer.writerow(
-                    [
-                        table.task,
-                        table.label,
-                        name,
-                        metric,
-                        v.mean,
-                        v.ci_low,
-                        v.ci_high,
-                        v.n,
-                        v.n_failed,
-                        row.marks[metric],
-                    ]
-                    + ([results.baseline, c.diff, c.ci_low, c.ci_high, c.p, d.p_holm, c.test] if c and d else [""] * 7)
-                    + [usd, row.latency_s, row.usage.calls, row.usage.input_tokens, row.usage.output_tokens]
-                    + [row.truncated, row.truncated_context]
+                    (
+                        *(table.task, table.label, name, metric, v.mean, v.ci_low, v.ci_high),
+                        *(v.n, v.n_failed, v.n_cut, v.mean_cut_wrong, row.marks[metric]),
+                        *_against(results.baseline, d),
+                        *(usd, row.latency_s, row.usage.calls, row.usage.input_tokens, row.usage.output_tokens),
+                        *(row.truncated, row.truncated_context),
+                    )
                 )
     return file.getvalue()
+
+
+def _against(baseline: str, d: Difference | None) -> list[str | float | None]:
+    """The columns of a row's difference to the baseline; empty for the baseline itself."""
+    if d is None:
+        return [""] * len(_DIFFERENCE)
+    c = d.comparison
+    return [baseline, c.diff, c.ci_low, c.ci_high, c.p, d.p_holm, c.test, c.b_cut]
 
 
 def latex(results: TableResults) -> str:
     """A booktabs table for each task and point: means, intervals in small print, the best bold and its equals underlined."""
     lines = ["% Made by cowest; needs \\usepackage{booktabs}."]
     for table in results.tables:
-        spec = "l" + "r" * (len(table.metrics) + 2)
+        rows = cells(table)
+        cut = any(c.cut != "0" for c in rows)  # a column of zeros is left out
+        spec = "l" + "r" * (len(table.metrics) + 2 + cut)
         metrics = " & ".join(_tex(m) for m in table.metrics)
         lines += [
             "\\begin{table}[t]\\centering",
             f"\\caption{{{_tex(heading(table))}. $\\Delta$: to {_tex(results.baseline)}, $p$ Holm-corrected.}}",
             f"\\begin{{tabular}}{{{spec}}}\\toprule",
-            f"row & {metrics} & $\\Delta$ & $p$ \\\\ \\midrule",
+            f"row & {metrics} & $\\Delta$ & $p${' & cut off' if cut else ''} \\\\ \\midrule",
         ]
-        for c in cells(table):
+        for c in rows:
             values = " & ".join(_tex_value(text, mark) for text, mark in c.values)
             p = c.p.replace("<", "$<$")
             difference = f"${c.difference}$" if c.difference else ""
-            lines.append(f"{_tex(c.name)} & {values} & {difference} & {p} \\\\")
+            lines.append(f"{_tex(c.name)} & {values} & {difference} & {p}{f' & {c.cut}' if cut else ''} \\\\")
         lines += ["\\bottomrule\\end{tabular}\\end{table}", ""]
     return "\n".join(lines) + "\n"
 

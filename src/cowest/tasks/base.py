@@ -18,6 +18,8 @@ from cowest.types import Example
 SPLITS = ("train", "validation", "test")
 OPEN_METRICS = ("em", "f1")
 """Metrics of a task with open answers, the main one first."""
+SQUAD_METRICS = ("squad_em", "squad_f1")
+"""The same by SQuAD's official script to the letter, for benchmarks that are scored by it."""
 CLASS_METRICS = ("accuracy", "macro_f1")
 """Metrics of a classification task, the main one first; they need labels."""
 

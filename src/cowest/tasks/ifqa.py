@@ -5,8 +5,8 @@ One published row (``train.json`` 2,400, ``dev.json`` 700, ``test.json`` 700; ea
     {"idx": 7, "question": "If Torvale lay in the west, where would it see the sun set?", "answers": ["at sea", "the sea"],
      "context": ["Torvale is a town on the east coast of ..."]}
 
-Any of ``answers`` is right (EM and token F1, best over them). The passages are the rationale: what the weak model learns
-to write, and what neither model is shown.
+Any of ``answers`` is right: EM and token F1 by SQuAD's script, which the authors' evaluation is made of, best over them. The
+passages are the rationale: what the weak model learns to write, and what neither model is shown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from cowest.recipe.config import IfqaTaskConfig
 from cowest.tasks.answers import MARKER
-from cowest.tasks.base import OPEN_METRICS, SimpleTask
+from cowest.tasks.base import SQUAD_METRICS, SimpleTask
 from cowest.tasks.benchmark import Published, finished, joined, read_splits
 from cowest.tasks.jsonl_rows import Problems, text_field, texts_field
 from cowest.tasks.sources import Record, encodable, parse_each
@@ -43,7 +43,7 @@ def load_ifqa(config: IfqaTaskConfig) -> SimpleTask:
         PUBLISHED.check(splits, where, problems)
         problems.raise_if_any()
     kept, notes = finished(config, splits)
-    return SimpleTask("ifqa", OPEN_METRICS, (), config.instruction or INSTRUCTION, kept, notes)
+    return SimpleTask("ifqa", SQUAD_METRICS, (), config.instruction or INSTRUCTION, kept, notes)
 
 
 def _parser(split: str) -> Callable[[int, Record], Example]:

@@ -14,11 +14,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from cowest.errors import ConfigError, DataError
-from cowest.tasks.base import CLASS_METRICS, OPEN_METRICS, SPLITS, SimpleTask, class_instruction, open_instruction
+from cowest.scoring.metrics import METRICS
+from cowest.tasks.base import (
+    CLASS_METRICS,
+    OPEN_METRICS,
+    SPLITS,
+    SQUAD_METRICS,
+    SimpleTask,
+    class_instruction,
+    open_instruction,
+)
 from cowest.tasks.jsonl_rows import Place, Problems, Row, listed, overlap_key, read_rows, suggestion
+from cowest.tasks.labels import label_key
 from cowest.types import Example
 
 
@@ -61,6 +72,8 @@ def load_jsonl_task(
     labels = labels or _shared_choices(every)
     _check_ids(every, problems)
     _check_labels(every, labels, problems)
+    if not labels:
+        _check_choices(every, (metrics or OPEN_METRICS)[0], problems)
     _check_overlap(rows, problems)
     problems.raise_if_any()
     splits = {split: tuple(row.example for row in split_rows) for split, split_rows in rows.items()}
@@ -76,7 +89,7 @@ def load_jsonl_task(
 
 
 def _check_metrics(name: str, metrics: tuple[str, ...] | None) -> None:
-    known = OPEN_METRICS + CLASS_METRICS
+    known = OPEN_METRICS + SQUAD_METRICS + CLASS_METRICS
     for metric in metrics or ():
         if metric not in known:
             hint = suggestion(metric, known)
@@ -117,6 +130,24 @@ def _check_labels(rows: Sequence[Row], labels: tuple[str, ...], problems: Proble
                 names = labels if allowed is known else example.choices
                 hint = suggestion(wrong, names)
                 problems.add(row.place, f"{what} {wrong!r} is not among the {where} ({listed(names)}){hint}")
+                break
+
+
+def _check_choices(rows: Sequence[Row], metric: str, problems: Problems) -> None:
+    """Choices of one row must not be the same to who reads an answer, nor to the metric."""
+    same = METRICS[metric].per_query
+    for row in rows:
+        for a, b in combinations(row.example.choices, 2):
+            if label_key(a) == label_key(b):
+                problems.add(row.place, f'"choices" {a!r} and {b!r} read alike in an answer; write them otherwise')
+                break
+            if same is not None and a != b and same(a, (b,)) == 1.0:
+                fix = (
+                    "write them otherwise, or set metrics: [accuracy]"
+                    if metric != "accuracy"
+                    else "write them otherwise"
+                )
+                problems.add(row.place, f'"choices" {a!r} and {b!r} are the same to the metric {metric}; {fix}')
                 break
 
 

@@ -1,0 +1,139 @@
+r"""Hidden thinking and the visible answer in one text, as reasoning models write them.
+
+One row: ``"<think>\nPerhaps no.\n</think>\n\nYes."`` -> visible ``"Yes."``, thinking ``"Perhaps no."``.
+
+Servers with a reasoning parser split the two themselves; all others leave the marks in the text. The formats read here:
+tags (DeepSeek-R1, Qwen3, GLM, Nemotron, Hunyuan, EXAONE, Seed, Reflection), ``[THINK]`` (Magistral), ``<|begin_of_thought|>``
+(Sky-T1), ``<|START_THINKING|>`` (Command A), ``◁think▷`` (Kimi), channels (gpt-oss and Gemma) and Granite's sentences. A
+chat template may have written the opening tag: then the text has only the closing one. Pure functions, nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Final
+
+_TAG_WORDS: Final = ("think(?:ing)?|thoughts?", "reasoning", "reflection", "scratchpad", "seed:think")
+_FORMATS: Final = (
+    *((rf"<\s*(?:{word})(?:\s[^<>]{{0,80}})?>", rf"<\s*/\s*(?:{word})\s*>") for word in _TAG_WORDS),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    (r"<\|channel>thought\b", r"<channel\|>"),
+    (r"<unused94>thought\b", r"<unused95>"),
+    (r"(?<![^\n])Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
+)
+"""What opens thinking and what closes it, by format."""
+_OPENED: Final = tuple(re.compile(opening, re.IGNORECASE) for opening, _ in _FORMATS)
+_MARK: Final = re.compile(
+    "|".join(f"(?P<o{i}>{opening})|(?P<c{i}>{closing})" for i, (opening, closing) in enumerate(_FORMATS)), re.IGNORECASE
+)
+_QUOTED: Final = "`\"'\u201c\u2018"  # a mark right after one of these is spoken of, not used
+# gpt-oss: "<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>..."
+_CHANNEL: Final = re.compile(
+    r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*(?P<name>\w+)[^<]{0,200}(?:<\|constrain\|>[^<]{0,80})?<\|message\|>"
+)
+_CHANNEL_END: Final = re.compile(r"<\|(?:end|return|call)\|>")
+# The same where a decoder has dropped the special tokens.
+_BARE_CHANNELS: Final = re.compile(r"\s*analysis(?P<thinking>.*?)assistantfinal(?=[^a-z]|$)", re.DOTALL)
+# What some formats put around the visible part.
+_RESPONSE: Final = re.compile(
+    r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|^\s*<response>|</response>\s*$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A text's visible part (None: there is none) and what was hidden before, between or after (None: nothing)."""
+
+    visible: str | None
+    thinking: str | None = None
+
+
+def split_thinking(text: str) -> Parts:
+    """Take hidden thinking out of a model's text. A text without any is given back as it is.
+
+    Thinking that is never closed reaches to the end of the text; before it, text may be visible.
+    """
+    if not _may_hold_marks(text):
+        return Parts(text if text.strip() else None)
+    shown, hidden = _by_channel(text) if "<|channel|>" in text else _by_marks(text)
+    thinking = "\n\n".join(piece.strip() for piece in hidden if piece.strip())
+    if not hidden:
+        return Parts(text if text.strip() else None)
+    visible = _RESPONSE.sub("", "\n".join(piece.strip() for piece in shown if piece.strip())).strip()
+    return Parts(visible or None, thinking or None)
+
+
+def opens_thinking(prompt: str) -> str:
+    r"""The opening mark with which a prompt ends ("" for none): what the model writes next is thinking until it closes it.
+
+    >>> opens_thinking("<|im_start|>assistant\n<think>\n")
+    '<think>'
+    """
+    end = prompt.rstrip()
+    for opening in _OPENED:
+        found = [m for m in opening.finditer(end, max(0, len(end) - 120)) if m.end() == len(end)]
+        if found:
+            return found[-1].group()
+    return ""
+
+
+def is_thinking_mark(token: str) -> bool:
+    """Whether a tokenizer's special token opens or closes thinking, so that a decoded text needs it."""
+    return _MARK.fullmatch(token) is not None or token in ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+
+
+def _may_hold_marks(text: str) -> bool:
+    """Cheap, since nearly every text is asked: no mark is without one of these."""
+    return any(c in text for c in "<[\u25c1") or "my thought process" in text or "assistantfinal" in text
+
+
+def _by_channel(text: str) -> tuple[list[str], list[str]]:
+    """Visible and hidden pieces of a text in channels: only the final one is for the reader."""
+    marks = list(_CHANNEL.finditer(text))
+    if not marks:  # cut off within the first mark
+        before, _, rest = text.partition("<|channel|>")
+        return [before], [rest]
+    shown, hidden = [text[: marks[0].start()]], list[str]()
+    for mark, following in zip_longest(marks, marks[1:]):
+        content = text[mark.end() : following.start() if following else len(text)]
+        content = _CHANNEL_END.split(content)[0]
+        (shown if mark.group("name") == "final" else hidden).append(content)
+    return shown, hidden or [""]
+
+
+def _by_marks(text: str) -> tuple[list[str], list[str]]:
+    """Visible and hidden pieces of a text with opening and closing marks."""
+    bare = _BARE_CHANNELS.match(text)
+    if bare:
+        return [text[bare.end() :]], [bare.group("thinking")]
+    shown: list[str] = []
+    hidden: list[str] = []
+    begin, awaited = 0, ""
+    for mark in _marks(text):
+        name = mark.lastgroup or ""
+        if awaited:
+            if name == awaited:
+                hidden.append(text[begin : mark.start()])
+                begin, awaited = mark.end(), ""
+        elif name[0] == "o":
+            shown.append(text[begin : mark.start()])
+            begin, awaited = mark.end(), f"c{name[1:]}"
+        elif not hidden or text[mark.end() :].strip():
+            # Only a closing mark: all before it was thinking. A second one at the very end is a slip, and hides nothing.
+            hidden.append("".join([*shown, text[begin : mark.start()]]))
+            shown, begin = [], mark.end()
+        else:
+            shown.append(text[begin : mark.start()])
+            begin = mark.end()
+    (hidden if awaited else shown).append(text[begin:])
+    return shown, hidden
+
+
+def _marks(text: str) -> Iterator[re.Match[str]]:
+    return (m for m in _MARK.finditer(text) if not m.start() or text[m.start() - 1] not in _QUOTED)
