@@ -21,9 +21,10 @@ class _Once(logging.Handler):
         self._tell, self._told = tell, set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told(record.getMessage())
+        self.told(f"TRL warns: {record.getMessage()}")
 
     def told(self, message: str) -> None:
+        """Hand it on, unless it was before."""
         line = " ".join(message.split())
         if line not in self._told:
             self._told.add(line)
@@ -79,7 +80,9 @@ def _instead_of_stderr(once: _Once) -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", FutureWarning)
+            # What one library has to tell another of its future is no news to a user; what TRL tells its caller may be.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("always", category=FutureWarning, module=r"(cowest|trl)\.")
             warnings.showwarning = show
             yield
     finally:

@@ -36,7 +36,7 @@ def train_positives(
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("rows"))
     chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
-    with quiet(lambda warning: reporter.info(f"align: TRL warns: {warning}")):
+    with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = load_tokenizer(policy)
         rows, data = tokenize(
             tokenizer,

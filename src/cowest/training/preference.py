@@ -62,7 +62,7 @@ def train_preference(
     done = folder.open(fingerprint("align", policy, settings, pairs, seed))
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("pairs"))
-    with quiet(lambda warning: reporter.info(f"align: TRL warns: {warning}")):
+    with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = load_tokenizer(policy)
         rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base)
         data.tell(reporter, "align", "pairs", settings.max_length)

@@ -82,7 +82,7 @@ def train_sft(
     done = folder.open(fingerprint("sft", base, settings, conversations, seed))
     if done is not None:
         return TrainedModel(model=trained, counts=done.data.counts("rows"))
-    with quiet(lambda warning: reporter.info(f"sft: TRL warns: {warning}")):
+    with quiet(lambda warning: reporter.info(f"sft: {warning}")):
         tokenizer = load_tokenizer(base)
         rows, data = tokenize(tokenizer, conversations, settings.max_length, base.base)
         data.tell(reporter, "sft", "rows", settings.max_length)
