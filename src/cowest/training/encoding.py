@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -72,27 +72,35 @@ def encode(
     for i, (asked, whole) in enumerate(zip(_many(tokenizer, heads), _many(tokenizer, wholes), strict=True)):
         if whole[: len(asked)] != asked:
             # A token reaches from the prompt into the reply, as one of a blank and a word does; the model is asked without it.
-            said = token_ids(tokenizer, f"{tokenizer.convert_ids_to_tokens(end)}{replies[i]}")[1:]
-            if tokenizer.decode([*asked, *said]) != tokenizer.decode(whole):
-                raise StageError(
-                    f"{model}: its tokenizer joins the end of the generation prompt ({heads[i][-20:]!r}) with the answer, so the "
-                    "model would be asked with other tokens than it was trained on; end the prompt with a special token in the "
-                    "chat template"
-                )
-            whole = [*asked, *said]
+            whole = asked + _apart(tokenizer, replies[i], end, asked, whole, heads[i], model)
         found.append(Tokens([*whole, end], len(asked)))
     return found
+
+
+def _apart(
+    tokenizer: PreTrainedTokenizerBase, reply: str, end: int, asked: list[int], whole: list[int], head: str, model: str
+) -> list[int]:
+    """The reply's tokens where none reaches into it: those it has after a token of its own, or after a line's end."""
+    for before in (cast(str, tokenizer.convert_ids_to_tokens(end)), "\n"):
+        lead, ids = token_ids(tokenizer, before), token_ids(tokenizer, before + reply)
+        said = ids[len(lead) :]
+        if ids[: len(lead)] == lead and tokenizer.decode([*asked, *said]) == tokenizer.decode(whole):
+            return said
+    raise StageError(
+        f"{model}: its tokenizer joins the end of the generation prompt ({head[-20:]!r}) with the answer, so the model would be "
+        "asked with other tokens than it was trained on; end the prompt with a special token in the chat template"
+    )
 
 
 def _many(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def tell_end(tokenizer: PreTrainedTokenizerBase, reporter: Reporter, stage: str) -> None:
+def tell_end(tokenizer: PreTrainedTokenizerBase, reporter: Reporter) -> None:
     """One line where answers will end with another token than the tokenizer's end-of-sequence token."""
     end = turn_end(tokenizer)
     if end is not None and end != tokenizer.eos_token_id:
         reporter.info(
-            f"{stage}: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(end)}, the tokenizer a text with "
+            f"sft: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(end)}, the tokenizer a text with "
             f"{tokenizer.eos_token}: the model learns the first, and generation stops on both"
         )

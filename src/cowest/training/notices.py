@@ -21,7 +21,7 @@ class _Once(logging.Handler):
         self._tell, self._told = tell, set[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told(f"TRL warns: {record.getMessage()}")
+        self.told(f"TRL warns: {record.getMessage().removeprefix('[RANK 0] ')}")  # accelerate's logger adds the rank
 
     def told(self, message: str) -> None:
         """Hand it on, unless it was before."""

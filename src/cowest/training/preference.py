@@ -38,7 +38,7 @@ from cowest.training.common import (
     new_adapter,
     release,
 )
-from cowest.training.encoding import Cut, encode, tell_end
+from cowest.training.encoding import Cut, encode
 from cowest.training.notices import quiet
 from cowest.training.steps import Batch, EvenRowsMixin
 from cowest.types import ModelRef, PreferencePair
@@ -71,7 +71,6 @@ def train_preference(
                 f"align: none of {len(pairs)} pairs has two different drafts within align.max_length = {settings.max_length} "
                 f"tokens ({data.lost} have a prompt as long, {data.equal} are equal after the cut); raise it"
             )
-        tell_end(tokenizer, reporter, "align")
         callback = LogCallback(folder, reporter, "align")
         keep = KeepCallback(out, tokenizer, settings)
         trainer = _trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])

@@ -91,7 +91,7 @@ def train_sft(
                 f"sft: none of {len(conversations)} rows has a token of its completion within sft.max_length = "
                 f"{settings.max_length} tokens; raise it"
             )
-        tell_end(tokenizer, reporter, "sft")
+        tell_end(tokenizer, reporter)
         callback = LogCallback(folder, reporter, "sft")
         trainer = lean_trainer(base, rows, settings, folder, seed, tokenizer, [callback])
         try:
