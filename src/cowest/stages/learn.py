@@ -23,6 +23,9 @@ from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import SingleCall
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
 
+if TYPE_CHECKING:
+    from cowest.training.checkpoints import Alignment
+
 
 class CheckpointScore(Record):
     """The mean score on validation queries of the collaboration (of the weak model alone, with ``pairs.signal: draft``)."""
