@@ -11,7 +11,8 @@ from tests.models.scripted_endpoint import Endpoint, Step, endpoint, reply, step
 from cowest.errors import ModelCallError
 from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
 from cowest.models.openai import OpenAIChatModel
-from cowest.models.wire import merged, request_body
+from cowest.models.turns import merged
+from cowest.models.wire import request_body
 from cowest.types import Completion, Message, Sampling
 
 ASK = (Message(role="system", content="Be brief."), Message(role="user", content="Why?"))

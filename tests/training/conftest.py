@@ -14,6 +14,7 @@ class Ticker:
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.starts: list[tuple[str, int | None, int]] = []
+        self.told: list[str] = []
         self.ticks = 0
         self.finished = 0
         self._stop_at = stop_at
@@ -30,7 +31,7 @@ class Ticker:
         self.finished += 1
 
     def info(self, text: str) -> None:
-        pass
+        self.told.append(text)
 
 
 @pytest.fixture(scope="session")

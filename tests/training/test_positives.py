@@ -9,7 +9,7 @@ from tests.training.conftest import Ticker
 
 from cowest.models.local import load_model, load_tokenizer
 from cowest.recipe.config import AlignConfig
-from cowest.training.common import encode
+from cowest.training.encoding import encode
 from cowest.training.positives import train_positives
 from cowest.types import ModelRef, PreferencePair
 
@@ -25,7 +25,7 @@ def mean_logp(ref: ModelRef, pairs: list[PreferencePair], which: str) -> float:
     tokenizer, total = load_tokenizer(ref), 0.0
     for pair in pairs:
         reply = getattr(pair, which)[-1].content
-        [(ids, start)] = encode(tokenizer, [[m.model_dump() for m in pair.prompt]], [reply])
+        [(ids, start)] = encode(tokenizer, [pair.prompt], [reply], "tiny")
         with torch.no_grad():
             logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total += sum(float(logs[i - 1, ids[i]]) for i in range(start, len(ids))) / (len(ids) - start)
@@ -35,21 +35,21 @@ def mean_logp(ref: ModelRef, pairs: list[PreferencePair], which: str) -> float:
 def test_the_chosen_drafts_become_likelier_step_by_step(
     tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path
 ) -> None:
-    checkpoints = train_positives(tiny, [*pairs, pairs[0]], FULL, tmp_path / "a", 1, Ticker())
+    checkpoints = train_positives(tiny, [*pairs, pairs[0]], FULL, tmp_path / "a", 1, Ticker()).checkpoints
     assert [c.step for c in checkpoints] == [4, 8]
     values = [mean_logp(ref, pairs, "chosen") for ref in (tiny, *(c.model for c in checkpoints))]
     assert values[0] < values[1] < values[2]
     summary = json.loads((tmp_path / "a/summary.json").read_text())
-    assert summary["rows"] == len(pairs)  # a draft that two pairs prefer is learned once
+    assert summary["data"]["items"] == len(pairs)  # a draft that two pairs prefer is learned once
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(
     tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path
 ) -> None:
-    whole = train_positives(tiny, pairs, FULL, tmp_path / "whole", 1, Ticker())
+    whole = train_positives(tiny, pairs, FULL, tmp_path / "whole", 1, Ticker()).checkpoints
     with pytest.raises(KeyboardInterrupt):
         train_positives(tiny, pairs, FULL, tmp_path / "killed", 1, Ticker(stop_at=5))
-    again = train_positives(tiny, pairs, FULL, tmp_path / "killed", 1, Ticker())
+    again = train_positives(tiny, pairs, FULL, tmp_path / "killed", 1, Ticker()).checkpoints
     for one, other in zip(whole, again, strict=True):
         a, b = Path(one.model.base, "model.safetensors"), Path(other.model.base, "model.safetensors")
         assert a.read_bytes() == b.read_bytes()
@@ -57,6 +57,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
 def test_lora_gives_an_adapter_of_the_same_base(tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path) -> None:
     lora = FULL.model_copy(update={"method": "lora", "learning_rate": 5e-3})
-    checkpoints = train_positives(tiny, pairs, lora, tmp_path / "a", 1, Ticker())
+    checkpoints = train_positives(tiny, pairs, lora, tmp_path / "a", 1, Ticker()).checkpoints
     assert all(c.model.base == tiny.base and c.model.adapter for c in checkpoints)
     assert mean_logp(checkpoints[-1].model, pairs, "chosen") > mean_logp(tiny, pairs, "chosen")

@@ -15,6 +15,7 @@ from cowest.errors import StageError
 from cowest.models.local import load_model, load_tokenizer
 from cowest.recipe.config import SftConfig
 from cowest.training.common import COMPLETE, TrainingSummary
+from cowest.training.encoding import Cut
 from cowest.training.merge import merge
 from cowest.training.sft import LeanSftTrainer, LengthGroupedSampler, SftRow, tokenize, train_sft
 from cowest.types import Message, ModelRef
@@ -41,7 +42,8 @@ def test_full_training_learns_and_leaves_an_ordinary_model(
     ticker = Ticker()
     out = tmp_path / "sft"
     settings = FULL.model_copy(update={"max_steps": 30, "max_length": 40, "checkpoint_every": 20})
-    trained = train_sft(tiny, rows, settings, out, 3, ticker)
+    done = train_sft(tiny, rows, settings, out, 3, ticker)
+    trained = done.model
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err == ""
     assert trained == ModelRef(base=str(out / "model"))
@@ -53,12 +55,15 @@ def test_full_training_learns_and_leaves_an_ordinary_model(
     assert [row["step"] for row in steps] == [1, 10, 20, 30]
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     summary = TrainingSummary.model_validate_json((out / "summary.json").read_text())
-    too_long = tokenize(load_tokenizer(tiny), rows, 10**6)[0]
-    assert summary.truncated == sum(len(r["input_ids"]) > 40 for r in too_long)
-    assert summary.rows == len(rows) and summary.steps == 30 and summary.final_loss == steps[-1]["loss"]
+    whole = tokenize(load_tokenizer(tiny), rows, 10**6, "tiny")[0]
+    cut = sum(len(r["input_ids"]) > 40 for r in whole)
+    assert 0 < cut < len(rows) and summary.data == Cut(items=len(rows), cut=cut)
+    assert done.counts == {"rows_cut": cut, "rows_lost": 0}
+    assert ticker.told == [f"sft: of 22 rows: {cut} cut; sft.max_length is 40 tokens, raise it to train on all"]
+    assert summary.steps == 30 and summary.final_loss == steps[-1]["loss"]
     # Asked again, a finished training is not repeated; other settings start anew.
     again = Ticker()
-    train_sft(tiny, rows, settings, out, 3, again)
+    assert train_sft(tiny, rows, settings, out, 3, again) == done
     assert again.starts == []
     train_sft(tiny, rows, settings.model_copy(update={"max_steps": 1}), out, 3, again)
     assert again.ticks == 1
@@ -68,7 +73,7 @@ def test_full_training_learns_and_leaves_an_ordinary_model(
 def test_a_killed_training_resumes_to_the_same_weights(
     tiny: ModelRef, rows: list[SftRow], tmp_path: Path, settings: SftConfig
 ) -> None:
-    whole = train_sft(tiny, rows, settings, tmp_path / "whole", 3, Ticker())
+    whole = train_sft(tiny, rows, settings, tmp_path / "whole", 3, Ticker()).model
     # 22 rows in batches of 4 are 6 steps a pass: it is stopped within the second pass, after the checkpoint at 8.
     with pytest.raises(KeyboardInterrupt):
         train_sft(tiny, rows, settings, tmp_path / "cut", 3, Ticker(stop_at=10))
@@ -77,7 +82,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     (torn / "model.safetensors").write_bytes(b"half")
     assert (tmp_path / "cut/checkpoints/checkpoint-8" / COMPLETE).is_file()
     ticker = Ticker()
-    resumed = train_sft(tiny, rows, settings, tmp_path / "cut", 3, ticker)
+    resumed = train_sft(tiny, rows, settings, tmp_path / "cut", 3, ticker).model
     assert ticker.starts == [("sft", 14, 8)] and ticker.ticks == 6
     expected, got = weights(whole), weights(resumed)
     assert expected.keys() == got.keys()
@@ -91,7 +96,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
 def test_lora_moves_only_the_adapter_and_merges_to_the_same_logits(
     tiny: ModelRef, rows: list[SftRow], tmp_path: Path
 ) -> None:
-    trained = train_sft(tiny, rows, LORA, tmp_path / "sft", 3, Ticker())
+    trained = train_sft(tiny, rows, LORA, tmp_path / "sft", 3, Ticker()).model
     assert trained.base == tiny.base and trained.adapter == str(tmp_path / "sft/adapter")
     assert json.loads((tmp_path / "sft/adapter/adapter_config.json").read_text())["r"] == LORA.lora.r
     assert all("lora_" in name for name in weights(trained))
@@ -113,7 +118,7 @@ def test_the_lean_loss_is_trls(tiny: ModelRef, rows: list[SftRow], tmp_path: Pat
     from peft import LoraConfig
 
     tokenizer = load_tokenizer(tiny)
-    data, _ = tokenize(tokenizer, rows[:4], 512)
+    data, _ = tokenize(tokenizer, rows[:4], 512, "tiny")
     trainer = LeanSftTrainer(
         model=load_model(tiny, device=torch.device("cpu"), dtype=torch.float32),
         args=TrlSftConfig(
@@ -134,16 +139,18 @@ def test_the_lean_loss_is_trls(tiny: ModelRef, rows: list[SftRow], tmp_path: Pat
 
 def test_labels_cover_the_completion_and_its_end_only(tiny: ModelRef, rows: list[SftRow]) -> None:
     tokenizer = load_tokenizer(tiny)
-    [row], truncated = tokenize(tokenizer, rows[:1], 512)
+    [row], data = tokenize(tokenizer, rows[:1], 512, "tiny")
     kept = [label for label in row["labels"] if label != -100]
     assert tokenizer.decode(kept) == rows[0].completion + "<end>"
-    assert truncated == 0 and len(row["labels"]) == len(row["input_ids"])
-    assert tokenize(tokenizer, rows[:1], 8) == ([], 1)
+    assert data == Cut(items=1) and len(row["labels"]) == len(row["input_ids"])
+    assert tokenize(tokenizer, rows[:1], 8, "tiny") == ([], Cut(items=1, lost=1))
 
 
 def test_nothing_to_train_on_is_an_error(tiny: ModelRef, rows: list[SftRow], tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="max_length"):
-        train_sft(tiny, rows, FULL.model_copy(update={"max_length": 8}), tmp_path / "a", 0, Ticker())
+    ticker = Ticker()
+    with pytest.raises(StageError, match=r"none of 22 rows .* sft\.max_length = 8 tokens"):
+        train_sft(tiny, rows, FULL.model_copy(update={"max_length": 8}), tmp_path / "a", 0, ticker)
+    assert ticker.starts == [] and ticker.told[0].startswith("sft: of 22 rows: 22 lost")
     with pytest.raises(StageError):
         train_sft(tiny, [], FULL, tmp_path / "b", 0, Ticker())
 
@@ -170,5 +177,5 @@ def test_a_prompt_of_several_turns_is_kept(tiny: ModelRef) -> None:
     row = SftRow(
         prompt=(Message(role="system", content="Be brief."), Message(role="user", content="Why?")), completion="So."
     )
-    [encoded], _ = tokenize(load_tokenizer(tiny), [row], 99)
+    [encoded], _ = tokenize(load_tokenizer(tiny), [row], 99, "tiny")
     assert load_tokenizer(tiny).decode(encoded["input_ids"]) == "<system>Be brief.<user>Why?<assistant>So.<end>"

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from jinja2.exceptions import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.batching import Decoded, Decoder, Interrupted, Row
-from cowest.models.chat import ensure_chat_template
+from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
 from cowest.models.thinking import opens_thinking
 from cowest.models.token_text import answer_text, token_logprobs
 from cowest.run.progress import no_hub_bars
@@ -161,7 +160,7 @@ class LocalChatModel:
         self._batch_size = batch_size
         self._window: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         pad = self._tokenizer.pad_token_id
-        self._decoder = Decoder(self._model, _eos_ids(self._model, self._tokenizer), 0 if pad is None else pad)
+        self._decoder = Decoder(self._model, end_ids(self._model, self._tokenizer), 0 if pad is None else pad)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cowest-local")
         self._stop = threading.Event()
         self._waiting: list[_Request] = []
@@ -240,12 +239,10 @@ class LocalChatModel:
         self._executor.shutdown(wait=True)
 
     def _encode_uncached(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ModelCallError("chat_template", f"{self._name}: the chat template refuses this: {error}") from None
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            return tuple(prompt_ids(self._tokenizer, messages))
+        except ModelCallError as error:
+            raise ModelCallError(error.kind, f"{self._name}: {error}") from None
 
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Decode what waits, until nothing does. One task per event loop; it ends when the queue is empty."""
@@ -345,8 +342,8 @@ def _dtype(name: str) -> torch.dtype | None:
     return dtype
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What ends a text: the generation config's ids (one or several) and the tokenizer's."""
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What ends a text: the generation config's ids (one or several), the tokenizer's, and the chat template's."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return ids or ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    ids = list(configured) if isinstance(configured, list) else [configured]
+    return list(dict.fromkeys(i for i in (*ids, tokenizer.eos_token_id, turn_end(tokenizer)) if i is not None))

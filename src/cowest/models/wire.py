@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.models.dialect import Dialect
+from cowest.models.turns import merged
 from cowest.types import Message, Sampling
 
 _PLAIN: Final = Dialect()
@@ -67,16 +68,3 @@ def strict_schema(schema: JsonValue) -> JsonValue:
         "required": list(properties),
         "additionalProperties": False,
     }
-
-
-def merged(messages: Sequence[Message]) -> Sequence[Message]:
-    """System turns put before the first user turn, for models that know no system role."""
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    rest = [m for m in messages if m.role != "system"]
-    if not system:
-        return rest
-    for i, message in enumerate(rest):
-        if message.role == "user":
-            rest[i] = message.model_copy(update={"content": f"{system}\n\n{message.content}"})
-            return rest
-    return [Message(role="user", content=system), *rest]

@@ -22,7 +22,7 @@ from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
 from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
 
 if TYPE_CHECKING:
-    from cowest.training.checkpoints import Checkpoint
+    from cowest.training.checkpoints import Alignment
 
 
 class CheckpointScore(Record):
@@ -94,9 +94,9 @@ async def _sft(context: Context) -> Done:
         )
     base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
-    model = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
-    write_atomic(out / "model_ref.json", context.named(model).model_dump_json(indent=2) + "\n")
-    return Done({"rows": len(rows), "skipped_without_rationale": skipped})
+    done = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
+    write_atomic(out / "model_ref.json", context.named(done.model).model_dump_json(indent=2) + "\n")
+    return Done({"rows": len(rows), "skipped_without_rationale": skipped, **done.counts})
 
 
 def sft_model(context: Context) -> ModelRef:
@@ -154,8 +154,8 @@ async def _align(context: Context, round_: Round) -> Done:
     policy, out = round_.policy.weights(context), context.path(round_.file("align"))
     if not pairs:
         return _skipped(context, policy, out, "there is no preference pair to learn from")
-    trained = await _train(context, policy, pairs, out, derive_seed(context.config.seed, *round_.seed("align")))
-    candidates = [(0, policy), *((c.step, c.model) for c in trained)]
+    done = await _train(context, policy, pairs, out, derive_seed(context.config.seed, *round_.seed("align")))
+    candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
         score, missing = await _score(context, round_, step, model)
@@ -163,13 +163,13 @@ async def _align(context: Context, round_: Round) -> Done:
         failed += missing
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
-    counts = {"pairs": len(pairs), "checkpoints": len(trained), "chosen_step": best.step, "failed": failed}
-    return Done(counts, failed)
+    counts = {"pairs": len(pairs), "checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
+    return Done(counts | done.counts, failed)
 
 
 async def _train(
     context: Context, policy: ModelRef, pairs: Sequence[PreferencePair], out: Path, seed: int
-) -> list[Checkpoint]:
+) -> Alignment:
     from cowest.training.positives import train_positives
     from cowest.training.preference import train_preference
 

@@ -26,6 +26,13 @@ class Checkpoint(Record):
     model: ModelRef
 
 
+class Alignment(Record):
+    """What preference tuning came to; ``counts`` are for the stage: pairs (or rows) that max_length cut or took."""
+
+    checkpoints: list[Checkpoint]
+    counts: dict[str, int]
+
+
 class KeepCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Saves the models to choose from."""
 

@@ -5,7 +5,7 @@ A training folder holds::
     training.json    the fingerprint of what is being trained (model, data, settings, seed)
     log.jsonl        one row a logged step: step, loss, learning_rate, ...
     checkpoints/     resumable states, the newest two; gone when the training is finished
-    summary.json     written last: rows, truncated, dropped, steps, seconds, final_loss
+    summary.json     written last: rows or pairs (how many, cut, lost), steps, seconds, final_loss
     model/ or adapter/ (SFT), step-N/model or step-N/adapter (alignment): ordinary checkpoints with their tokenizer
 
 A folder whose fingerprint is another's is emptied of these and started anew; a finished one is returned as it is.
@@ -13,24 +13,18 @@ A folder whose fingerprint is another's is emptied of these and started anew; a 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
 import hashlib
 import json
-import logging
 import math
-import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import torch
-import transformers
 from peft import LoraConfig
 from pydantic import JsonValue
 from transformers import (
@@ -43,29 +37,31 @@ from transformers import (
 )
 
 from cowest.errors import StageError
-from cowest.models.local import load_model, resolve_device
+from cowest.models.chat import turn_end
+from cowest.models.local import end_ids, load_model, resolve_device
 from cowest.protocols import Reporter
 from cowest.recipe.config import LoraSettings, TrainingSettings
 from cowest.recipe.outcome import settings_of
 from cowest.run.identity import fingerprint as values_fingerprint
 from cowest.run.identity import hash_model
+from cowest.training.encoding import Cut
+from cowest.training.notices import quiet
 from cowest.types import ModelRef, Record
 
+METHOD = 2  # counts the changes of what the same settings and data are trained into
 COMPLETE = "cowest-complete"  # a checkpoint has this file once all of it is on disk
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 class TrainingSummary(Record):
-    """``summary.json``. ``truncated`` rows were longer than max_length; ``dropped`` ones had no completion left.
+    """``summary.json``. ``data`` says how many items there were, and what max_length did to them.
 
     ``seconds`` is the wall-clock time of the process that finished the training, loading included; ``final_loss`` is
     the last one logged, None where nothing was.
     """
 
-    rows: int
-    truncated: int
-    dropped: int
+    data: Cut
     steps: int
     seconds: float
     final_loss: float | None
@@ -143,7 +139,7 @@ def fingerprint(stage: str, ref: ModelRef, settings: TrainingSettings, rows: Ite
     given = settings_of("", settings)
     chosen = {name: value for name, value in given.values.items() if given.defaults.get(name, ...) != value}
     weights: list[JsonValue] = [None if name is None else hash_model(name) for name in (ref.base, ref.adapter)]
-    digest = hashlib.sha256(values_fingerprint(stage, seed, chosen, weights).encode())
+    digest = hashlib.sha256(values_fingerprint(stage, METHOD, seed, chosen, weights).encode())
     for row in rows:
         digest.update(row.model_dump_json().encode())
     return digest.hexdigest()
@@ -160,18 +156,29 @@ def save_atomically(target: Path, save: Callable[[Path], None]) -> None:
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, adapter: bool, target: Path) -> None:
-    """Save an ordinary checkpoint, or the one ordinary PEFT adapter, with its tokenizer and chat template."""
+    """Save an ordinary checkpoint, or the one ordinary PEFT adapter, with its tokenizer and chat template.
+
+    A checkpoint's generation config names the token that ends a turn, so that other programs stop there, too.
+    """
 
     def save(folder: Path) -> None:
         if adapter:
             # PEFT would look the base up on the hub to decide about the embeddings, which are never trained here.
             model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         else:
+            _stop_at_turn_end(model, tokenizer)
             model.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
 
     with quiet():
         save_atomically(target, save)
+
+
+def _stop_at_turn_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    config, end = model.generation_config, turn_end(tokenizer)
+    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if end is not None and end not in known:
+        config.eos_token_id = end_ids(model, tokenizer)
 
 
 def load_for_training(ref: ModelRef, settings: TrainingSettings) -> PreTrainedModel:
@@ -264,17 +271,10 @@ class LogCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.final_loss = rows[-1]["loss"] if rows else None
         self._reporter.start(self._label, state.max_steps, state.global_step)
 
-    def summary(self, rows: int, truncated: int, dropped: int, started: float) -> TrainingSummary:
+    def summary(self, data: Cut, started: float) -> TrainingSummary:
         """What a training that began at ``started`` (perf_counter) has come to."""
         seconds = time.perf_counter() - started
-        return TrainingSummary(
-            rows=rows,
-            truncated=truncated,
-            dropped=dropped,
-            steps=self.steps,
-            seconds=seconds,
-            final_loss=self.final_loss,
-        )
+        return TrainingSummary(data=data, steps=self.steps, seconds=seconds, final_loss=self.final_loss)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Advance by one step."""
@@ -305,59 +305,6 @@ class LogCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
 def _line(row: dict[str, float]) -> str:
     return json.dumps({"step": row["step"], **{k: v for k, v in row.items() if k != "step"}}) + "\n"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No bars, hints or warnings from the libraries: progress goes to the reporter. Restores what was set."""
-    logger = logging.getLogger("trl")
-    before = (transformers.logging.get_verbosity(), logger.level, os.environ.get("TQDM_DISABLE"))
-    bars = datasets.are_progress_bars_disabled()
-    hub_bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    logger.setLevel(logging.ERROR)
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers.logging.set_verbosity(before[0])
-        logger.setLevel(before[1])
-        if hub_bars:
-            transformers.utils.logging.enable_progress_bar()
-        if not bars:
-            datasets.enable_progress_bars()
-        if before[2] is None:
-            os.environ.pop("TQDM_DISABLE", None)
-        else:
-            os.environ["TQDM_DISABLE"] = before[2]
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[dict[str, str]]], replies: Sequence[str]
-) -> list[tuple[list[int], int]]:
-    """Token ids of each prompt with its reply, and how many of them are the prompt's.
-
-    The reply starts where the ids of the prompt (with the generation prompt) and of the whole conversation diverge,
-    as in TRL: not each template renders a prompt the same way alone.
-    """
-    if not prompts:
-        return []
-    heads = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
-    wholes = [
-        tokenizer.apply_chat_template([*p, {"role": "assistant", "content": r}], tokenize=False)
-        for p, r in zip(prompts, replies, strict=True)
-    ]
-    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
-    whole_ids = tokenizer(wholes, add_special_tokens=False)["input_ids"]
-    return [(list(w), _common_prefix(h, w)) for h, w in zip(head_ids, whole_ids, strict=True)]
-
-
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def release() -> None:

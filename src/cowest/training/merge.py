@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from cowest.models.local import load_model, load_tokenizer
-from cowest.training.common import export, quiet
+from cowest.training.common import export
+from cowest.training.notices import quiet
 from cowest.types import ModelRef
 
 

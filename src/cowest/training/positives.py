@@ -16,29 +16,40 @@ from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
 from cowest.recipe.config import AlignConfig
-from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
-from cowest.training.common import Folder, LogCallback, fingerprint, quiet, release
+from cowest.training.checkpoints import Alignment, KeepCallback, kept_models
+from cowest.training.common import Folder, LogCallback, fingerprint, release
+from cowest.training.notices import quiet
 from cowest.training.sft import SftRow, lean_trainer, tokenize
 from cowest.types import ModelRef, PreferencePair
 
 
 def train_positives(
     policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
-) -> list[Checkpoint]:
-    """Tune ``policy`` on the chosen drafts; the folder, the checkpoints and the errors are ``train_preference``'s."""
+) -> Alignment:
+    """Tune ``policy`` on the chosen drafts; the folder, the checkpoints and the errors are ``train_preference``'s.
+
+    The counts are of rows: the distinct chosen drafts.
+    """
     started = time.perf_counter()
     folder = Folder(out)
     done = folder.open(fingerprint("positives", policy, settings, pairs, seed))
     if done is not None:
-        return kept_models(policy, settings, out)
+        return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("rows"))
     chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
-    with quiet():
+    with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = load_tokenizer(policy)
-        rows, truncated = tokenize(
-            tokenizer, [SftRow(prompt=prompt, completion=text) for prompt, text in chosen], settings.max_length
+        rows, data = tokenize(
+            tokenizer,
+            [SftRow(prompt=prompt, completion=text) for prompt, text in chosen],
+            settings.max_length,
+            policy.base,
         )
+        data.tell(reporter, "align", "chosen drafts", settings.max_length)
         if not rows:
-            raise StageError(f"align: none of {len(chosen)} chosen drafts fits into max_length tokens")
+            raise StageError(
+                f"align: none of {len(chosen)} chosen drafts has a token within align.max_length = {settings.max_length} "
+                "tokens; raise it"
+            )
         callback = LogCallback(folder, reporter, "align")
         keep = KeepCallback(out, tokenizer, settings)
         trainer = lean_trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
@@ -48,5 +59,5 @@ def train_positives(
             reporter.finish()
     del trainer
     release()
-    folder.finish(callback.summary(len(chosen), truncated, len(chosen) - len(rows), started))
-    return kept_models(policy, settings, out)
+    folder.finish(callback.summary(data, started))
+    return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("rows"))

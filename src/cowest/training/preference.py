@@ -13,10 +13,11 @@ weigh more; RPO, arXiv 2404.19733, divides each draft by its own length), so its
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from pydantic import JsonValue
@@ -27,65 +28,112 @@ from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
 from cowest.recipe.config import AlignConfig
-from cowest.training.checkpoints import Checkpoint, KeepCallback, kept_models
+from cowest.training.checkpoints import Alignment, KeepCallback, kept_models
 from cowest.training.common import (
     Folder,
     LogCallback,
     arguments,
-    encode,
     fingerprint,
     load_for_training,
     new_adapter,
-    quiet,
     release,
 )
+from cowest.training.encoding import Cut, encode
+from cowest.training.notices import quiet
+from cowest.training.steps import Batch, EvenRowsMixin
 from cowest.types import ModelRef, PreferencePair
 
 
 def train_preference(
     policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
-) -> list[Checkpoint]:
-    """Align ``policy`` on ``pairs``; returns ``settings.checkpoints`` evenly spaced models, the last one included.
+) -> Alignment:
+    """Align ``policy`` on ``pairs`` into ``settings.checkpoints`` evenly spaced models, the last one included.
 
     Each is ``out/step-N/model`` (method full) or one ordinary adapter of the policy's base, ``out/step-N/adapter``
     (method lora), in which an SFT adapter of the policy has been trained further. Each step's loss, rewards and
     log-probabilities are in ``out/log.jsonl``. Resumes the same training from its last complete checkpoint, to the
-    same weights.
+    same weights. The counts are of pairs.
 
-    Raises StageError where no pair is left to train on or the loss diverges, and ModelNotFoundError.
+    Raises StageError where no pair is left to train on, the model could not be asked as it was trained (``encoding.py``), or
+    the loss diverges; and ModelNotFoundError.
     """
     started = time.perf_counter()
     folder = Folder(out)
     done = folder.open(fingerprint("align", policy, settings, pairs, seed))
     if done is not None:
-        return kept_models(policy, settings, out)
-    with quiet():
+        return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("pairs"))
+    with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = load_tokenizer(policy)
-        truncated, dropped = _count(tokenizer, pairs, settings.max_length)
-        if dropped == len(pairs):
-            raise StageError(f"align: none of {len(pairs)} pairs has a prompt shorter than max_length tokens")
+        rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base)
+        data.tell(reporter, "align", "pairs", settings.max_length)
+        if not rows:
+            raise StageError(
+                f"align: none of {len(pairs)} pairs has two different drafts within align.max_length = {settings.max_length} "
+                f"tokens ({data.lost} have a prompt as long, {data.equal} are equal after the cut); raise it"
+            )
         callback = LogCallback(folder, reporter, "align")
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = _trainer(policy, pairs, settings, folder, seed, tokenizer, [callback, keep])
+        trainer = _trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
             reporter.finish()
     del trainer
     release()
-    folder.finish(callback.summary(len(pairs), truncated, dropped, started))
-    return kept_models(policy, settings, out)
+    folder.finish(callback.summary(data, started))
+    return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("pairs"))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int, model: str
+) -> tuple[list[dict[str, list[int]]], Cut]:
+    """Rows of prompt_ids, chosen_ids and rejected_ids, cut to ``max_length`` together, and what that did to the pairs."""
+    prompts = [pair.prompt for pair in pairs]
+    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs], model)
+    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs], model)
+    rows, cut, lost, equal = [], 0, 0, 0
+    for (better, start), (worse, _) in zip(chosen, rejected, strict=True):
+        if start >= max_length:
+            lost += 1
+        elif better[:max_length] == worse[:max_length]:
+            equal += 1
+        else:
+            cut += max(len(better), len(worse)) > max_length
+            kept = {"prompt_ids": better[:start], "chosen_ids": better[start:max_length]}
+            rows.append(kept | {"rejected_ids": worse[start:max_length]})
+    return rows, Cut(items=len(pairs), cut=cut, lost=lost, equal=equal)
+
+
+class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
+    """DPOTrainer on the rows of :func:`tokenize`."""
+
+    SEQUENCES = 2  # of a pair: the chosen and the rejected one
+
+    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
+        # TRL would render the pairs anew, and train where the prompt's tokens and the whole's first differ.
+        return dataset
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """TRL's loss, of which a micro-batch with fewer pairs than the others is a smaller part."""
+        stock = cast(Callable[..., torch.Tensor], super().compute_loss)
+        return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
 def _trainer(
     policy: ModelRef,
-    pairs: Sequence[PreferencePair],
+    rows: list[dict[str, list[int]]],
     settings: AlignConfig,
     folder: Folder,
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
     callbacks: list[TrainerCallback],
-) -> DPOTrainer:
+) -> PairTrainer:
     with_nll = settings.nll_weight > 0
     special: dict[str, JsonValue] = {
         "beta": settings.beta,
@@ -94,10 +142,10 @@ def _trainer(
         "precompute_ref_log_probs": True,
         "disable_dropout": True,
     }
-    trainer = DPOTrainer(
+    trainer = PairTrainer(
         model=load_for_training(policy, settings),
         args=arguments(DPOConfig, settings, folder, seed, 1, special),
-        train_dataset=Dataset.from_list([p.model_dump(include={"prompt", "chosen", "rejected"}) for p in pairs]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=new_adapter(policy, settings),
         callbacks=callbacks,
@@ -109,14 +157,3 @@ def _trainer(
         # checkpoints hold one adapter, as they would have to be resumed.
         adapted.delete_adapter("ref")
     return trainer
-
-
-def _count(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int) -> tuple[int, int]:
-    """How many pairs are cut to ``max_length``, and how many TRL drops because the prompt alone is that long."""
-    prompts = [[m.model_dump() for m in pair.prompt] for pair in pairs]
-    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs])
-    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs])
-    both = list(zip(chosen, rejected, strict=True))
-    truncated = sum(max(len(a), len(b)) > max_length for (a, _), (b, _) in both)
-    dropped = sum(min(start_a, start_b) >= max_length for (_, start_a), (_, start_b) in both)
-    return truncated, dropped

@@ -2,7 +2,8 @@
 
 TRL's SFTTrainer does it, with two departures for small models on a CPU, where its stock step takes about twice as long
 as plain PyTorch: batches are grouped by length, and the loss is computed on the completion's positions only, without
-the entropy and accuracy that TRL computes at every position of every step. Both leave the objective as it is.
+the entropy and accuracy that TRL computes at every position of every step. Both leave the objective as it is. A short last
+batch weighs by its rows (``steps.py``).
 """
 
 from __future__ import annotations
@@ -29,20 +30,28 @@ from cowest.training.common import (
     Folder,
     LogCallback,
     arguments,
-    encode,
     export,
     fingerprint,
     load_for_training,
     new_adapter,
-    quiet,
     release,
 )
+from cowest.training.encoding import Cut, encode, tell_end
+from cowest.training.notices import quiet
+from cowest.training.steps import EvenRowsMixin
 from cowest.types import Message, ModelRef, Record
 
 LOGGING_STEPS = 10  # at most this many between rows of the log
 GROUPED = 16  # batches that are drawn together and grouped by length
 # Configuration keys of models that change their logits after the head: TRL's own loss knows them.
 HEAD_TWISTS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
+
+class TrainedModel(Record):
+    """What SFT came to; ``counts`` are for the stage: rows that max_length cut or took."""
+
+    model: ModelRef
+    counts: dict[str, int]
 
 
 class SftRow(Record):
@@ -54,13 +63,14 @@ class SftRow(Record):
 
 def train_sft(
     base: ModelRef, conversations: Sequence[SftRow], settings: SftConfig, out: Path, seed: int, reporter: Reporter
-) -> ModelRef:
+) -> TrainedModel:
     """Tune ``base`` on ``conversations`` into ``out``; see ``training/common.py`` for the folder's contents.
 
-    Resumes the same training from its last complete checkpoint, to the same weights. Returns the full model
+    Resumes the same training from its last complete checkpoint, to the same weights. The model is the full one
     (``out/model``) or base and adapter (``out/adapter``); an adapter that ``base`` has is trained further.
 
-    Raises StageError where no row is left to train on or the loss diverges, and ModelNotFoundError.
+    Raises StageError where no row is left to train on, the model could not be asked as it was trained (``encoding.py``), or
+    the loss diverges; and ModelNotFoundError.
     """
     started = time.perf_counter()
     folder = Folder(out)
@@ -69,13 +79,19 @@ def train_sft(
         if settings.method == "full"
         else ModelRef(base=base.base, adapter=str(out / "adapter"))
     )
-    if folder.open(fingerprint("sft", base, settings, conversations, seed)) is not None:
-        return trained
-    with quiet():
+    done = folder.open(fingerprint("sft", base, settings, conversations, seed))
+    if done is not None:
+        return TrainedModel(model=trained, counts=done.data.counts("rows"))
+    with quiet(lambda warning: reporter.info(f"sft: {warning}")):
         tokenizer = load_tokenizer(base)
-        rows, truncated = tokenize(tokenizer, conversations, settings.max_length)
+        rows, data = tokenize(tokenizer, conversations, settings.max_length, base.base)
+        data.tell(reporter, "sft", "rows", settings.max_length)
         if not rows:
-            raise StageError(f"sft: none of {len(conversations)} rows has a completion within max_length tokens")
+            raise StageError(
+                f"sft: none of {len(conversations)} rows has a token of its completion within sft.max_length = "
+                f"{settings.max_length} tokens; raise it"
+            )
+        tell_end(tokenizer, reporter)
         callback = LogCallback(folder, reporter, "sft")
         trainer = lean_trainer(base, rows, settings, folder, seed, tokenizer, [callback])
         try:
@@ -90,8 +106,8 @@ def train_sft(
         )
     del trainer
     release()
-    folder.finish(callback.summary(len(conversations), truncated, len(conversations) - len(rows), started))
-    return trained
+    folder.finish(callback.summary(data, started))
+    return TrainedModel(model=trained, counts=data.counts("rows"))
 
 
 def lean_trainer(
@@ -123,18 +139,16 @@ def _logging_steps(checkpoint_every: int) -> int:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int
-) -> tuple[list[dict[str, list[int]]], int]:
-    """Rows of input_ids and labels (-100 on the prompt), cut to ``max_length``; and how many were cut."""
-    prompts = [[m.model_dump() for m in row.prompt] for row in conversations]
-    encoded = encode(tokenizer, prompts, [row.completion for row in conversations])
-    truncated = sum(len(ids) > max_length for ids, _ in encoded)
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int, model: str
+) -> tuple[list[dict[str, list[int]]], Cut]:
+    """Rows of input_ids and labels (-100 on the prompt), cut to ``max_length``, and what that did to them."""
+    encoded = encode(tokenizer, [row.prompt for row in conversations], [row.completion for row in conversations], model)
+    kept = [tokens for tokens in encoded if tokens.start < max_length]
     rows = [
-        {"input_ids": ids[:max_length], "labels": ([-100] * start + ids[start:])[:max_length]}
-        for ids, start in encoded
-        if start < min(max_length, len(ids))
+        {"input_ids": ids[:max_length], "labels": ([-100] * start + ids[start:])[:max_length]} for ids, start in kept
     ]
-    return rows, truncated
+    cut = sum(len(tokens.ids) > max_length for tokens in kept)
+    return rows, Cut(items=len(conversations), cut=cut, lost=len(encoded) - len(kept))
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
@@ -165,7 +179,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         return iter([i for batch in batches for i in batch] + short)
 
 
-class LeanSftTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
+class LeanSftTrainer(EvenRowsMixin, SFTTrainer):  # type: ignore[misc,unused-ignore]
     """SFTTrainer with the two departures of the module's docstring."""
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
