@@ -83,9 +83,10 @@ class FaultyEndpoint:
             await asyncio.sleep(1.5 * TIMEOUT_S)
             return _reset(request)
         response = web.json_response(_reply(body, "" if happens == "empty" else None))
-        await response.prepare(request)
-        await response.write_eof()
-        self.sent += 1
+        with contextlib.suppress(ConnectionError):  # a client that was killed
+            await response.prepare(request)
+            await response.write_eof()
+            self.sent += 1
         return response
 
     def _draw(self) -> str:
@@ -305,7 +306,7 @@ class Play:
 
 async def play(scenario: Scenario, limit_s: float = 90.0) -> Outcome:
     """Play one scenario; nothing of it is left behind."""
-    with TemporaryDirectory(prefix="cowest-chaos-") as folder:
+    with TemporaryDirectory(prefix="cowest-chaos-", ignore_cleanup_errors=True) as folder:
         return await Play(scenario, Path(folder), limit_s).run()
 
 

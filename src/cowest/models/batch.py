@@ -78,7 +78,7 @@ class BatchChatModel:
         self._ledger, self._model, self._dialect = ledger, model, dialect
         self._extra, self._price, self._api_key = dict(extra or {}), price, api_key
         self._max_requests, self._max_bytes, self._gather_s = max_requests, max_bytes, gather_s
-        self._bounded = ledger.budget(price) is not None
+        ledger.budget(price)  # raises where it could not be kept
         self._gathered: list[_Waiting] = []
         self._waiting: dict[str, _Waiting] = {}  # by key: gathered, or in a job
         self._under_way: dict[str, BatchEntry] = {}  # jobs that are followed, by our id
@@ -194,7 +194,7 @@ class BatchChatModel:
 
     async def _submit(self, waiting: Sequence[_Waiting]) -> None:
         most = [w.call.most for w in waiting]
-        held = await self._ledger.reserve(most, self._price, batch=True) if self._bounded else []
+        held = await self._ledger.reserve(most, self._price, batch=True)
         # The maker is in the id: until it is known whether the batch exists, no other live process may decide about it.
         tag = f"{os.getpid()}-{process_identity(os.getpid()) or ''}-{uuid.uuid4().hex}"
         try:
