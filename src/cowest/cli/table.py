@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from cowest.errors import ConfigError
+from cowest.run import stopping
 
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this annotation
@@ -72,7 +73,7 @@ def table(
         keep_recipe(config, folder)
         more = [word for other in reuse or () for word in ("--reuse", str(other))]
         side_by_side("table", [u.name for u in plan.units], recipe, folder, overrides, jobs, reporter, more)
-    bill = asyncio.run(run_table(plan, folder, reporter, only, reuse or []))
+    bill = stopping.run(run_table(plan, folder, reporter, only, reuse or []))
     if only is not None:
         return
     from cowest.table.plots import write_plots

@@ -34,7 +34,7 @@ from cowest.ledger.records import Limits as Limits
 from cowest.ledger.records import call_of as call_of
 from cowest.ledger.reservations import UnderWay, add, forget_the_dead, maybe, micro
 from cowest.ledger.reservations import process_identity as process_identity
-from cowest.ledger.schema import connect
+from cowest.ledger.schema import connect, problem
 from cowest.ledger.summary import LedgerSummary as LedgerSummary
 from cowest.ledger.summary import summarise
 from cowest.ledger.writer import MOST, Writer
@@ -65,7 +65,13 @@ class Ledger:
         self._writer.call(forget_the_dead)
 
     def get(self, key: str) -> Completion | None:
-        """The answer to a request that was asked before, at what it took then. Counts a hit."""
+        """The answer to a request that was asked before, at what it took then. Counts a hit. Raises DataError for damage."""
+        try:
+            return self._get(key)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise problem(self.path, error) from None
+
+    def _get(self, key: str) -> Completion | None:
         row = self._reader.execute(
             "SELECT text, finish_reason, input_tokens, output_tokens, reasoning_tokens, estimated, micro_usd, latency_s, "
             "logprobs, attempts FROM answers WHERE key = ? AND current = 1",
@@ -244,15 +250,21 @@ class Ledger:
 
     def batches(self, model: str) -> list[BatchEntry]:
         """This run's batch jobs for a model, the oldest first."""
-        rows = self._reader.execute(
-            "SELECT entry FROM batches WHERE model = ? AND run = ? ORDER BY updated", (model, self.run)
-        )
-        return [BatchEntry.model_validate_json(entry) for (entry,) in rows]
+        try:
+            rows = self._reader.execute(
+                "SELECT entry FROM batches WHERE model = ? AND run = ? ORDER BY updated", (model, self.run)
+            )
+            return [BatchEntry.model_validate_json(entry) for (entry,) in rows]
+        except (sqlite3.Error, ValueError) as error:
+            raise problem(self.path, error) from None
 
     def summary(self, run: str | None = None) -> LedgerSummary:
         """The bill of one run, or of all that share the file."""
         self._flush_hits()
-        return summarise(self._reader, self.path, run)
+        try:
+            return summarise(self._reader, self.path, run)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise problem(self.path, error) from None
 
     def close(self) -> None:
         """Write what is left and close the file. May be called twice."""

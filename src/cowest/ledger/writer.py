@@ -14,8 +14,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Generic, TypeVar, cast
 
+from pydantic import ValidationError
+
 from cowest.errors import DataError
-from cowest.ledger.schema import connect
+from cowest.ledger.schema import connect, problem
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -172,11 +174,12 @@ class Writer:
                     outcomes += [(write, None, None) for write in some]
             db.execute("COMMIT")
         except BaseException as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            told = (
-                DataError(f"{self._path}: cannot be written ({error})") if isinstance(error, sqlite3.Error) else error
-            )
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # a broken disk: what was begun is undone when the file is opened next
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            told = problem(self._path, error) if isinstance(error, sqlite3.Error | ValidationError) else error
             outcomes = [(write, None, told) for write in writes]
         _tell(outcomes)
 
