@@ -7,39 +7,32 @@ from pathlib import Path
 
 from cowest.errors import StageError
 from cowest.ledger.summary import has_calls
-from cowest.recipe.config import OpenAIModelConfig, RunConfig
 
 
-def check_ledger_is_there(config: RunConfig, out: Path, path: Path) -> None:
+def check_ledger_is_there(out: Path, path: Path, weak_paid: bool, strong_paid: bool) -> None:
     """Raise StageError where records of the run in ``out`` were paid for and the ledger at ``path`` is missing or empty.
 
-    Nothing is checked with another ``cache`` than ``read``: such a run asks again, and knows it.
+    ``weak_paid`` and ``strong_paid``: whether these models' calls cost something.
     """
-    if config.cache != "read":
-        return
     if not path.exists():
         state = "is not there"
     elif not path.stat().st_size or not has_calls(path):
         state = "is empty"
     else:
         return
-    paid = _paid_records(config, out)
+    paid = _paid_records(out, weak_paid, strong_paid)
     if paid:
         raise StageError(
-            f"{path}: {state}, but {paid:,} records in {out} were paid for, and what is asked again would be paid for again. Put the "
+            f"{path}: {state}, but {paid:,} records in {out} were paid for, and what is asked again would be paid again. Put the "
             "ledger back (or set ledger: to where it is now); to pay again all the same, --set cache=refresh"
         )
 
 
-def _paid_records(config: RunConfig, out: Path) -> int:
+def _paid_records(out: Path, weak_paid: bool, strong_paid: bool) -> int:
     """How many records tell of a call to a model that costs something."""
-    names: tuple[str, ...] = ()
-    if isinstance(config.weak, OpenAIModelConfig):
-        names += ("drafts.jsonl",)
-    if isinstance(config.strong, OpenAIModelConfig):
-        names += ("solo.jsonl", "refinements.jsonl")
+    names = [*(["drafts.jsonl"] if weak_paid else []), *(["solo.jsonl", "refinements.jsonl"] if strong_paid else [])]
     files = [file for name in names for file in out.rglob(name)]
-    if isinstance(config.strong, OpenAIModelConfig):
+    if strong_paid:
         files += [file for file in out.rglob("predictions/*.jsonl") if not file.stem.startswith("weak")]
     return sum(_was_asked(line) for file in files for line in file.read_bytes().splitlines())
 

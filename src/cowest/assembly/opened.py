@@ -174,7 +174,8 @@ class OpenModels:
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:
             c = self._config
-            check_ledger_is_there(c, self._out, self._path)
+            if c.cache == "read":  # else it asks again, and says so
+                check_ledger_is_there(self._out, self._path, self.sources.weak.paid, self.sources.strong.paid)
             limits = Limits(usd=c.budget_usd, calls=c.budget_calls, tokens=c.budget_tokens)
             self._ledger = Ledger(self._path, c.name, limits)
         return self._ledger

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ import cowest
 from cowest.cli.ledger import ledger
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
-from cowest.errors import CowestError
+from cowest.errors import CowestError, StageError
 from cowest.run import stopping
 
 app = typer.Typer(
@@ -130,13 +131,25 @@ def validate(
 
 @app.command(epilog="Example: cowest report runs/lab")
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder that report.html goes to; default: the run's own."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a finished run's report.html again and print its results."""
     from cowest.cli.output import print_results, results_json
     from cowest.pipeline import report_again
 
-    done = asyncio.run(report_again(directory))
+    try:
+        done = stopping.run(report_again(directory, out))
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and out is None:
+            raise StageError(
+                f"{directory}: cannot be written ({error.strerror}); `cowest report {directory} --out FOLDER` writes it elsewhere"
+            ) from None
+        raise
     if as_json:
         print(json.dumps(results_json(done), indent=2))
     else:
@@ -295,6 +308,18 @@ def relax_gc() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
+def told(error: OSError) -> str:
+    """A system's error in a line: the path, what is wrong, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        todo = "free some space there and run the same command: it continues where it was"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        todo = "give a folder that may be written, or change its permissions"
+    else:
+        return str(error)
+    return f"{where}{error.strerror}; {todo}"
+
+
 def main() -> None:
     """The entry point of the ``cowest`` command."""
     # Before torch is loaded: threads that spin while they wait bring a machine with few cores to a crawl when it is shared.
@@ -311,7 +336,7 @@ def main() -> None:
         print(f"cowest: {error.name} is not installed: pip install 'cowest[train,plots]'", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
-        print(f"cowest: {error}", file=sys.stderr)
+        print(f"cowest: {told(error)}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code in {128 + number for number in stopping.SIGNALS}:

@@ -35,7 +35,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     """The same, piece by piece; returns how many pieces there were."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, written = path.with_name(path.name + ".part"), 0
-    with partial.open("w", encoding="utf-8") as handle:
+    with named(path), partial.open("w", encoding="utf-8") as handle:
         for line in lines:
             handle.write(line)
             written += 1
@@ -43,6 +43,17 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
         os.fsync(handle.fileno())
     partial.replace(path)
     return written
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an OSError of a write inside, such as a full disk's, the name of the file, which the system leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class JsonlFile(Generic[R]):
@@ -73,8 +84,9 @@ class JsonlFile(Generic[R]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self.path.open("ab")
             self._cut_torn_line()
-        self._handle.write(record.model_dump_json().encode() + b"\n")
-        self._handle.flush()
+        with named(self.path):
+            self._handle.write(record.model_dump_json().encode() + b"\n")
+            self._handle.flush()
 
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()
@@ -83,10 +95,11 @@ class JsonlFile(Generic[R]):
 
     def close(self) -> None:
         """Flush to disk and close."""
-        if self._handle is not None:
-            os.fsync(self._handle.fileno())
-            self._handle.close()
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with named(self.path), handle:
+                handle.flush()
+                os.fsync(handle.fileno())
 
     def replace(self, records: Iterable[R]) -> None:
         """Write the whole file anew, in the given order, atomically."""
