@@ -35,13 +35,17 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     """The same, piece by piece; returns how many pieces there were."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, written = path.with_name(path.name + ".part"), 0
-    with named(path), partial.open("w", encoding="utf-8") as handle:
-        for line in lines:
-            handle.write(line)
-            written += 1
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    try:
+        with named(path), partial.open("w", encoding="utf-8") as handle:
+            for line in lines:
+                handle.write(line)
+                written += 1
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk it would take the room that is needed to go on
+        raise
     return written
 
 
