@@ -41,9 +41,9 @@ def show(
     everyone: Annotated[bool, typer.Option("--all", help="All runs that share the ledger, not only this one.")] = False,
 ) -> None:
     """Print what was paid: calls, tokens, cost, cache hits, failures by kind, the slowest."""
+    from cowest.assembly.opened import ledger_of
     from cowest.cli.output_ledger import print_ledger
     from cowest.ledger.summary import export_ledger, summarise_ledger
-    from cowest.assembly.opened import ledger_of
 
     path, run_name = ledger_of(directory)
     name = None if everyone else run_name
@@ -75,9 +75,9 @@ def recover(
     as_json: Json = False,
 ) -> None:
     """Save what can be read of a damaged ledger into a new one. No run may be using it."""
+    from cowest.assembly.opened import ledger_of
     from cowest.cli.output_ledger import print_recovered
     from cowest.ledger.recover import recover as recover_ledger
-    from cowest.assembly.opened import ledger_of
 
     path = directory if directory.is_file() else ledger_of(directory)[0]
     found = recover_ledger(path, out)

@@ -1,7 +1,8 @@
 """Saving what can be read of a damaged ledger into a new one, row by row.
 
 Work is done on a copy. Where the file's first page is gone (its header, the list of its tables), that of a new ledger takes its
-place: all ledgers are laid out alike. A row that cannot be read, or that makes no sense, is left out and counted.
+place: all ledgers are laid out alike. A table that cannot be read from its beginning to its end is read page by page. A row that
+cannot be read, or that makes no sense, is left out and counted.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import IO, Final
 
 from pydantic import TypeAdapter
 
@@ -30,6 +31,9 @@ Row = dict[str, object]
 _ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
 _BESIDE: Final = ("", "-wal", "-shm")
 _HEADER: Final = slice(0, 100)
+_CHANGES: Final = 24
+_VALID_FOR: Final = 92
+"""Where the header has its number of changes, and that for which its number of pages holds."""
 
 
 class Recovered(Record):
@@ -62,27 +66,32 @@ def recover(path: Path, out: Path | None = None) -> Recovered:
         _move(partial, out or path)
     finally:
         _remove(partial)
-    return Recovered(path=str(out or path), kept=str(kept), saved=dict(saved), lost=dict(+lost))
+    return Recovered(path=str(out or path), kept=str(kept), saved=dict(saved), lost=dict(lost))
 
 
 def _save(copy: Path, path: Path, partial: Path) -> tuple[Counter[str], Counter[str]]:
     saved, lost = Counter[str](), Counter[str]()
-    with closing(_opened(copy, path)) as old, closing(connect(partial)) as new:
+    with closing(_opened(copy, path)) as old:
         there = columns_of(old)
+        roots = dict(old.execute("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'"))
+    with closing(connect(partial)) as new:
         new.execute("BEGIN IMMEDIATE")
         for table, columns in (tables() | _exchange_tables(new, there)).items():
             common = [column for column in columns if column in there.get(table, ())]
-            for row in _rows(old, table, common, lost) if common else ():
-                if _enter(new, table, row | {c: v for c, v in _MAY_LACK.items() if c in columns and c not in row}):
-                    saved[table] += 1
-                else:
-                    lost[table] += 1
+            seen: set[int] = set()
+            for number, row in _rows(copy, table, common, roots[table]) if common else ():
+                missing = {c: v for c, v in _MAY_LACK.items() if c in columns and c not in row}
+                if number not in seen and _enter(new, table, row | missing):
+                    seen.add(number)
+            saved[table] = len(seen)
+            if table in ("answers", "failures"):  # of which no row is ever deleted
+                lost[table] = max(seen, default=0) - len(seen)
         _add_up(new)
         new.execute("COMMIT")
         new.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     if not saved.total():
         raise DataError(f"{path}: nothing of a ledger can be read in it; it is left as it is")
-    return saved, lost
+    return +saved, +lost
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -94,39 +103,38 @@ def _copy(path: Path, folder: Path) -> Path:
 
 
 def _opened(copy: Path, path: Path) -> sqlite3.Connection:
-    """The copy, with its first page mended where that is needed."""
-    connection = _legible(copy)
-    if connection is None:
-        for mend in (_HEADER, slice(0, None)):
-            _mend_first_page(copy, mend)
-            connection = _legible(copy)
-            if connection is not None:
-                break
-    if connection is None:
-        raise DataError(f"{path}: nothing of a ledger can be read in it; it is left as it is")
+    """The copy, with its first page mended where that is needed, and the log's entries in it."""
+    for mend in (slice(0, 0), _HEADER, slice(0, PAGE)):
+        _mend_first_page(copy, mend)
+        connection = _connect(copy)
+        try:
+            with suppress(sqlite3.Error):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if not columns_of(connection):
+                raise DataError(f"{path}: nothing of a ledger can be read in it; it is left as it is")
+            _check_kind(connection, path)
+            return connection
+        except sqlite3.Error:
+            connection.close()
+        except DataError:
+            connection.close()
+            raise
+    raise DataError(f"{path}: nothing of a ledger can be read in it; it is left as it is")
+
+
+def _check_kind(connection: sqlite3.Connection, path: Path) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application != APPLICATION_ID or version > SCHEMA_VERSION:
-        connection.close()
-        raise DataError(
-            f"{path}: a database, but no ledger of cowest; it is left as it is"
-            if application != APPLICATION_ID
-            else f"{path}: a ledger of version {version}, for a newer cowest than this one; it is left as it is"
-        )
-    return connection
+    if application != APPLICATION_ID:
+        raise DataError(f"{path}: a database, but no ledger of cowest; it is left as it is")
+    if version > SCHEMA_VERSION:
+        raise DataError(f"{path}: a ledger of version {version}, for a newer cowest than this one; it is left as it is")
 
 
-def _legible(copy: Path) -> sqlite3.Connection | None:
-    """A connection, where the list of tables can be read."""
+def _connect(copy: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(copy, isolation_level=None)
     connection.text_factory = _text
-    try:
-        if columns_of(connection):
-            return connection
-    except sqlite3.Error:
-        pass
-    connection.close()
-    return None
+    return connection
 
 
 def _text(raw: bytes) -> str | bytes:
@@ -138,56 +146,63 @@ def _text(raw: bytes) -> str | bytes:
 
 
 def _mend_first_page(copy: Path, part: slice) -> None:
+    """Take this part of the page from a new ledger. The number of pages is then that of the file, whatever its header says."""
     with TemporaryDirectory(dir=copy.parent) as folder:
         fresh = Path(folder) / "fresh.sqlite"
         connect(fresh).close()
-        page = fresh.read_bytes()[:4096]
-    content = page[part]
+        content = fresh.read_bytes()[:PAGE][part]
     with copy.open("r+b") as handle:
         handle.write(content)
-    for end in _BESIDE[1:]:  # the log belongs to the old header
-        copy.with_name(copy.name + end).unlink(missing_ok=True)
+        if content:  # the log belongs to the old header
+            copy.with_name(copy.name + "-wal").unlink(missing_ok=True)
+        if not copy.with_name(copy.name + "-wal").exists():
+            handle.seek(_CHANGES)
+            changes = handle.read(4)
+            handle.seek(_VALID_FOR)
+            handle.write(bytes(255 - byte for byte in changes))
 
 
-def _rows(db: sqlite3.Connection, table: str, columns: Sequence[str], lost: Counter[str]) -> Iterator[Row]:
-    """All rows that can be read: forwards up to the damage, backwards down to it, and between them one by one."""
-    chosen = ", ".join(columns)
-    first, last = -(2**62), 2**62
-    for order, beyond in (("ASC", ">"), ("DESC", "<")):
-        found: list[Row] = []
-        complete = False
-        with suppress(sqlite3.Error):
-            for at, *values in db.execute(
-                f"SELECT rowid, {chosen} FROM {table} NOT INDEXED WHERE rowid {beyond} ? ORDER BY rowid {order}",
-                (first if order == "ASC" else last,),
-            ):
-                if order == "DESC" and at <= first:
-                    break
-                found.append(dict(zip(columns, values, strict=True)))
-                if order == "ASC":
-                    first = at
-                else:
-                    last = at
-            complete = True
-        yield from found if order == "ASC" else reversed(found)
-        if complete:
-            return
-    at, end, gone = max(first, 0), last if last < 2**62 else max(first, 0) + _PROBE, 0
-    while (at := at + 1) < end:
-        try:
-            values = db.execute(f"SELECT {chosen} FROM {table} NOT INDEXED WHERE rowid = ?", (at,)).fetchone()
-        except sqlite3.Error:
-            gone += 1
-            continue
-        if values is not None:
-            yield dict(zip(columns, values, strict=True))
-            lost[table] += gone
-            gone, end = 0, last if last < 2**62 else at + _PROBE
-    lost[table] += gone if last < 2**62 else 0
+def _rows(copy: Path, table: str, columns: Sequence[str], root: int) -> Iterator[tuple[int, Row]]:
+    """All rows that can be read, with their numbers: from the table's root, else from each page that may hold some of them.
+
+    A page with rows is a table's root as well as any: put in the place of the root, it is read by SQLite itself.
+    """
+    if (yield from _read(copy, table, columns)):
+        return
+    with copy.open("r+b") as handle:
+        before = _page(handle, root)
+        for number in range(2, copy.stat().st_size // PAGE + 1):
+            page = before if number == root else _page(handle, number)
+            if page[:1] == _LEAF:
+                _put_page(handle, root, page)
+                yield from _read(copy, table, columns)
+        _put_page(handle, root, before)
 
 
-_PROBE: Final = 20_000
-"""So many numbers are tried after the last row that was found, where a table's end cannot be read."""
+def _read(copy: Path, table: str, columns: Sequence[str]) -> Generator[tuple[int, Row], None, bool]:
+    """Rows as far as they can be read; returns whether that was to the end."""
+    with closing(_connect(copy)) as db, suppress(sqlite3.Error):
+        for number, *values in db.execute(
+            f"SELECT rowid, {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY rowid"
+        ):
+            yield number, dict(zip(columns, values, strict=True))
+        return True
+    return False
+
+
+def _page(handle: IO[bytes], number: int) -> bytes:
+    handle.seek((number - 1) * PAGE)
+    return handle.read(PAGE)
+
+
+def _put_page(handle: IO[bytes], number: int, page: bytes) -> None:
+    handle.seek((number - 1) * PAGE)
+    handle.write(page)
+    handle.flush()
+
+
+PAGE: Final = 4096  # SQLite's default, with which every ledger is made
+_LEAF: Final = b"\x0d"
 _MAY_LACK: Final[Row] = {
     "purpose": "",
     "finish_reason": "stop",

@@ -10,7 +10,7 @@ from typing import Final
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from cowest.errors import DataError
+from cowest.errors import DataError, DiskError
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x636F7765  # "cowe"
@@ -68,7 +68,7 @@ def problem(path: Path, error: Exception) -> DataError:
     """What an error of SQLite, or a row that makes no sense, means for the user, and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return DataError(
+        return DiskError(
             f"{path}: cannot be written ({error}): is the disk full? Free some space and run the same command: it continues, and "
             "what was entered is kept"
         )

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
@@ -44,7 +44,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
             os.fsync(handle.fileno())
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)  # on a full disk it would take the room that is needed to go on
+        with suppress(OSError):
+            partial.unlink()  # on a full disk it would take the room that is needed to go on
         raise
     return written
 
