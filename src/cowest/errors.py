@@ -27,6 +27,12 @@ class DataError(CowestError, ValueError):
     exit_code = 2
 
 
+class DiskError(DataError):
+    """A file cannot be written: a full or broken disk. The message names it; the same command continues."""
+
+    exit_code = 1
+
+
 class WiringError(CowestError, ValueError):
     """A stage would read what none writes."""
 

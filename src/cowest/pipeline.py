@@ -120,8 +120,8 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
         await context.models.aclose()
 
 
-async def report_again(out: Path) -> RunSummary:
-    """Rebuild the report of a finished run from its files alone.
+async def report_again(out: Path, target: Path | None = None) -> RunSummary:
+    """Rebuild the report of a finished run from its files alone; into ``target`` where the run's folder may not be written.
 
     Raises ConfigError where ``out`` is no run, StageError where a part of it was made with another recipe, or is damaged.
     """
@@ -129,7 +129,7 @@ async def report_again(out: Path) -> RunSummary:
     contexts = prepare(config, out, QuietReporter(), offline=True)
     for context in contexts:
         require_current(context, stages_of(context.config))
-    written = await write_results(config, contexts, out)
+    written = await write_results(config, contexts, target or out)
     return RunSummary(out, written.report, written.results)
 
 

@@ -232,7 +232,7 @@ async def test_the_command_sets_length_and_route(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--route", "nothing"), "there is no route 'nothing'"),
+        (("--route", "nothing"), b"there is no route 'nothing'"),
         (("--answer-tokens", "99999"), b"--max-tokens (32768)"),
     ],
 )

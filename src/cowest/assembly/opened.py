@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from cowest.assembly.known import check_ledger_is_there
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.sources import Source, source_of
 from cowest.errors import ConfigError
@@ -89,7 +91,7 @@ class OpenModels:
     """
 
     def __init__(self, config: RunConfig, out: Path, answers: Path | None = None, objects: Objects = NOTHING) -> None:
-        self._config, self._path, self._answers_path = config, ledger_path(config, out), answers
+        self._config, self._out, self._path, self._answers_path = config, out, ledger_path(config, out), answers
         self.sources = sources_of(config, objects)
         self._ledger: Ledger | None = None
         self._answers: Ledger | None = None
@@ -129,8 +131,10 @@ class OpenModels:
         opened = [*self._strong.values(), *(model for model in (self._judge, self._served) if model is not None)]
         self._strong, self._judge, self._served = {}, None, None
         try:
-            for model in opened:
-                await model.aclose()
+            # All at once: none of them begins anything new while another waits for its last calls.
+            for ended in await asyncio.gather(*(model.aclose() for model in opened), return_exceptions=True):
+                if isinstance(ended, BaseException):
+                    raise ended
         finally:
             ledgers = [ledger for ledger in (self._ledger, self._answers) if ledger is not None]
             self._ledger = self._answers = None
@@ -170,6 +174,8 @@ class OpenModels:
     def _open_ledger(self) -> Ledger:
         if self._ledger is None:
             c = self._config
+            if c.cache == "read":  # else it asks again, and says so
+                check_ledger_is_there(self._out, self._path, self.sources.weak.paid, self.sources.strong.paid)
             limits = Limits(usd=c.budget_usd, calls=c.budget_calls, tokens=c.budget_tokens)
             self._ledger = Ledger(self._path, c.name, limits)
         return self._ledger

@@ -1,12 +1,14 @@
 """The command line: parse, load the recipe, call the pipeline. Results on stdout, progress and errors on stderr.
 
 Exit codes: 0 success, 2 bad input (recipe, data, arguments), 1 a failure while running, 3 the budget is reached,
-130 interrupted.
+130 interrupted (Ctrl-C), 143 terminated (SIGTERM), 129 hung up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -17,9 +19,11 @@ from typing import Annotated, Optional
 import typer
 
 import cowest
+from cowest.cli.ledger import ledger
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
-from cowest.errors import CowestError
+from cowest.errors import CowestError, StageError
+from cowest.run import stopping
 
 app = typer.Typer(
     name="cowest",
@@ -36,6 +40,7 @@ lab = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(lab, name="lab")
+app.add_typer(ledger, name="ledger")
 
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Set = Annotated[
@@ -80,13 +85,13 @@ def run(
     config = load_config(recipe, set_ or [])
     folder, reporter = out or Path("runs") / config.name, default_reporter()
     if only is not None:
-        asyncio.run(run_only(config, only, folder, reporter))
+        stopping.run(run_only(config, only, folder, reporter))
         return
     if jobs > 1 and len(config.tasks) > 1:
         check_installed(config)
         prepare(config, folder, reporter)  # what is wrong in the last domain is said before the first is paid for
         side_by_side("run", list(config.tasks), recipe, folder, set_ or [], jobs, reporter)
-    done = asyncio.run(run_pipeline(config, folder, reporter))
+    done = stopping.run(run_pipeline(config, folder, reporter))
     if as_json:
         print(json.dumps(results_json(done), indent=2))
     else:
@@ -126,13 +131,25 @@ def validate(
 
 @app.command(epilog="Example: cowest report runs/lab")
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The folder that report.html goes to; default: the run's own."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a finished run's report.html again and print its results."""
     from cowest.cli.output import print_results, results_json
     from cowest.pipeline import report_again
 
-    done = asyncio.run(report_again(directory))
+    try:
+        done = stopping.run(report_again(directory, out))
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and out is None:
+            raise StageError(
+                f"{directory}: cannot be written ({error.strerror}); `cowest report {directory} --out FOLDER` writes it elsewhere"
+            ) from None
+        raise
     if as_json:
         print(json.dumps(results_json(done), indent=2))
     else:
@@ -162,39 +179,6 @@ def estimate(
         print(found.model_dump_json(indent=2))
     else:
         print_estimate(found)
-
-
-@app.command(epilog="Example: cowest ledger runs/mine --export calls.jsonl")
-def ledger(
-    directory: Annotated[Path, typer.Argument(help="A run directory, or a ledger file.", show_default=False)],
-    as_json: Json = False,
-    export: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Write every answer and failure to this file, one JSON object a line; - is stdout."),
-    ] = None,
-    everyone: Annotated[bool, typer.Option("--all", help="All runs that share the ledger, not only this one.")] = False,
-) -> None:
-    """Print what was paid: calls, tokens, cost, cache hits, failures by kind, the slowest."""
-    from cowest.assembly.opened import ledger_of
-    from cowest.cli.output_ledger import print_ledger
-    from cowest.ledger.summary import export_ledger, summarise_ledger
-
-    path, run_name = ledger_of(directory)
-    name = None if everyone else run_name
-    if export is not None:
-        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in export_ledger(path, name))
-        if str(export) == "-":
-            sys.stdout.writelines(lines)
-        else:
-            from cowest.run.store import write_lines
-
-            print(f"{export}: {write_lines(export, lines)} entries")
-        return
-    bill = summarise_ledger(path, name)
-    if as_json:
-        print(bill.model_dump_json(indent=2))
-    else:
-        print_ledger(bill)
 
 
 @app.command(epilog="Example: cowest collect runs/mine --out collected.jsonl")
@@ -326,6 +310,18 @@ def relax_gc() -> None:
     gc.set_threshold(50_000, 50, 100)
 
 
+def told(error: OSError) -> str:
+    """A system's error in a line: the path, what is wrong, and what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        todo = "free some space there and run the same command: it continues where it was"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        todo = "give a folder that may be written, or change its permissions"
+    else:
+        return str(error)
+    return f"{where}{error.strerror}; {todo}"
+
+
 def main() -> None:
     """The entry point of the ``cowest`` command."""
     # Before torch is loaded: threads that spin while they wait bring a machine with few cores to a crawl when it is shared.
@@ -333,7 +329,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     relax_gc()
     try:
-        app(standalone_mode=True)
+        with stopping.handled():
+            app(standalone_mode=True)
     except CowestError as error:
         print(f"cowest: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -341,9 +338,10 @@ def main() -> None:
         print(f"cowest: {error.name} is not installed: pip install 'cowest[train,plots]'", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # no permission, a full disk, a file where a folder should be
-        print(f"cowest: {error}", file=sys.stderr)
+        print(f"cowest: {told(error)}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's answer to Ctrl-C
-            print("cowest: stopped; the same command continues where it was", file=sys.stderr)
+        if stop.code in {128 + number for number in stopping.SIGNALS}:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(stopping.STOPPED, file=sys.stderr, flush=True)
         raise

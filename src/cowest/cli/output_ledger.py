@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
+from cowest.ledger.recover import Recovered
 from cowest.ledger.summary import LedgerSummary, Line
 
 
@@ -24,6 +26,18 @@ def print_ledger(bill: LedgerSummary) -> None:
             console.print(f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()), markup=False)
     if bill.slowest:
         console.print(_slowest(bill))
+
+
+def print_recovered(found: Recovered) -> None:
+    """What was saved, what was lost, and where both files are, on stdout."""
+    saved = ", ".join(f"{n:,} {name}" for name, n in found.saved.items() if name in _TOLD) or "the totals"
+    lost = ", ".join(f"{n:,} {name}" for name, n in found.lost.items() if name in _TOLD)
+    print(f"{found.path}: {saved} saved" + (f"; {lost} lost" if lost else "; none known to be lost"))
+    print(f"{found.kept}: the damaged file, as it was")
+    print("What was lost is asked, and paid for, again where a run needs it.")
+
+
+_TOLD: Final = ("answers", "failures", "batches", "exchanges", "verdicts")
 
 
 def totals(bill: LedgerSummary) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from cowest.errors import ConfigError
+from cowest.run import stopping
 
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads this annotation
@@ -64,7 +65,7 @@ def table(
     config = load_config(recipe, overrides)
     plan, folder, reporter = make_plan(config), out or table_folder(config), default_reporter()
     if only is not None:
-        asyncio.run(run_table(plan, folder, reporter, only, reuse or []))
+        stopping.run(run_table(plan, folder, reporter, only, reuse or []))
         return
     made = make_table(plan, recipe, overrides, folder, jobs, reporter, reuse or [])
     if as_json:

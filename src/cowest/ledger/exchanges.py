@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cowest.errors import DataError
-from cowest.ledger.schema import connect
+from cowest.ledger.schema import connect, problem
 from cowest.ledger.writer import Writer
 from cowest.types import Message, Record
 
 Mode = Literal["both", "strong_alone", "weak_alone"]
 
-_TABLES: Final = (
+EXCHANGE_TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS exchanges (id TEXT PRIMARY KEY, run TEXT NOT NULL, task TEXT NOT NULL, at REAL NOT NULL, "
     "entry TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS exchanges_by_run ON exchanges (run, task, at)",
@@ -163,11 +163,11 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             _make_tables(db)
             yield db
     except sqlite3.Error as error:
-        raise DataError(f"{path}: cannot be read or written ({error})") from None
+        raise problem(path, error) from None
 
 
 def _make_tables(db: sqlite3.Connection) -> None:
-    for statement in _TABLES:
+    for statement in EXCHANGE_TABLES:
         db.execute(statement)
 
 

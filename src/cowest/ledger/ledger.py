@@ -5,7 +5,7 @@ gathered meanwhile into one transaction: an awaited write is durable when it ret
 
     answers       one row an answered request: key, messages, answer, usage, latency, attempts. The cache.
     failures      one row a call without a usable answer; some of its attempts may have been paid for
-    reservations  what calls under way could cost at most; those of a process that died become "maybe paid"
+    reservations  what calls under way could cost at most (:mod:`cowest.ledger.reservations`)
     spent         the running totals of each run, so that a budget is checked without adding anything up
     batches       the jobs at a provider's batch API
 """
@@ -13,11 +13,11 @@ gathered meanwhile into one transaction: an awaited write is durable when it ret
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,16 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
+from cowest.errors import ConfigError, ModelCallError
 from cowest.ledger.prices import Price
 from cowest.ledger.records import NO_LIMITS
 from cowest.ledger.records import BatchEntry as BatchEntry
 from cowest.ledger.records import Call as Call
 from cowest.ledger.records import Limits as Limits
 from cowest.ledger.records import call_of as call_of
-from cowest.ledger.schema import connect
+from cowest.ledger.reservations import UnderWay, add, forget_the_dead, maybe, micro
+from cowest.ledger.reservations import process_identity as process_identity
+from cowest.ledger.schema import connect, problem
 from cowest.ledger.summary import LedgerSummary as LedgerSummary
 from cowest.ledger.summary import summarise
 from cowest.ledger.writer import MOST, Writer
@@ -41,7 +43,6 @@ from cowest.types import Attempt, Completion, TokenLogprob, Usage
 purpose: ContextVar[str] = ContextVar("purpose", default="")
 """What the calls of the running code are for, such as ``medicine: feedback``; entered with each."""
 
-POLL_S: Final = 0.2
 _ATTEMPTS: Final = TypeAdapter(tuple[Attempt, ...])
 _LOGPROBS: Final = TypeAdapter(tuple[TokenLogprob, ...] | None)
 
@@ -58,14 +59,19 @@ class Ledger:
     def __init__(self, path: Path, run: str, limits: Limits = NO_LIMITS) -> None:
         self.path, self.run, self.limits = path, run, limits
         self._reader = connect(path)
-        self._writer = Writer(path)
+        self._writer = Writer(path, lambda: self._under_way.chore())
+        self._under_way = UnderWay(path, run, limits, self._writer)
         self._hits = 0
-        self._settled = asyncio.Event()
-        self._stuck: set[int] = set()  # held by calls that wait for more
-        self._writer.call(self._forget_the_dead)
+        self._writer.call(forget_the_dead)
 
     def get(self, key: str) -> Completion | None:
-        """The answer to a request that was asked before, at what it took then. Counts a hit."""
+        """The answer to a request that was asked before, at what it took then. Counts a hit. Raises DataError for damage."""
+        try:
+            return self._get(key)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise problem(self.path, error) from None
+
+    def _get(self, key: str) -> Completion | None:
         row = self._reader.execute(
             "SELECT text, finish_reason, input_tokens, output_tokens, reasoning_tokens, estimated, micro_usd, latency_s, "
             "logprobs, attempts FROM answers WHERE key = ? AND current = 1",
@@ -97,14 +103,27 @@ class Ledger:
         Returns the completion with what it cost.
         """
         priced = _priced(completion, call.price)
-        await self._writer.together(self._enter_answers, (call, priced, purpose.get()))
-        self._settled.set()
+        with self._settling(priced.attempts):
+            await self._writer.together(self._enter_answers, (call, priced, purpose.get()))
         return priced
 
     async def failed(self, call: Call, kind: str, message: str, attempts: Sequence[Attempt]) -> None:
         """Enter a call without a usable answer, and what its attempts cost or may have cost. Durable when it returns."""
-        await self._writer.do(self._failure(call, kind, message, attempts))
-        self._settled.set()
+        with self._settling(attempts):
+            await self._writer.do(self._failure(call, kind, message, attempts))
+
+    @contextmanager
+    def _settling(self, attempts: Sequence[Attempt]) -> Iterator[None]:
+        """What the attempts hold is free once they are entered; so they are when only the caller has gone away."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._settled(attempts)
+            raise
+        self._settled(attempts)
+
+    def _settled(self, attempts: Sequence[Attempt]) -> None:
+        self._under_way.settled(a.reservation for a in attempts if a.reservation is not None)
 
     def _enter_answers(self, db: sqlite3.Connection, entries: Sequence[tuple[Call, Completion, str]]) -> None:
         """Enter what has gathered with three statements in all.
@@ -127,7 +146,7 @@ class Ledger:
                         completion.whole,
                         completion.finish_reason,
                     ),
-                    *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, _micro(u.cost_usd)),
+                    *(u.input_tokens, u.output_tokens, u.reasoning_tokens, u.estimated_calls, micro(u.cost_usd)),
                     *(
                         completion.latency_s,
                         logprobs,
@@ -161,47 +180,35 @@ class Ledger:
 
         return enter
 
-    def budget(self, price: Price | None) -> RunBudget | None:
-        """What a model with this price has to ask before each attempt; None where the run has no limit.
+    def budget(self, price: Price | None) -> RunBudget:
+        """What a model with this price has to ask before each attempt: without a limit, too, so that the bill knows of it.
 
         Raises ConfigError for a limit in USD on a model whose price is unknown: it could not be kept.
         """
-        if not self.limits.any:
-            return None
         if self.limits.usd is not None and price is None:
             raise ConfigError(
                 "budget_usd: a model's price is unknown, so the budget cannot be kept; give its price: setting"
             )
         return RunBudget(self, price)
 
+    def call(self) -> AbstractContextManager[None]:
+        """Around a call: what is reserved inside and not entered when it ends, as it was cancelled, may have been paid for."""
+        return self._under_way.call()
+
     async def reserve(
         self, most: Sequence[Usage], price: Price | None, batch: bool = False, beside: Sequence[int] = ()
     ) -> list[int]:
         """Hold the most that these attempts can cost, all or none; what is held for a ``batch`` outlives this process.
 
-        Waits while others hold what they may not need. Raises BudgetExceededError when it does not fit even then.
+        ``beside`` is held by the same call for attempts that are over. Waits while others hold what they may not need. Raises
+        BudgetExceededError when it does not fit even then.
         """
-        amounts = [(u.input_tokens + u.output_tokens, _micro(price.cost(u)) if price else None) for u in most]
-        self._stuck.update(beside)
-        try:
-            while True:
-                self._settled.clear()
-                found = await self._writer.do(lambda db: self._try_reserve(db, amounts, batch))
-                if isinstance(found, list):
-                    return found
-                if isinstance(found, str):
-                    raise BudgetExceededError(found)
-                try:  # other calls hold what they may not need: of this process, which says so, or of another
-                    await asyncio.wait_for(self._settled.wait(), POLL_S)
-                except TimeoutError:
-                    await self._writer.do(self._forget_the_dead)
-        finally:
-            self._stuck.difference_update(beside)
+        return await self._under_way.reserve(most, price, batch, beside)
 
     async def release(self, held: Sequence[int]) -> None:
         """Give back what was held for attempts that were not made."""
-        await self._writer.do(lambda db: _release(db, held))
-        self._settled.set()
+        await self._writer.do(lambda db: self._under_way.give_back(db, held))
+        self._under_way.settled(held)
 
     async def save_batch(self, entry: BatchEntry) -> None:
         """Enter a batch job, or its new state."""
@@ -230,11 +237,11 @@ class Ledger:
                 self._enter_answers(db, priced[start : start + MOST])
             for write in told:
                 write(db)
-            _release(db, entry.held)
+            self._under_way.give_back(db, entry.held)
             self._save_batch(db, entry)
 
         await self._writer.do(enter)
-        self._settled.set()
+        self._under_way.settled()
         return [completion for _, completion, _ in priced]
 
     def _save_batch(self, db: sqlite3.Connection, entry: BatchEntry) -> None:
@@ -243,28 +250,35 @@ class Ledger:
 
     def batches(self, model: str) -> list[BatchEntry]:
         """This run's batch jobs for a model, the oldest first."""
-        rows = self._reader.execute(
-            "SELECT entry FROM batches WHERE model = ? AND run = ? ORDER BY updated", (model, self.run)
-        )
-        return [BatchEntry.model_validate_json(entry) for (entry,) in rows]
+        try:
+            rows = self._reader.execute(
+                "SELECT entry FROM batches WHERE model = ? AND run = ? ORDER BY updated", (model, self.run)
+            )
+            return [BatchEntry.model_validate_json(entry) for (entry,) in rows]
+        except (sqlite3.Error, ValueError) as error:
+            raise problem(self.path, error) from None
 
     def summary(self, run: str | None = None) -> LedgerSummary:
         """The bill of one run, or of all that share the file."""
         self._flush_hits()
-        return summarise(self._reader, self.path, run)
+        try:
+            return summarise(self._reader, self.path, run)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise problem(self.path, error) from None
 
     def close(self) -> None:
         """Write what is left and close the file. May be called twice."""
         if self._writer.closed:
             return
         self._flush_hits()
+        self._writer.post(self._under_way.leave)
         self._writer.close()
         self._reader.close()
 
     def _flush_hits(self) -> None:
         hits, self._hits = self._hits, 0
         if hits:
-            self._writer.call(lambda db: _add(db, self.run, {"hits": hits}))
+            self._writer.call(lambda db: add(db, self.run, {"hits": hits}))
 
     def _settle(self, db: sqlite3.Connection, calls: Sequence[tuple[Call, Sequence[Attempt]]]) -> None:
         """Book what calls cost, or may have, and give back what was held for them. Part of their entries' transaction."""
@@ -275,62 +289,16 @@ class Ledger:
                 if attempt.reservation is not None:
                     held.add(attempt.reservation)
                 if attempt.usage.calls:
-                    cost = _micro(call.price.cost(attempt.usage)) if call.price else None
+                    cost = micro(call.price.cost(attempt.usage)) if call.price else None
                     tokens = attempt.usage.input_tokens + attempt.usage.output_tokens
                     spent.update(calls=1, tokens=tokens, micro_usd=cost or 0, unpriced_calls=int(cost is None))
                 elif attempt.maybe_paid:
-                    most = _micro(call.price.cost(call.most)) if call.price else None
-                    spent.update(_maybe(call.most.input_tokens + call.most.output_tokens, most))
+                    most = micro(call.price.cost(call.most)) if call.price else None
+                    spent.update(maybe(call.most.input_tokens + call.most.output_tokens, most))
         if spent:
-            _add(db, self.run, spent)
+            add(db, self.run, spent)
         if held:
-            _release(db, held)
-
-    def _try_reserve(
-        self, db: sqlite3.Connection, amounts: Sequence[tuple[int, int | None]], batch: bool
-    ) -> list[int] | str | None:
-        """The reservations' numbers; None to wait for others; or a sentence about the limit that is reached."""
-        spent = db.execute(
-            "SELECT calls + maybe_calls, tokens + maybe_tokens, micro_usd + maybe_micro_usd FROM spent WHERE run = ?",
-            (self.run,),
-        ).fetchone() or (0, 0, 0)
-        held = db.execute(
-            "SELECT count(*), coalesce(sum(tokens), 0), coalesce(sum(micro_usd), 0) FROM reservations WHERE run = ?",
-            (self.run,),
-        ).fetchone()
-        more = (len(amounts), sum(tokens for tokens, _ in amounts), sum(cost or 0 for _, cost in amounts))
-        limits = (self.limits.calls, self.limits.tokens, _micro(self.limits.usd))
-        for i, name in enumerate(("budget_calls", "budget_tokens", "budget_usd")):
-            limit = limits[i]
-            if limit is not None and spent[i] + held[i] + more[i] > limit:
-                rows = db.execute("SELECT id FROM reservations WHERE run = ?", (self.run,))
-                if {number for (number,) in rows} - self._stuck:  # of the rest each belongs to a call that waits here
-                    return None
-                show = _dollars if name == "budget_usd" else _plain
-                what = "the next call" if len(amounts) == 1 else f"the next {len(amounts)} calls"
-                return (
-                    f"{name}: {show(limit)} is reached: {show(spent[i])} spent, and {what} could take {show(more[i])}. What was "
-                    f"paid for is kept in {self.path}; raise {name} and run the same command to continue."
-                )
-        who = ("batch:" if batch else "") + (process_identity(os.getpid()) or "")
-        now, numbers = time.time(), []
-        for tokens, cost in amounts:
-            done = db.execute(
-                "INSERT INTO reservations (run, pid, process, tokens, micro_usd, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (self.run, os.getpid(), who, tokens, cost, now),
-            )
-            numbers.append(int(done.lastrowid or 0))
-        return numbers
-
-    def _forget_the_dead(self, db: sqlite3.Connection) -> None:
-        """What a process that died had under way may have been paid for: it stays counted, at the most that it can be."""
-        rows = db.execute("SELECT id, run, pid, process, tokens, micro_usd FROM reservations").fetchall()
-        open_ = [BatchEntry.model_validate_json(entry) for (entry,) in db.execute("SELECT entry FROM batches")]
-        at_providers = {number for entry in open_ if entry.status in ("creating", "running") for number in entry.held}
-        for number, run, pid, process, tokens, cost in rows:
-            if process_identity(pid) != process.removeprefix("batch:") and number not in at_providers:
-                _add(db, run, _maybe(tokens, cost))
-                db.execute("DELETE FROM reservations WHERE id = ?", (number,))
+            self._under_way.give_back(db, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,25 +312,6 @@ class RunBudget:
         return (await self.ledger.reserve([most], self.price, beside=beside))[0]
 
 
-def process_identity(pid: int) -> str | None:
-    """Tells a process from a later one with the same number; None where there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[19]  # the start time, in ticks since boot
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    except (OSError, IndexError):
-        pass
-    try:  # no /proc: the number alone
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return ""
-
-
 def _priced(completion: Completion, price: Price | None) -> Completion:
     """With what it cost; a model that keeps no record of its attempts made one."""
     usage, attempts = completion.usage, completion.attempts
@@ -372,34 +321,5 @@ def _priced(completion: Completion, price: Price | None) -> Completion:
     return completion.model_copy(update={"usage": priced, "attempts": attempts})
 
 
-def _micro(usd: float | None) -> int | None:
-    """Money in whole millionths of a dollar, which add up exactly; rounded up, so that a budget errs on the safe side."""
-    return None if usd is None else -int(-usd * 1_000_000 // 1)
-
-
-def _add(db: sqlite3.Connection, run: str, values: Mapping[str, int]) -> None:
-    db.execute("INSERT OR IGNORE INTO spent (run) VALUES (?)", (run,))
-    changes = ", ".join(f"{name} = {name} + ?" for name in values)
-    db.execute(f"UPDATE spent SET {changes} WHERE run = ?", (*values.values(), run))
-
-
-def _maybe(tokens: int, cost: int | None) -> dict[str, int]:
-    """What an attempt adds that may have been paid for."""
-    unpriced = int(cost is None)
-    return {"maybe_calls": 1, "maybe_tokens": tokens, "maybe_micro_usd": cost or 0, "maybe_unpriced_calls": unpriced}
-
-
 def _marks(n: int) -> str:
     return ", ".join(["?"] * n)
-
-
-def _plain(value: int) -> str:
-    return f"{value:,}"
-
-
-def _dollars(micro: int) -> str:
-    return f"${micro / 1e6:,.2f}" if micro >= 10_000 else f"${micro / 1e6:.6f}"
-
-
-def _release(db: sqlite3.Connection, held: Iterable[int]) -> None:
-    db.executemany("DELETE FROM reservations WHERE id = ?", [(number,) for number in set(held)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from cowest.errors import DataError
+from cowest.errors import DataError, DiskError
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x636F7765  # "cowe"
@@ -41,12 +43,8 @@ CREATE TABLE batches (
 """
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a ledger, making it where there is none. Raises DataError for a file that is no ledger of this version."""
-    if read_only and not path.exists():
-        raise DataError(
-            f"{path}: there is no ledger; a run enters its paid calls there (a model that runs here pays nothing)"
-        )
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a ledger to write, making it where there is none. Raises DataError for a file that is no ledger of this version."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # isolation_level None: transactions begin where the code says so.
@@ -62,10 +60,48 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise DataError(
-            f"{path}: cannot be opened as a ledger ({error}); is the file damaged, the disk full, or the folder read-only?"
-        ) from None
+        raise problem(path, error) from None
     return connection
+
+
+def problem(path: Path, error: Exception) -> DataError:
+    """What an error of SQLite, or a row that makes no sense, means for the user, and what to do."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return DiskError(
+            f"{path}: cannot be written ({error}): is the disk full? Free some space and run the same command: it continues, and "
+            "what was entered is kept"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return DataError(f"{path}: cannot be opened as a ledger ({error}): is it a folder, or its folder read-only?")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DataError(f"{path}: another process keeps it ({error}); end that one, then run the same command")
+    return damaged(path, str(error) if isinstance(error, sqlite3.Error) else "a row makes no sense")
+
+
+def damaged(path: Path, what: str) -> DataError:
+    """The error for a file that is damaged inside."""
+    return DataError(
+        f"{path}: damaged, or no ledger ({what}); `cowest ledger recover {path}` saves what can be read, and keeps the file"
+    )
+
+
+@cache
+def tables() -> dict[str, tuple[str, ...]]:
+    """The tables of a ledger with their columns."""
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(_TABLES)
+        return columns_of(empty)
+
+
+def columns_of(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """The tables that a database has, with their columns."""
+    found: dict[str, tuple[str, ...]] = {}
+    for table, column in connection.execute(
+        "SELECT m.name, p.name FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'"
+    ):
+        found[table] = (*found.get(table, ()), column)
+    return found
 
 
 def _busy(error: BaseException) -> bool:
@@ -73,7 +109,7 @@ def _busy(error: BaseException) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    version = _recognise(connection, path)
+    version = recognise(connection, path)
     connection.execute("PRAGMA journal_mode = WAL")
     # An answer that was paid for outlives a power cut, not only a kill: group commits make that affordable.
     connection.execute("PRAGMA synchronous = FULL")
@@ -81,7 +117,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")  # one process makes the tables, another that waited finds them
     try:
-        if _recognise(connection, path) == 0:
+        if recognise(connection, path) == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -92,24 +128,28 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _recognise(connection: sqlite3.Connection, path: Path) -> int:
+def recognise(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version, 0 for a new file. Raises DataError for what cannot be used."""
     mine = not connection.in_transaction
     if mine:
         connection.execute("BEGIN")  # one look at the file: another process may be making the tables between two
     try:
-        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        there = columns_of(connection)
         application = int(connection.execute("PRAGMA application_id").fetchone()[0])
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     finally:
         if mine:
             connection.execute("COMMIT")
-    if tables == 0 and application == 0 and version == 0:
+    if not there and application == 0 and version == 0:
         return 0
     if application != APPLICATION_ID:
         raise DataError(f"{path}: a database, but no ledger of cowest; give another file")
-    if version != SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise DataError(
             f"{path}: a ledger of version {version}, and this cowest knows version {SCHEMA_VERSION}; use the newer cowest"
         )
+    for table, columns in tables().items():
+        missing = [f"{table}.{c}" for c in columns if c not in there[table]] if table in there else [f"table {table}"]
+        if missing:
+            raise damaged(path, f"{missing[0]} is missing")
     return version

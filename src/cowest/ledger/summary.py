@@ -6,13 +6,11 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from cowest.errors import DataError
-from cowest.ledger.schema import connect
+from cowest.ledger.reading import reading
 from cowest.types import Record
 
 
@@ -81,25 +79,23 @@ class LedgerSummary(Record):
 
 def summarise_ledger(path: Path, run: str | None = None) -> LedgerSummary:
     """The bill in a ledger file. Raises DataError where there is none, or it is damaged."""
-    with _reading(path) as db:
+    with reading(path) as db:
         return summarise(db, path, run)
 
 
 def answered_requests(path: Path) -> frozenset[str]:
     """The keys of all requests that have an answer in a ledger file. Raises DataError where there is none."""
-    with _reading(path) as db:
+    with reading(path) as db:
         return frozenset(key for (key,) in db.execute("SELECT key FROM answers WHERE current = 1"))
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    db = connect(path, read_only=True)
-    try:
-        yield db
-    except sqlite3.DatabaseError as error:  # what opening cannot see: a damaged page
-        raise DataError(f"{path}: cannot be read as a ledger ({error}); is the file damaged?") from None
-    finally:
-        db.close()
+def has_calls(path: Path) -> bool:
+    """Whether anything is entered in a ledger file. Raises DataError where there is none, or it is damaged."""
+    with reading(path) as db:
+        counted = (
+            "SELECT EXISTS (SELECT 1 FROM answers) OR EXISTS (SELECT 1 FROM failures) OR EXISTS (SELECT 1 FROM batches)"
+        )
+        return bool(db.execute(counted).fetchone()[0])
 
 
 def summarise(db: sqlite3.Connection, path: Path, run: str | None) -> LedgerSummary:
@@ -205,7 +201,7 @@ def _slowest(db: sqlite3.Connection, where: str, given: tuple[str, ...]) -> list
 def export_ledger(path: Path, run: str | None = None) -> Iterator[dict[str, JsonValue]]:
     """Every answer and failure as one JSON object, in the order of time. Raises DataError where there is no ledger."""
     where, given = ("WHERE run = ?", (run,)) if run is not None else ("", ())
-    with _reading(path) as db:
+    with reading(path) as db:
         db.row_factory = sqlite3.Row
         entries = db.execute(
             f"SELECT 'answer' AS entry, id, created FROM answers {where} UNION ALL "

@@ -14,13 +14,16 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Generic, TypeVar, cast
 
+from pydantic import ValidationError
+
 from cowest.errors import DataError
-from cowest.ledger.schema import connect
+from cowest.ledger.schema import connect, problem
 
 E = TypeVar("E")
 T = TypeVar("T")
 MOST: Final = 512  # writes in one transaction, so that another process gets its turn
 GATHER_S: Final = 0.005
+CHORE_S: Final = 1.0
 BUSY: Final = 8
 """After a transaction of so many writes, the first of the next one waits ``GATHER_S`` for others: at thousands of calls a
 second each transaction's own cost, and the interpreter lock that it takes from the event loop, would be most of the work."""
@@ -68,10 +71,15 @@ def _tell_here(outcomes: list[Outcome]) -> None:
 
 
 class Writer:
-    """Runs pieces of work in transactions, in order. A failed transaction fails all of its pieces; nothing is half done."""
+    """Runs pieces of work in transactions, in order. A failed transaction fails all of its pieces; nothing is half done.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    ``chore`` is asked now and then for work that nobody waits for.
+    """
+
+    def __init__(
+        self, path: Path, chore: Callable[[], Callable[[sqlite3.Connection], None] | None] | None = None
+    ) -> None:
+        self._path, self._chore, self._tidied = path, chore, time.monotonic()
         self._queue: queue.SimpleQueue[_Write[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="cowest-ledger", daemon=True)
         self.closed = False
@@ -86,9 +94,18 @@ class Writer:
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Durable when it returns. Raises DataError when the file cannot be written, what ``work`` raised otherwise."""
+        return await self.begin(work)  # a caller that goes away leaves the write in the queue
+
+    def begin(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """The same, to be awaited later."""
         write = _Write(work, asyncio.get_running_loop())
         self._put(write)
-        return await cast("asyncio.Future[T]", write.waiter)  # a caller that goes away leaves the write in the queue
+        return cast("asyncio.Future[T]", write.waiter)
+
+    def post(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """The same, and nobody waits: what comes later in the queue finds it done. Nothing is done once it is closed."""
+        if not self.closed:
+            self._queue.put(cast("_Write[object]", _Write(work, None)))
 
     def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """The same, waiting in this thread."""
@@ -115,7 +132,7 @@ class Writer:
             return
         try:
             busy = False
-            while (first := self._queue.get()) is not None:
+            while (first := self._next(db)) is not None:
                 writes, ended = [first], False
                 if busy and not self.closed:
                     time.sleep(GATHER_S)
@@ -132,6 +149,18 @@ class Writer:
         finally:
             db.close()
 
+    def _next(self, db: sqlite3.Connection) -> _Write[object] | None:
+        """The next write. About every ``CHORE_S`` seconds there is a look whether there is a chore."""
+        while True:
+            if self._chore is not None and time.monotonic() - self._tidied > CHORE_S:
+                self._tidied, chore = time.monotonic(), self._chore()
+                if chore is not None:
+                    self._transact(db, [cast("_Write[object]", _Write(chore, None))])
+            try:
+                return self._queue.get(timeout=None if self._chore is None else CHORE_S)
+            except queue.Empty:
+                continue
+
     def _transact(self, db: sqlite3.Connection, writes: list[_Write[object]]) -> None:
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -145,11 +174,12 @@ class Writer:
                     outcomes += [(write, None, None) for write in some]
             db.execute("COMMIT")
         except BaseException as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            told = (
-                DataError(f"{self._path}: cannot be written ({error})") if isinstance(error, sqlite3.Error) else error
-            )
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # a broken disk: what was begun is undone when the file is opened next
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            told = problem(self._path, error) if isinstance(error, sqlite3.Error | ValidationError) else error
             outcomes = [(write, None, told) for write in writes]
         _tell(outcomes)
 

@@ -83,7 +83,7 @@ class BatchChatModel:
         self._extra, self._price = dict(extra or {}), price
         self._sent_extra = self._secrets.fill_all(self._extra)
         self._max_requests, self._max_bytes, self._gather_s = max_requests, max_bytes, gather_s
-        self._bounded = ledger.budget(price) is not None
+        ledger.budget(price)  # raises where it could not be kept
         self._gathered: list[_Waiting] = []
         self._waiting: dict[str, _Waiting] = {}  # by key: gathered, or in a job
         self._under_way: dict[str, BatchEntry] = {}  # jobs that are followed, by our id
@@ -200,7 +200,7 @@ class BatchChatModel:
 
     async def _submit(self, waiting: Sequence[_Waiting]) -> None:
         most = [w.call.most for w in waiting]
-        held = await self._ledger.reserve(most, self._price, batch=True) if self._bounded else []
+        held = await self._ledger.reserve(most, self._price, batch=True)
         # The maker is in the id: until it is known whether the batch exists, no other live process may decide about it.
         tag = f"{os.getpid()}-{process_identity(os.getpid()) or ''}-{uuid.uuid4().hex}"
         try:

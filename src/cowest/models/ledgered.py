@@ -167,7 +167,8 @@ class LedgeredChatModel:
                 wanted = self._waiting.popleft()
                 purpose.set(wanted.what_for)
                 try:
-                    answers = await self._buy(wanted)
+                    with self._ledger.call():
+                        answers = await self._buy(wanted)
                 except asyncio.CancelledError:
                     self._tell(wanted, None)
                     raise

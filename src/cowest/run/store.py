@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
@@ -35,14 +35,30 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     """The same, piece by piece; returns how many pieces there were."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, written = path.with_name(path.name + ".part"), 0
-    with partial.open("w", encoding="utf-8") as handle:
-        for line in lines:
-            handle.write(line)
-            written += 1
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(path)
+    try:
+        with named(path), partial.open("w", encoding="utf-8") as handle:
+            for line in lines:
+                handle.write(line)
+                written += 1
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()  # on a full disk it would take the room that is needed to go on
+        raise
     return written
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Give an OSError of a write inside, such as a full disk's, the name of the file, which the system leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class JsonlFile(Generic[R]):
@@ -73,8 +89,9 @@ class JsonlFile(Generic[R]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self.path.open("ab")
             self._cut_torn_line()
-        self._handle.write(record.model_dump_json().encode() + b"\n")
-        self._handle.flush()
+        with named(self.path):
+            self._handle.write(record.model_dump_json().encode() + b"\n")
+            self._handle.flush()
 
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()
@@ -83,10 +100,11 @@ class JsonlFile(Generic[R]):
 
     def close(self) -> None:
         """Flush to disk and close."""
-        if self._handle is not None:
-            os.fsync(self._handle.fileno())
-            self._handle.close()
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with named(self.path), handle:
+                handle.flush()
+                os.fsync(handle.fileno())
 
     def replace(self, records: Iterable[R]) -> None:
         """Write the whole file anew, in the given order, atomically."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from cowest.assembly.prepare import check_installed
 from cowest.ledger.summary import LedgerSummary
 from cowest.protocols import Reporter
 from cowest.recipe.kept import keep_recipe
+from cowest.run import stopping
 from cowest.run.progress import QuietReporter
 from cowest.run.side_by_side import side_by_side
 from cowest.table.plan import Plan
@@ -48,7 +48,7 @@ def make_table(
         keep_recipe(plan.config, out)
         more = [word for other in reuse for word in ("--reuse", str(other))]
         side_by_side("table", [unit.name for unit in plan.units], recipe, out, overrides, jobs, reporter, more)
-    bill = asyncio.run(run_table(plan, out, reporter, reuse=reuse))
+    bill = stopping.run(run_table(plan, out, reporter, reuse=reuse))
     from cowest.table.plots import write_plots
 
     found = pools(plan, open_plan(plan, out, QuietReporter(), offline=True))
