@@ -173,6 +173,34 @@ async def test_several_samples_in_one_request_are_one_call(tmp_path: Path) -> No
     assert (line.calls.low, line.calls.expected, line.calls.high) == (60, 60, 90)  # 30 queries, 3 samples
 
 
+async def test_systems_of_several_calls_make_as_many_as_estimated(tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    names: list[JsonValue] = ["strong", "collab", "bm25", "strong_self_refine", "best_of_k", "strong_self_consistency"]
+    frames: JsonValue = {"draft": "{input}", "solo": "{context}\n{input}", "refine": "{input}\nDraft: {draft}"}
+    changes: dict[str, JsonValue] = {"evaluate": {"systems": names}, "prompts": frames}
+    found = await asyncio.to_thread(estimate, paid_config(**changes), tmp_path)
+    lines = {s.calls_for: s.calls for s in found.stages if s.stage == "evaluate"}
+    n = lines["strong"].expected
+    assert list(lines) == [
+        "drafts",
+        "strong",
+        "collab",
+        "bm25",
+        "strong_self_refine",
+        "best_of_k",
+        "strong_self_consistency",
+    ]
+    assert lines["bm25"].expected == lines["strong_self_refine"].expected == n  # the first of two calls is strong's
+    assert lines["strong_self_consistency"].expected == 5 * n
+    endpoint = PaidEndpoint()
+    await paid_run(endpoint, tmp_path, **changes)
+    # The stand-in's drafts are all alike: that there is a choice, and what is then refined, it cannot tell.
+    choices = 2 * n
+    assert found.calls.low <= len(endpoint.answered) <= found.calls.high + choices
+    after = await asyncio.to_thread(estimate, paid_config(**changes), tmp_path)
+    assert after.calls.high == 0
+
+
 async def test_what_a_stopped_run_has_paid_is_taken_off(tmp_path: Path) -> None:
     endpoint = PaidEndpoint()
     whole = await asyncio.to_thread(estimate, paid_config(), tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cowest.assembly.prepare import prepare
+from cowest.assembly.stand_ins import dry_run
 from cowest.assembly.systems import Retrievers
 from cowest.recipe.config import RunConfig, load_config, with_settings
 from cowest.run.progress import QuietReporter
-from cowest.table.dry import dry_run
 from cowest.table.estimate import estimate_table
 from cowest.table.plan import make_plan
 from cowest.table.run import open_plan

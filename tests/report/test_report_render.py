@@ -11,10 +11,11 @@ import pytest
 
 from cowest.report.data import AnswerView, CheckpointView, CurvePoint, QueryView, RunReport, TaskReport, TrainingCurve
 from cowest.report.html import render
-from cowest.report.naming import p_value, percent, points, visible
+from cowest.report.naming import described, order_systems, p_value, percent, points, target_of, visible
 from cowest.report.plots import checkpoints_plot, curve_plots, gains_plot, systems_plot
 from cowest.report.queries import outcome, query_list, script_json
 from cowest.report.verdict import contrast, verdicts
+from cowest.systems.registry import SYSTEMS
 from cowest.types import Comparison, MetricValue, Results, SystemResult, Usage
 
 Make = Callable[..., TaskReport]
@@ -125,6 +126,14 @@ def test_unscored_metric_and_failures_are_shown() -> None:
     assert "not scored" in page.text and "weak not scored" in html
     assert re.search(r'class="num warn">7<', html)
     assert "nan" not in page.words.lower().split() and "None" not in page.words.split()
+
+
+def test_every_registered_system_is_described_and_a_collaboration_in_any_format_is_judged() -> None:
+    assert all(described(spec.name) for spec in SYSTEMS) and described("of another package") == ""
+    assert target_of(["bm25", "weak", "collab_cot", "collab_cot_aligned", "strong"]) == "collab_cot_aligned"
+    assert target_of(["collab_knowledge_aligned", "collab"]) == "collab_knowledge_aligned"
+    assert target_of(["collab_direct", "collab"]) == "collab" and target_of(["bm25", "best_of_k"]) is None
+    assert order_systems(["bm25", "collab", "weak"]) == ["weak", "collab", "bm25"]
 
 
 def test_other_system_names_work() -> None:

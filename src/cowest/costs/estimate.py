@@ -15,21 +15,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Final, TypeVar
+from typing import Final
 
 from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.prepare import prepare
 from cowest.assembly.sources import Source
+from cowest.assembly.systems import Retrievers
 from cowest.collaboration.prompts import completion
-from cowest.costs.workload import ZERO, Range, Work, workload
+from cowest.costs.systems import system_work
+from cowest.costs.workload import ZERO, Range, Work, current_stages, spread, workload
 from cowest.ledger.prices import Price, prices_date
 from cowest.ledger.summary import Line, answered_requests, summarise_ledger
 from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import QuietReporter
 from cowest.stages.learn import sft_examples
-from cowest.types import Record, Usage
+from cowest.systems.registry import evaluated
+from cowest.types import Prediction, Record, Usage
 
 SAMPLED: Final = 20
 """Queries whose prompts are measured in each stage; and answers of a purpose that a mean in the ledger needs."""
@@ -40,7 +43,6 @@ OVERHEAD_S: Final = 0.5
 """Time of one answer: half a second, and 50 tokens a second. An assumption, and told as one."""
 DAY_S: Final = 24 * 3600.0
 
-T = TypeVar("T")
 Counter = Callable[[str], int]
 
 
@@ -116,7 +118,39 @@ def estimate(config: RunConfig, out: Path) -> Estimate:
     contexts = prepare(config, out, QuietReporter(), offline=True)
     ledger = ledger_path(config, out)
     paid = paid_requests(ledger)
-    return estimate_work(config, ledger, [(context, w) for context in contexts for w in workload(context, paid)])
+    return estimate_work(config, ledger, [(context, w) for context in contexts for w in _works(context, paid)])
+
+
+def _works(context: Context, paid: frozenset[str]) -> Iterator[Work]:
+    yield from workload(context, paid)
+    fresh, retrievers, seen = "evaluate" in current_stages(context), Retrievers(), set[str]()
+    specs, _ = evaluated(context.config)
+    for spec in specs if not all(spec.live for spec in specs) else ():
+        made = context.run.file(f"predictions/{spec.name}.jsonl", Prediction).load() if fresh else []
+        done = {p.example_id for p in made if p.error is None}
+        found = list(system_work(context, spec, "evaluate", done, retrievers, seen))
+        yield from () if spec.live else found  # those are in the workload, and what they ask is asked once
+
+
+def _merged(stages: Sequence[StageEstimate]) -> list[StageEstimate]:
+    """One line for all calls of a system, however many a query takes."""
+    merged: dict[tuple[str, str, str, str], StageEstimate] = {}
+    for s in stages:
+        key = (s.domain, s.stage, s.calls_for, s.model)
+        first = merged.get(key)
+        if first is None:
+            merged[key] = s
+            continue
+        merged[key] = first.model_copy(
+            update={
+                "calls": first.calls + s.calls,
+                "input_tokens": first.input_tokens + s.input_tokens,
+                "output_tokens": first.output_tokens + s.output_tokens,
+                "cost_usd": first.cost_usd + s.cost_usd if first.cost_usd and s.cost_usd else None,
+                "seconds": first.seconds + s.seconds if first.seconds and s.seconds else None,
+            }
+        )
+    return list(merged.values())
 
 
 def paid_requests(ledger: Path) -> frozenset[str]:
@@ -137,7 +171,7 @@ def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context,
     cost = None if unpriced else _sum(s.cost_usd for s in bought if s.cost_usd)
     return Estimate(
         name=config.name,
-        stages=stages,
+        stages=_merged(stages),
         already=sum(s.already for s in bought),
         calls=calls,
         tokens=tokens,
@@ -285,11 +319,6 @@ def _assumptions(
     yield f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page"
     if config.cache != "read":
         yield f"cache: {config.cache}: answers in the ledger are asked for anew"
-
-
-def spread(items: Sequence[T], n: int = SAMPLED) -> Sequence[T]:
-    """At most ``n`` of them, evenly."""
-    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
 
 
 def _sum(ranges: Iterator[Range]) -> Range:

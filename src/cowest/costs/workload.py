@@ -11,6 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
@@ -26,6 +27,8 @@ from cowest.stages.learn import SFT_POLICY, training_queries
 from cowest.stages.rounds import Round
 from cowest.systems.registry import evaluated
 from cowest.types import Completion, Draft, Example, Message, Prediction, Record, Refinement, Sampling
+
+T = TypeVar("T")
 
 
 class Range(Record):
@@ -234,10 +237,12 @@ class _Workload:
         )
 
     def _evaluate(self) -> Iterator[Work]:
-        c, test, systems = self._c, self._test, [spec.name for spec in evaluated(self._c)[0]]
+        c, test = self._c, self._test
+        specs = [spec for spec in evaluated(c)[0] if spec.live]  # of the others :mod:`cowest.costs.systems` knows
+        systems, plain = [spec.name for spec in specs], any(s.needs == "sft" and s.uses == "both" for s in specs)
         fresh = "evaluate" in self._current
         done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in systems}
-        drafting = [name for name in systems if name != "strong"]
+        drafting = [spec.name for spec in specs if spec.uses != "strong"]
         if self._served and drafting:
             requests = [
                 Request(self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
@@ -256,18 +261,19 @@ class _Workload:
                 self._draft_prompt,
                 c.evaluate.draft,
             )
-        for name in systems:
+        for spec in specs:
+            name = spec.name
             rest = [e for e in test if e.id not in done[name]]
-            if name == "strong":
+            if spec.uses == "strong":
                 requests = [Request(self._frames.solo(e), c.evaluate.answer) for e in rest]
                 calls, there = self._ask(self._strong, requests)
                 already = there + len(done[name])
                 yield Work(
                     "evaluate", name, self._strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
                 )
-            elif name != "weak":
+            elif spec.uses == "both":
                 # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
-                again = name == "collab_aligned" and "collab" in systems and self._shares
+                again = spec.needs == "align" and plain and self._shares
                 low = 0 if again else self._distinct(rest)
                 calls_ = Range(low=low, expected=len(rest), high=len(rest))
                 yield Work(
@@ -346,6 +352,11 @@ def judge_requests(answers: Iterable[tuple[Example, str]]) -> list[Request]:
 
     asyncio.run(ask())
     return asked.requests
+
+
+def spread(items: Sequence[T], n: int = 20) -> Sequence[T]:
+    """At most ``n`` of them, evenly."""
+    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
 
 
 def _exactly(n: int) -> Range:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from cowest.assembly.build import build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.prepare import prepare
+from cowest.assembly.stand_ins import dry_run
 from cowest.assembly.systems import Retrievers, check_systems
 from cowest.errors import ConfigError
 from cowest.recipe.config import RunConfig, config_from_dict, load_config
@@ -19,7 +20,6 @@ from cowest.recipe.shipped import packaged_recipe
 from cowest.run.progress import QuietReporter
 from cowest.stages.evaluate import test_queries
 from cowest.systems.registry import TABLE, find_systems, variant_of
-from cowest.table.dry import dry_run
 from cowest.types import Message, Record, Sampling
 
 SAMPLES = ("ifqa", "pubmedqa", "prosocial")

@@ -1,4 +1,4 @@
-"""A row without its models: what it would ask, of whom, in which order. For ``cowest prompts``, estimates and tests.
+"""A system without its models: what it would ask, of whom, in which order. For ``cowest prompts``, estimates and tests.
 
 The models are stand-ins that keep what they are asked and answer as a good model would: a draft or an answer is the query's
 SFT target, a judgement is "yes", a choice is 1. So the messages are the real ones, but for the texts of models in them.
@@ -19,11 +19,15 @@ from cowest.types import Completion, Example, Message, Passage, Prediction, Samp
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request of a row. ``model`` is "strong", or the weak model's stage: "weak (base)", "weak (sft)", "weak (aligned)"."""
+    """One request of a system, for ``example``.
+
+    ``model`` is "strong", or the weak model's stage: "weak (base)", "weak (sft)", "weak (aligned)".
+    """
 
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
+    example: Example
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class StandIn:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Keep the request and answer it."""
-        self.asked.append(Asked(self.name, tuple(messages), sampling))
+        self.asked.append(Asked(self.name, tuple(messages), sampling, self.example))
         text = self.task.target(self.example)
         return Completion(
             text=text,
@@ -67,7 +71,7 @@ class _Nearest:
 
 
 async def dry_run(
-    context: Context, row: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0
+    context: Context, spec: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0
 ) -> tuple[Prediction, list[Asked]]:
     """Answer one query with stand-ins; ``sure`` below FLARE's threshold makes it look things up."""
     asked: list[Asked] = []
@@ -87,5 +91,5 @@ async def dry_run(
     def drafted() -> Mapping[str, str]:
         return {e.id: context.task.target(e) for e in context.task.examples("train")}
 
-    system = build_system(context, row, strong, weak, retriever, drafted)
+    system = build_system(context, spec, strong, weak, retriever, drafted)
     return await system.answer(example), asked

@@ -1,0 +1,112 @@
+"""What a system will ask that does more than put the frames to the models: it answers some queries with stand-ins.
+
+Requests that an earlier system makes as well are free. FLARE's look-ups are bounded: none, and as many as it may make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+
+from cowest.assembly.context import Context
+from cowest.assembly.sources import Source
+from cowest.assembly.stand_ins import Asked, dry_run
+from cowest.assembly.systems import Retrievers
+from cowest.costs.workload import Range, Work, spread
+from cowest.ledger.ledger import call_of
+from cowest.pipeline import stages_of
+from cowest.run.freshness import lineage
+from cowest.run.identity import fingerprint
+from cowest.stages.evaluate import test_queries
+from cowest.systems.spec import SystemSpec
+from cowest.types import Example, Message
+
+SAMPLED = 6
+"""Queries that are answered with stand-ins."""
+
+
+def lineage_of(context: Context) -> dict[str, str]:
+    """What each stage of a recipe follows from, by its name: equal for stages that would make the same."""
+    return lineage(stages_of(context.config), lambda stage: stage.depends(context))
+
+
+def known_as(model: Source) -> str:
+    """Equal for models that answer alike."""
+    return fingerprint(dict(model.identity("model").values))
+
+
+def system_work(
+    context: Context, spec: SystemSpec, stage: str, done: Collection[str], retrievers: Retrievers, seen: set[str]
+) -> Iterator[Work]:
+    """A system's calls to models that are paid for, of the queries that are not ``done``.
+
+    ``seen`` are the requests of the systems before it, and gets this one's.
+    """
+    queries = test_queries(context)
+    sampled = spread(queries, SAMPLED)
+    left = len([e for e in queries if e.id not in done])
+    for model, name in ((context.weak, "weak"), (context.strong, "strong")):
+        if not model.paid:
+            continue
+        low = _asked(context, spec, sampled, retrievers, name, set(seen), sure=1.0)
+        high = _asked(context, spec, sampled, retrievers, name, seen, sure=1e-9)
+        for number in range(max(map(len, high.values()), default=0)):
+            share_low = sum(number < len(asked) for asked in low.values()) / len(sampled)
+            share_high = sum(number < len(asked) for asked in high.values()) / len(sampled)
+            calls = Range(low=left * share_low, expected=left * (share_low + share_high) / 2, high=left * share_high)
+            yield _work(stage, spec, model, number, calls, high, len(done))
+
+
+def _work(
+    stage: str, spec: SystemSpec, model: Source, number: int, calls: Range, asked: dict[str, list[Asked]], done: int
+) -> Work:
+    """The ``number``-th call of a system's queries, as far as they make one."""
+    having = {id_: requests for id_, requests in asked.items() if number < len(requests)}
+
+    def prompt(example: Example, _: str) -> Sequence[Message]:
+        return having[example.id][number].messages
+
+    return Work(
+        stage=stage,
+        calls_for=spec.name,
+        model=model,
+        calls=calls,
+        already=done,
+        queries=[requests[number].example for requests in having.values()],
+        prompt=prompt,
+        sampling=next(iter(having.values()))[number].sampling,
+    )
+
+
+def _asked(
+    context: Context,
+    spec: SystemSpec,
+    queries: Sequence[Example],
+    retrievers: Retrievers,
+    model: str,
+    seen: set[str],
+    sure: float,
+) -> dict[str, list[Asked]]:
+    """The requests to one model that no earlier system makes, by query."""
+    found = defaultdict[str, list[Asked]](list)
+    described = context.weak if model == "weak" else context.strong
+    weak = lineage_of(context).get(spec.needs, "") if spec.uses == "both" else ""
+
+    async def run() -> None:
+        for example in queries:
+            _, asked = await dry_run(context, spec, example, retrievers, sure)
+            found[example.id] = []
+            # A draft, and so a request that holds it, is another one where another weak model, or the same one otherwise, is asked.
+            drafted = fingerprint(weak, *(a.sampling.model_dump(mode="json") for a in asked if a.model != "strong"))
+            for index, a in enumerate(asked):
+                if not a.model.startswith(model):
+                    continue
+                call = call_of(known_as(described), a.messages, a.sampling, {}, None)
+                key = f"{drafted} {call.key}"
+                if key not in seen:
+                    found[example.id].append(asked[index])
+                seen.add(key)
+
+    asyncio.run(run())
+    return dict(found)
