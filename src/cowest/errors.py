@@ -83,4 +83,8 @@ class BudgetExceededError(CowestError, RuntimeError):
 
 
 class StageError(CowestError, RuntimeError):
-    """A stage could not do its work, for instance because no pair could be built."""
+    """A stage could not do its work, for instance because the endpoint is down."""
+
+
+class NothingToLearnError(StageError):
+    """There is nothing to align on; a run goes on without alignment, and says why."""

@@ -12,7 +12,6 @@ other, each in its own folder.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +19,20 @@ from pathlib import Path
 from cowest.assembly.context import Context
 from cowest.assembly.opened import sources_of
 from cowest.assembly.prepare import check_installed, prepare
-from cowest.errors import ConfigError, WiringError
+from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary, purpose
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import keep_recipe, kept_recipe
-from cowest.run.freshness import Verdict, inputs_of, judge, make_room, note_outputs
+from cowest.run.freshness import Verdict, inputs_of, judge, make_room
 from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
-from cowest.stages.base import Stage
+from cowest.stages.base import Stage, checked, executed
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.feedback import feedback_stage, pairs_stage, sample_stage
-from cowest.stages.learn import SFT, SFT_POLICY, align_stage
+from cowest.stages.learn import SFT, SFT_POLICY, align_stage, learned_from
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import BASE, Round
 from cowest.stages.upgrade import upgrade
@@ -42,39 +41,22 @@ from cowest.systems.registry import evaluated
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order."""
-    trains = sources_of(config).weak.trainable
-    aligns = trains and config.align.objective != "off"
-    sft = (SFT,) if trains else ()
-    round_ = stages_of_round(Round(SFT_POLICY if trains else BASE), aligns)
-    shows_drafts = any(spec.needs == "sample" for spec in evaluated(config)[0])
-    reads = (
-        *(("sft",) if trains else ()),
-        *(("align",) if aligns else ()),
-        *(("drafts.jsonl",) if shows_drafts else ()),
+    trains, shows_drafts = sources_of(config).weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
+    learns_from = learned_from(config) if trains else ()
+    reads = {"sft": trains, "align": bool(learns_from), "drafts.jsonl": shows_drafts}
+    return checked(
+        (
+            *((SFT,) if trains else ()),
+            *stages_of_round(Round(SFT_POLICY if trains else BASE), learns_from),
+            evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
+        )
     )
-    return checked((*sft, *round_, evaluate_stage(reads)))
 
 
-def stages_of_round(round_: Round, aligns: bool = True) -> tuple[Stage, ...]:
-    """One pass of the loop; pairs that nothing is aligned on are for whoever has the weights."""
+def stages_of_round(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> tuple[Stage, ...]:
+    """One pass of the loop; without alignment its pairs are for whoever has the weights."""
     found = (sample_stage(round_), feedback_stage(round_), pairs_stage(round_))
-    return (*found, align_stage(round_)) if aligns else found
-
-
-def checked(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """The stages, or WiringError when one would read what no earlier one writes."""
-    written: dict[str, str] = {}
-    for stage in stages:
-        for name in stage.reads:
-            if name not in written:
-                raise WiringError(
-                    f"stage {stage.name!r} reads {name!r}, which no earlier stage writes ({', '.join(written)})"
-                )
-        for name in stage.writes:
-            if name in written:
-                raise WiringError(f"stages {written[name]!r} and {stage.name!r} both write {name!r}")
-            written[name] = stage.name
-    return tuple(stages)
+    return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +135,4 @@ async def run_stages(context: Context, stages: Sequence[Stage] | None = None, po
         known = {name: identity for name, identity in inputs.items() if identity is not None}
         made_with = dict(depends.values)
         entry = StageEntry(status="running", version=stage.version, made_with=made_with, inputs=known, seconds=earlier)
-        await _execute(context, stage, entry)
-
-
-async def _execute(context: Context, stage: Stage, entry: StageEntry) -> None:
-    """Run a stage, with its state in the manifest before, after, and when it is stopped."""
-    context.run.record(stage.name, entry)
-    began = time.monotonic()
-    try:
-        done = await stage.execute(context)
-    except BaseException:
-        spent = entry.seconds + time.monotonic() - began
-        context.run.record(stage.name, entry.model_copy(update={"seconds": spent}))
-        raise
-    seconds = round(entry.seconds + time.monotonic() - began, 2)
-    finished = {"status": "done", "counts": dict(done.counts), "failed": done.failed, "seconds": seconds}
-    outputs = note_outputs(context.run, stage)
-    context.run.record(stage.name, entry.model_copy(update={**finished, "outputs": outputs}))
-    told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(done.counts.items()) if n)
-    context.reporter.info(f"{context.label}{stage.name}: done in {seconds:.0f} s ({told})")
+        await executed(context, stage, entry)

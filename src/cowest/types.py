@@ -246,6 +246,20 @@ class ModelRef(Record):
     adapter: str | None = None
 
 
+class Checkpoint(Record):
+    """A usable model after ``step`` optimizer steps."""
+
+    step: int
+    model: ModelRef
+
+
+class Alignment(Record):
+    """What an alignment came to; ``counts`` are for the stage: pairs (or rows) that max_length cut or took."""
+
+    checkpoints: list[Checkpoint]
+    counts: dict[str, int]
+
+
 class Prediction(Record):
     """What a System answered to one example. ``draft`` is the weak model's text where there was one.
 

@@ -11,6 +11,7 @@ from tests.helpers import question
 
 from cowest.collaboration.preference import Pairing, build_pairs
 from cowest.collaboration.prompts import DefaultFrames
+from cowest.collaboration.signals import DraftScore
 from cowest.run.store import JsonlFile
 from cowest.types import Draft, Feedback, PreferencePair, Score
 
@@ -185,6 +186,6 @@ def test_rlwf_prefers_the_draft_that_is_right_itself() -> None:
         for d, refined, weak in zip(drafts, (0.0, 1.0), (1.0, 0.0), strict=True)
     ]
     assert texts(build_pairs([question()], drafts, scores, FRAMES)) == [("helpful", "right")]
-    made = build_pairs([question()], drafts, scores, FRAMES, signal="draft")
+    made = build_pairs([question()], drafts, scores, FRAMES, signal=DraftScore())
     assert texts(made) == [("right", "helpful")]
     assert (made.pairs[0].chosen_gain, made.pairs[0].rejected_gain) == (1.0, 0.0)

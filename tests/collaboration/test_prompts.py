@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import question
 
-from cowest.collaboration.prompts import FORMAT_INSTRUCTIONS, DefaultFrames, TemplateFrames, completion, fenced
+from cowest.collaboration.formats import FORMATS
+from cowest.collaboration.prompts import DefaultFrames, TemplateFrames, fenced
 from cowest.types import Example, Message
 
 TAG = re.compile(r"<\s*/?\s*draft", re.IGNORECASE)
@@ -41,8 +42,9 @@ def test_text_without_tags_is_kept() -> None:
     assert fenced("if a < b then <b>bold</b>, drafts") == "<draft>\nif a < b then <b>bold</b>, drafts\n</draft>"
 
 
-@pytest.mark.parametrize("draft_format", ["direct", "knowledge", "chain_of_thought"])
-def test_the_weak_model_is_asked_for_the_format(draft_format) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("name", ["direct", "knowledge", "chain_of_thought"])
+def test_the_weak_model_is_asked_for_the_format(name: str) -> None:
+    draft_format = FORMATS.find(name, "draft.format")
     (message,) = DefaultFrames("Be right.", draft_format).draft(EXAMPLE)
     assert message.role == "user"
     parts = [
@@ -50,7 +52,7 @@ def test_the_weak_model_is_asked_for_the_format(draft_format) -> None:  # type: 
         "Context:\nA leaflet.",
         "Question:\nHow much?",
         "Choices: 7; 8",
-        FORMAT_INSTRUCTIONS[draft_format],
+        draft_format.instruction,
     ]
     assert message.content == "\n\n".join(parts)
 
@@ -93,7 +95,7 @@ def test_frames_left_out_fall_back() -> None:
 
 
 def test_the_target_of_each_format() -> None:
-    assert completion("chain_of_thought", "3+4.\nAnswer: 7", EXAMPLE) == "3+4.\nAnswer: 7"
-    assert completion("direct", "3+4.\nAnswer: 7", EXAMPLE) == "Answer: 7"
-    assert completion("knowledge", "3+4.\nAnswer: 7", EXAMPLE) == "3+4."
-    assert completion("knowledge", "Answer: yes", question()) is None
+    assert FORMATS.find("chain_of_thought", "draft.format").completion("3+4.\nAnswer: 7", EXAMPLE) == "3+4.\nAnswer: 7"
+    assert FORMATS.find("direct", "draft.format").completion("3+4.\nAnswer: 7", EXAMPLE) == "Answer: 7"
+    assert FORMATS.find("knowledge", "draft.format").completion("3+4.\nAnswer: 7", EXAMPLE) == "3+4."
+    assert FORMATS.find("knowledge", "draft.format").completion("Answer: yes", question()) is None

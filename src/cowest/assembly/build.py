@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
 from cowest.errors import ConfigError
 from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
-from cowest.protocols import BaselineFrames, Frames, Task
+from cowest.protocols import BaselineFrames, DraftFormat, Frames, Task
 from cowest.recipe.config import (
     IfqaTaskConfig,
     JsonlTaskConfig,
@@ -61,7 +62,7 @@ def _build_task(config: RunConfig, name: str) -> Task:
     raise ConfigError("this recipe has several tasks; pick one with RunConfig.by_task()")
 
 
-def build_frames(config: RunConfig, task: Task) -> Frames:
+def build_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> Frames:
     """The recipe's own prompts where it has them, then the lab's for a lab world, then the default frames.
 
     Raises ConfigError for a refine template that leaves the draft out, or any that leaves the question out.
@@ -74,7 +75,7 @@ def build_frames(config: RunConfig, task: Task) -> Frames:
                 raise ConfigError(f"prompts.{key}: the template has no {mark}; put it where that text belongs")
     if isinstance(config.task, LabTaskConfig) and prompts == type(prompts)():
         return LabFrames()
-    fallback = DefaultFrames(task.instruction, config.draft.format)
+    fallback = DefaultFrames(task.instruction, format_ or FORMATS.find(config.draft.format, "draft.format"))
     return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
 
 

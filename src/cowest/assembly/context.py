@@ -8,13 +8,16 @@ from pathlib import Path
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels
 from cowest.assembly.sources import Source
-from cowest.protocols import Frames, Reporter, Scorer, Task, Tracker
+from cowest.collaboration.formats import FORMATS
+from cowest.collaboration.signals import SIGNALS
+from cowest.protocols import DraftFormat, Frames, Reporter, Scorer, Signal, Task, Tracker
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NoTracker
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import MetricScorer
+from cowest.training.objectives import OBJECTIVES, Objective
 from cowest.types import ModelRef
 
 
@@ -53,6 +56,22 @@ class Context:
     def metric(self) -> str:
         """The metric behind scores and gains."""
         return self.config.feedback.metric or self.task.metrics[0]
+
+    @property
+    def format(self) -> DraftFormat:
+        """What the weak model writes."""
+        return self.objects.format or FORMATS.find(self.config.draft.format, "draft.format")
+
+    @property
+    def signal(self) -> Signal:
+        """What a draft is worth."""
+        return self.objects.signal or SIGNALS.find(self.config.pairs.signal, "pairs.signal")
+
+    @property
+    def objective(self) -> Objective | None:
+        """What alignment learns from; None where it is off."""
+        name = self.config.align.objective
+        return None if name == "off" else OBJECTIVES.find(name, "align.objective")
 
     def metric_scorer(self) -> Scorer:
         """The scorer by the task's metric, or the one that was handed over: it costs nothing."""

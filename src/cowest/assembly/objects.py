@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cowest.protocols import ChatModel, Frames, Scorer, Task, Tracker
+from cowest.protocols import ChatModel, DraftFormat, Frames, Scorer, Signal, Task, Tracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class Objects:
 
     A model or a task is known by its ``name``, and a task's questions by their contents: an object that has changed should have
     another name, or what it made before is used again. ``weak`` is a model that is not trained here. ``scorer`` gives the scores
-    behind the gains; ``frames`` say how queries are put. ``tracker`` hears of losses, scores and counts.
+    behind the gains; ``format`` and ``signal`` are what drafts are, and what they are worth; ``frames`` say how queries are put.
+    ``tracker`` hears of losses, scores and counts.
     """
 
     task: Task | None = None
@@ -21,6 +22,8 @@ class Objects:
     strong: ChatModel | None = None
     judge: ChatModel | None = None
     scorer: Scorer | None = None
+    format: DraftFormat | None = None
+    signal: Signal | None = None
     frames: Frames | None = None
     tracker: Tracker | None = None
 

@@ -45,13 +45,14 @@ def prepare(
             label=f"{name}: " if name else "",
             config=single,
             task=task,
-            frames=objects.frames or build_frames(single, task),
+            frames=objects.frames or build_frames(single, task, objects.format),
             run=RunDir(out / name if name else out),
             reporter=reporter,
             models=models,
             objects=objects,
             tracker=objects.tracker or NoTracker(),
         )
+        _ = context.format, context.signal, context.objective  # raise for a name that nothing has
         if not offline:
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)

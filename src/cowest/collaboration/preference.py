@@ -14,12 +14,12 @@ from itertools import permutations
 from random import Random
 from typing import Literal
 
-from cowest.protocols import Frames
+from cowest.collaboration.signals import Gain
+from cowest.protocols import Frames, Signal
 from cowest.types import Draft, Example, Feedback, Message, PreferencePair
 
 Rule = Literal["paper", "ordered"]
-Signal = Literal["collaboration", "draft"]
-"""What a draft is valued by: the gain of the collaboration, or (RLWF, the baseline) the score of the draft alone."""
+GAIN = Gain()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ def build_pairs(
     min_margin: float = 0.05,
     max_per_query: int = 4,
     limit: int | None = None,
-    signal: Signal = "collaboration",
+    signal: Signal = GAIN,
     seed: int = 0,
 ) -> Pairing:
     """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query.
 
-    ``limit`` keeps so many of all pairs, chosen at random by ``seed``: a smaller choice is a part of a larger one. With
-    ``signal`` "draft" the pairs' gains are scores of the drafts alone, which have no zero: use rule ``ordered``.
+    ``limit`` keeps so many of all pairs, chosen at random by ``seed``: a smaller choice is a part of a larger one. The
+    gains of the pairs are the ``signal``'s values; where those have no zero (scores of drafts alone), use rule ``ordered``.
     """
     counts: Counter[str] = Counter(drafts=len(drafts))
     scored = {f.draft_id: f for f in feedback}
@@ -80,18 +80,13 @@ def _some(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[Prefer
     return [pairs[i] for i in sorted(order[:limit])]
 
 
-def _value(feedback: Feedback | None, signal: Signal) -> float | None:
-    if feedback is None:
-        return None
-    return feedback.gain if signal == "collaboration" else feedback.weak.value
-
-
 def _candidates(
     drafts: Sequence[Draft], scored: Mapping[str, Feedback], signal: Signal, counts: Counter[str]
 ) -> list[_Candidate]:
     unique: dict[str, _Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
-        gain = _value(scored.get(draft.id), signal)
+        record = scored.get(draft.id)
+        gain = None if record is None else signal.value(record)
         if draft.text is None:
             counts["dropped_cut_off_draft" if draft.truncated else "dropped_failed_draft"] += 1
         elif gain is None:

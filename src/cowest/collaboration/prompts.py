@@ -8,18 +8,11 @@ text: it is fenced, and a fence inside it is broken up, so that it cannot pose a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
+from cowest.collaboration.formats import ChainOfThought
+from cowest.protocols import DraftFormat
 from cowest.types import Example, Message
-
-DraftFormat = Literal["direct", "knowledge", "chain_of_thought"]
-
-FORMAT_INSTRUCTIONS: dict[DraftFormat, str] = {
-    "direct": "Give the answer only, as 'Answer: ...'.",
-    "knowledge": "Write down the domain knowledge that is needed to answer. Do not answer.",
-    "chain_of_thought": "Explain briefly what you know that matters here, then end with 'Answer: ...'.",
-}
 
 
 def fenced(text: str, tag: str = "draft") -> str:
@@ -44,11 +37,11 @@ class DefaultFrames:
     """Frames for instruction-tuned models; ``instruction`` is the task's own."""
 
     instruction: str
-    draft_format: DraftFormat = "chain_of_thought"
+    draft_format: DraftFormat = field(default_factory=ChainOfThought)
 
     def draft(self, example: Example) -> tuple[Message, ...]:
         """What the weak model is asked."""
-        how = FORMAT_INSTRUCTIONS[self.draft_format]
+        how = self.draft_format.instruction
         return (Message(role="user", content=f"{self._query(example)}\n\n{how}"),)
 
     def solo(self, example: Example) -> tuple[Message, ...]:
@@ -108,12 +101,3 @@ class TemplateFrames:
             at, mark = min(hits)
             out, rest = out + rest[:at] + values[mark], rest[at + len(mark) :]
         return (Message(role="user", content=out + rest),)
-
-
-def completion(draft_format: DraftFormat, target: str, example: Example) -> str | None:
-    """The SFT target in a draft format: ``target`` is the task's rationale and marked answer; None where none fits."""
-    if draft_format == "direct":
-        return f"Answer: {example.references[0]}"
-    if draft_format == "knowledge":
-        return example.rationale
-    return target

@@ -22,7 +22,6 @@ from cowest.assembly.opened import ledger_path
 from cowest.assembly.prepare import prepare
 from cowest.assembly.sources import Source
 from cowest.assembly.systems import Retrievers
-from cowest.collaboration.prompts import completion
 from cowest.costs.systems import system_work
 from cowest.costs.workload import ZERO, Range, Work, current_stages, spread, workload
 from cowest.ledger.prices import Price, prices_date
@@ -245,7 +244,7 @@ def _length(lengths: Sequence[int], expected: float, most: int) -> Range:
 def _written(context: Context, count: Counter) -> _Written:
     examples = spread(sft_examples(context), 10 * SAMPLED)
     targets = [context.task.target(e) for e in examples]
-    drafts = [completion(context.config.draft.format, t, e) for t, e in zip(targets, examples, strict=True)]
+    drafts = [context.format.completion(t, e) for t, e in zip(targets, examples, strict=True)]
     answers = [count(t) for t in targets]
     return _Written([count(d) for d in drafts if d is not None] or answers, answers)
 

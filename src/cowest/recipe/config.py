@@ -33,7 +33,8 @@ from cowest.recipe.tasks import TaskConfig as TaskConfig
 from cowest.recipe.tasks import WorldConfig as WorldConfig
 from cowest.types import Sampling
 
-Format = Literal["direct", "knowledge", "chain_of_thought"]
+Format = str
+"""The name of a draft format: direct, knowledge, chain_of_thought, or an installed package's."""
 M = TypeVar("M", bound=Section)
 
 
@@ -78,7 +79,9 @@ class DraftConfig(Section):
     """Stage sample: K drafts y ~ pi_w(.|x) for each training query (paper, step 2)."""
 
     format: Format = Field(
-        default="chain_of_thought", description="What the weak model writes: the answer, what it knows, or both."
+        default="chain_of_thought",
+        description="What the weak model writes: direct (the answer), knowledge (what it knows), chain_of_thought (both), or an "
+        "installed package's format.",
     )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
     queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
@@ -121,20 +124,22 @@ class PairsConfig(Section):
         ge=1,
         description="Most pairs in all, chosen at random; a smaller choice is a part of a larger one.",
     )
-    signal: Literal["collaboration", "draft"] = Field(
+    signal: str = Field(
         default="collaboration",
-        description="What makes a draft chosen. collaboration: its gain. draft: the score of the draft alone, as in RLWF, which "
-        "never asks what the strong model makes of it; checkpoints are then chosen by the weak model's own score.",
+        description="What makes a draft chosen; installed packages add signals. collaboration: its gain. draft: the score of the "
+        "draft alone, as in RLWF, which never asks what the strong model makes of it; checkpoints are then chosen by the weak "
+        "model's own score.",
     )
 
 
 class AlignConfig(TrainingSettings):
     """Stage align: preference tuning of pi_w with the SFT model as reference (step 6); picks a checkpoint."""
 
-    objective: Literal["preference", "positives", "off"] = Field(
+    objective: str = Field(
         default="preference",
-        description="preference: DPO on the pairs. positives: SFT on the chosen drafts alone, the control that shows what the "
-        "comparison with the rejected ones adds. off (also `align: off`): no alignment; feedback and pairs are still collected.",
+        description="What alignment learns from; installed packages add objectives. preference: DPO on the pairs. positives: SFT "
+        "on the chosen drafts alone, the control that shows what the comparison with the rejected ones adds. off (also `align: "
+        "off`): no alignment; feedback and pairs are still collected.",
     )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
@@ -147,6 +152,11 @@ class AlignConfig(TrainingSettings):
     selection_queries: int = Field(
         default=150, ge=1, description="Validation queries on which each checkpoint's collaboration is scored."
     )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _yaml_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML 1.1 reads off as false
 
 
 class EvaluateConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from cowest.assembly.context import Context
-from cowest.errors import BudgetExceededError, StageError
+from cowest.errors import BudgetExceededError, StageError, WiringError
 from cowest.protocols import Reporter
-from cowest.run.freshness import Depends, all_files
+from cowest.run.freshness import Depends, all_files, note_outputs
+from cowest.run.manifest import StageEntry
 from cowest.run.store import JsonlFile, RunDir
 from cowest.stages.watch import CutWatch
 
@@ -52,6 +54,41 @@ class Stage:
     depends: Callable[[Context], Depends]
     execute: Callable[[Context], Awaitable[Done]]
     keeps: Callable[[RunDir, str], Sequence[Path]] = all_files
+
+
+def checked(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages, or WiringError when one would read what no earlier one writes."""
+    written: dict[str, str] = {}
+    for stage in stages:
+        for name in stage.reads:
+            if name not in written:
+                raise WiringError(
+                    f"stage {stage.name!r} reads {name!r}, which no earlier stage writes ({', '.join(written)})"
+                )
+        for name in stage.writes:
+            if name in written:
+                raise WiringError(f"stages {written[name]!r} and {stage.name!r} both write {name!r}")
+            written[name] = stage.name
+    return tuple(stages)
+
+
+async def executed(context: Context, stage: Stage, entry: StageEntry) -> None:
+    """Run a stage, with its state in the manifest before, after, and when it is stopped."""
+    context.run.record(stage.name, entry)
+    began = time.monotonic()
+    try:
+        done = await stage.execute(context)
+    except BaseException:
+        spent = entry.seconds + time.monotonic() - began
+        context.run.record(stage.name, entry.model_copy(update={"seconds": spent}))
+        raise
+    seconds = round(entry.seconds + time.monotonic() - began, 2)
+    finished = {"status": "done", "counts": dict(done.counts), "failed": done.failed, "seconds": seconds}
+    outputs = note_outputs(context.run, stage)
+    context.run.record(stage.name, entry.model_copy(update={**finished, "outputs": outputs}))
+    told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(done.counts.items()) if n)
+    context.reporter.info(f"{context.label}{stage.name}: done in {seconds:.0f} s ({told})")
+    context.tracker.log(f"{context.label}{stage.name}", {**done.counts, "seconds": seconds})
 
 
 def failures(records: Sequence[BaseModel]) -> int:

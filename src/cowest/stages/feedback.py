@@ -85,18 +85,28 @@ def _feedback_depends(context: Context) -> Depends:
         | context.strong.identity("strong")
         | depends.value("the metric", context.metric)
         | depends.value("seed", c.seed)
+        | Depends(
+            {"what is asked": [str(name) for name in sorted(context.signal.asks)]},
+            {"what is asked": ["refine", "solo"]},
+        )
     )
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
     queries = {e.id: e for e in training_queries(context)}
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
-    solos = await _solos(context, round_, list(queries.values()))
-    refinements = await _refinements(context, round_, queries, drafts)
-    alone = {s.example_id: s for s in solos}
-    work = [(queries[d.example_id], d, r, alone[d.example_id]) for d, r in zip(drafts, refinements, strict=True)]
+    asked = context.signal.asks
+    solos = await _solos(context, round_, list(queries.values())) if "solo" in asked else []
+    refinements = await _refinements(context, round_, queries, drafts) if "refine" in asked else []
+    alone, refined = {s.example_id: s for s in solos}, {r.draft_id: r for r in refinements}
+    work = [
+        (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
+        for d in drafts
+    ]
     records = await _scored(context, work)
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
+    for name in ("solo.jsonl", "refinements.jsonl"):
+        context.path(round_.file(name)).touch()  # also where the signal asked for nothing
     calls = sum(r.usage.calls for r in refinements)
     solo_failed, refined_failed = failures(solos), failures(refinements)
     counts = {
@@ -107,10 +117,17 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "refined_failed": refined_failed,
         "solo_cut_off": sum(s.truncated for s in solos),
         "refined_cut_off": sum(r.truncated for r in refinements),
-        "scored": sum(r.gain is not None for r in records),
-        "unscored": sum(r.gain is None for r in records),
+        "scored": sum(context.signal.value(r) is not None for r in records),
+        "unscored": sum(context.signal.value(r) is None for r in records),
     }
     return Done(counts, solo_failed + refined_failed)
+
+
+def _unasked(draft: Draft) -> Refinement:
+    """In the place of an answer that the signal has no need of."""
+    return Refinement(
+        example_id=draft.example_id, draft_id=draft.id, text=None, error="not asked: the signal needs no such call"
+    )
 
 
 class _Once:
@@ -256,7 +273,7 @@ async def _pairs(context: Context, round_: Round) -> Done:
         min_margin=settings.min_margin,
         max_per_query=settings.max_per_query,
         limit=settings.limit,
-        signal=settings.signal,
+        signal=context.signal,
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import build_system
-from cowest.collaboration.prompts import completion
-from cowest.errors import StageError
+from cowest.errors import NothingToLearnError, StageError
+from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, write_atomic
 from cowest.run.weights import Weights
 from cowest.stages import depends
+from cowest.stages.advice import why_no_pairs
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
 from cowest.stages.rounds import Policy, Round
 from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
-from cowest.types import Example, ModelRef, Prediction, PreferencePair, Record
-
-if TYPE_CHECKING:
-    from cowest.training.checkpoints import Alignment
+from cowest.training.objectives import OBJECTIVES
+from cowest.types import Alignment, Draft, Example, Feedback, ModelRef, Prediction, Record
 
 
 class CheckpointScore(Record):
@@ -83,7 +81,7 @@ async def _sft(context: Context) -> Done:
 
     config, rows, skipped = context.config, [], 0
     for example in sft_examples(context):
-        text = completion(config.draft.format, context.task.target(example), example)
+        text = context.format.completion(context.task.target(example), example)
         if text is None:
             skipped += 1
             continue
@@ -144,17 +142,17 @@ def _align_depends(context: Context) -> Depends:
         | context.strong.identity("strong")
         | depends.prompt("the collaboration", context.frames.refine(context.task.examples("validation")[0], "DRAFT"))
         | depends.value("the metric", context.metric)
-        | depends.value("checkpoints are chosen by", "weak" if c.pairs.signal == "draft" else "collaboration")
+        | depends.value("checkpoints are chosen by", "weak" if context.signal.alone else "collaboration")
         | depends.value("seed", c.seed)
     )
 
 
 async def _align(context: Context, round_: Round) -> Done:
-    pairs = context.run.file(round_.file("pairs.jsonl"), PreferencePair).load()
     policy, out = round_.policy.weights(context), context.path(round_.file("align"))
-    if not pairs:
-        return _skipped(context, policy, out, "there is no preference pair to learn from")
-    done = await _train(context, policy, pairs, out, derive_seed(context.config.seed, *round_.seed("align")))
+    try:
+        done = await _train(context, round_, policy, out)
+    except NothingToLearnError as error:
+        return _skipped(context, round_, policy, out, str(error))
     candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
@@ -163,26 +161,31 @@ async def _align(context: Context, round_: Round) -> Done:
         failed += missing
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
-    counts = {"pairs": len(pairs), "checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
+    counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
     return Done(counts | done.counts, failed)
 
 
-async def _train(
-    context: Context, policy: ModelRef, pairs: Sequence[PreferencePair], out: Path, seed: int
-) -> Alignment:
-    from cowest.training.positives import train_positives
-    from cowest.training.preference import train_preference
+async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -> Alignment:
+    objective, settings = context.objective, context.config.align
+    if objective is None:
+        raise NothingToLearnError("align.objective is off")
+    files = {name: context.path(round_.file(name)) for name in objective.reads}
+    seed = derive_seed(context.config.seed, *round_.seed("align"))
+    return await in_thread(
+        lambda reporter: objective.train(policy, files, settings, out, seed, reporter), context.reporter
+    )
 
-    settings = context.config.align
-    train = train_positives if settings.objective == "positives" else train_preference
-    return await in_thread(lambda reporter: train(policy, pairs, settings, out, seed, reporter), context.reporter)
 
-
-def _skipped(context: Context, policy: ModelRef, out: Path, why: str) -> Done:
+def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: str) -> Done:
+    """Nothing was trained; the run goes on, and says why there is no aligned model."""
+    pairs = context.run.manifest().stages.get(round_.stage("pairs"))
+    drafts = context.run.file(round_.file("drafts.jsonl"), Draft).load()
+    if pairs is not None and not pairs.counts.get("pairs"):
+        records = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
+        why = why_no_pairs(len(drafts), sum(d.text is None for d in drafts), records, pairs.counts)
     unscored = CheckpointScore(step=0, model=context.named(policy), score=None, n=0, n_failed=0)
     _write(out, Selection(metric=context.metric, checkpoints=[unscored], chosen=0, skipped=why))
-    context.reporter.info(f"{context.label}align: nothing is trained: {why}")
-    return Done({"pairs": 0, "checkpoints": 0, "chosen_step": 0})
+    return Done({"checkpoints": 0, "chosen_step": 0})
 
 
 def _write(out: Path, chosen: Selection) -> None:
@@ -196,8 +199,7 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
     """
     queries = context.task.examples("validation")[: context.config.align.selection_queries]
     weak, name = context.models.weak(model), f"step-{step}"
-    # With signal "draft" the weak model is tuned to answer by itself, and so chosen.
-    spec = WEAK_ALIGNED if context.config.pairs.signal == "draft" else COLLAB_ALIGNED
+    spec = WEAK_ALIGNED if context.signal.alone else COLLAB_ALIGNED
     system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
     file = context.run.file(round_.file(f"align/validation/{name}.jsonl"), Prediction)
     answers = await fill(
@@ -219,14 +221,20 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
     return made, failures(answers)
 
 
+def learned_from(config: RunConfig) -> tuple[str, ...]:
+    """The names of a round's files that alignment learns from; none where it is off."""
+    objective = config.align.objective
+    return () if objective == "off" else OBJECTIVES.find(objective, "align.objective").reads
+
+
 SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft, _kept_weights)
 
 
-def align_stage(round_: Round) -> Stage:
-    """Preference tuning of the round's policy on the round's pairs."""
+def align_stage(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> Stage:
+    """Tuning of the round's policy on the round's files that the objective learns from."""
 
     async def execute(context: Context) -> Done:
         return await _align(context, round_)
 
-    reads, writes = (*round_.policy.reads, round_.file("pairs.jsonl")), (round_.file("align"),)
+    reads, writes = (*round_.policy.reads, *map(round_.file, learns_from)), (round_.file("align"),)
     return Stage(round_.stage("align"), 1, reads, writes, _align_depends, execute, _kept_weights)

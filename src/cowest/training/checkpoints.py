@@ -16,21 +16,7 @@ from transformers import (
 
 from cowest.recipe.config import AlignConfig
 from cowest.training.common import export
-from cowest.types import ModelRef, Record
-
-
-class Checkpoint(Record):
-    """A usable model after ``step`` optimizer steps."""
-
-    step: int
-    model: ModelRef
-
-
-class Alignment(Record):
-    """What preference tuning came to; ``counts`` are for the stage: pairs (or rows) that max_length cut or took."""
-
-    checkpoints: list[Checkpoint]
-    counts: dict[str, int]
+from cowest.types import Checkpoint, ModelRef
 
 
 class KeepCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]

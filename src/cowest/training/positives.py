@@ -12,15 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cowest.errors import StageError
+from cowest.errors import NothingToLearnError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
 from cowest.recipe.config import AlignConfig
-from cowest.training.checkpoints import Alignment, KeepCallback, kept_models
+from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import Folder, LogCallback, fingerprint, release
 from cowest.training.notices import quiet
 from cowest.training.sft import SftRow, lean_trainer, tokenize
-from cowest.types import ModelRef, PreferencePair
+from cowest.types import Alignment, ModelRef, PreferencePair
 
 
 def train_positives(
@@ -46,7 +46,7 @@ def train_positives(
         )
         data.tell(reporter, "align", "chosen drafts", settings.max_length)
         if not rows:
-            raise StageError(
+            raise NothingToLearnError(
                 f"align: none of {len(chosen)} chosen drafts has a token within align.max_length = {settings.max_length} "
                 "tokens; raise it"
             )

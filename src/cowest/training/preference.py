@@ -24,11 +24,11 @@ from pydantic import JsonValue
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
-from cowest.errors import StageError
+from cowest.errors import NothingToLearnError
 from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter
 from cowest.recipe.config import AlignConfig
-from cowest.training.checkpoints import Alignment, KeepCallback, kept_models
+from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import (
     Folder,
     LogCallback,
@@ -41,7 +41,7 @@ from cowest.training.common import (
 from cowest.training.encoding import Cut, encode
 from cowest.training.notices import quiet
 from cowest.training.steps import Batch, EvenRowsMixin
-from cowest.types import ModelRef, PreferencePair
+from cowest.types import Alignment, ModelRef, PreferencePair
 
 
 def train_preference(
@@ -67,7 +67,7 @@ def train_preference(
         rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base)
         data.tell(reporter, "align", "pairs", settings.max_length)
         if not rows:
-            raise StageError(
+            raise NothingToLearnError(
                 f"align: none of {len(pairs)} pairs has two different drafts within align.max_length = {settings.max_length} "
                 f"tokens ({data.lost} have a prompt as long, {data.equal} are equal after the cut); raise it"
             )
