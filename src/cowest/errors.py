@@ -83,7 +83,14 @@ class BudgetExceededError(CowestError, RuntimeError):
 
 
 class StageError(CowestError, RuntimeError):
-    """A stage could not do its work, for instance because the endpoint is down."""
+    """A stage could not do its work, for instance because the endpoint is down.
+
+    ``kind``: that of the calls that failed, where that is why.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class NothingToLearnError(StageError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cowest.assembly.objects import NOTHING, Objects
@@ -12,7 +12,7 @@ from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.signals import SIGNALS
 from cowest.protocols import DraftFormat, Frames, Reporter, Scorer, Signal, Task, Tracker
 from cowest.recipe.config import RunConfig
-from cowest.run.progress import NoTracker
+from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
@@ -36,7 +36,7 @@ class Context:
     reporter: Reporter
     models: OpenModels
     objects: Objects = NOTHING
-    tracker: Tracker = field(default_factory=NoTracker)
+    tracker: Tracker = NOWHERE
 
     def path(self, name: str) -> Path:
         """A file or folder of the run."""

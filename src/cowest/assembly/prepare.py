@@ -14,7 +14,7 @@ from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
-from cowest.run.progress import NoTracker
+from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.systems.registry import evaluated
@@ -50,7 +50,7 @@ def prepare(
             reporter=reporter,
             models=models,
             objects=objects,
-            tracker=objects.tracker or NoTracker(),
+            tracker=objects.tracker or NOWHERE,
         )
         _ = context.format, context.signal, context.objective  # raise for a name that nothing has
         if not offline:

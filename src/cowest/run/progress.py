@@ -36,6 +36,9 @@ class NoTracker:
     def log(self, stage: str, values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
+NOWHERE = NoTracker()
+
+
 class RichReporter:
     """A live bar with the remaining time for the current stage."""
 

@@ -10,10 +10,12 @@ from typing import Final, Literal
 from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path, sources_of
+from cowest.assembly.prepare import prepare
 from cowest.assembly.systems import Retrievers, build_system
 from cowest.collaboration.routes import BOTH
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
+from cowest.pipeline import stages_of
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
@@ -27,7 +29,9 @@ from cowest.server.room import answer_tokens, room_of
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
+from cowest.stages.current import require_current
 from cowest.stages.evaluate import weak_ref
+from cowest.stages.learn import selection
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
 from cowest.systems.single import SingleCall
@@ -74,6 +78,8 @@ def open_served(
     Raises ConfigError where the run is not finished or a key is missing, and ModelNotFoundError.
     """
     config = kept_recipe(path) if path.is_dir() else load_config(path, overrides)
+    if path.is_dir():
+        _check_current(config, path)
     limit = answer_tokens(config, tokens, written_out=path.is_dir())
     offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route)
     if tokens is not None:
@@ -86,6 +92,12 @@ def open_served(
     for name, single in config.by_task().items():
         opener.open(single, name, only)
     return opened
+
+
+def _check_current(config: RunConfig, run: Path) -> None:
+    """Raise StageError where the weights that would be served were made with something else than the run's recipe says."""
+    for context in prepare(config, run, QuietReporter(), offline=True):
+        require_current(context, stages_of(context.config), {"sft", "align"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +138,9 @@ class _Opener:
     def open(self, config: RunConfig, name: str, only: Sequence[str]) -> None:
         """Serve one task's systems."""
         context, retrievers = self._context(config, name), Retrievers()
-        specs = find_systems(only, "--systems") if only else self._by_default(config)
+        specs = find_systems(only, "--systems") if only else self._by_default(context)
         _, impossible = possible(config, specs)
+        impossible |= {spec.name: why for spec in specs if (why := self._not_there(context, spec))}
         for system, why in impossible.items():
             raise ConfigError(f"--systems: {system} is not possible here: {why}")
         prefix = f"{config.name}.{name}" if name else config.name
@@ -135,10 +148,17 @@ class _Opener:
         best = min(specs, key=_rank)  # the first of equals
         self._opened.served |= {prefix: replace(served[f"{prefix}.{best.name}"], id=prefix)} | served
 
-    def _by_default(self, config: RunConfig) -> Sequence[SystemSpec]:
+    def _by_default(self, context: Context) -> Sequence[SystemSpec]:
         """What each recipe has, and what its run evaluated, as far as it can be streamed; the rest is served where it is named."""
-        specs = dict.fromkeys((*ALWAYS, *(spec for spec in evaluated(config)[0] if spec.live)))
-        return [spec for spec in specs if self._run is not None or spec.needs != "align"]
+        specs = dict.fromkeys((*ALWAYS, *(spec for spec in evaluated(context.config)[0] if spec.live)))
+        there = [spec for spec in specs if self._run is not None or spec.needs != "align"]
+        return [spec for spec in there if self._not_there(context, spec) is None]
+
+    def _not_there(self, context: Context, spec: SystemSpec) -> str | None:
+        """Why a finished run has no such system; None where it has, or is not finished (which its weights' absence tells)."""
+        if self._run is None or spec.needs != "align" or not context.path("align/selection.json").exists():
+            return None
+        return selection(context).skipped
 
     def _context(self, config: RunConfig, name: str) -> Context:
         task, run = build_task(config, name), self._run or Path("runs") / config.name

@@ -137,7 +137,7 @@ class _Patience:
         self._kind = kind
         if self._row >= self._enough:
             which = f"the last {self._row}" if self._any else f"the first {self._row}"
-            raise StageError(f"{self._label}: {which} calls all failed; the last one: {error}")
+            raise StageError(f"{self._label}: {which} calls all failed; the last one: {error}", kind)
 
 
 async def fill(

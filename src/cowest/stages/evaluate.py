@@ -133,7 +133,7 @@ async def answer_queries(
             label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer, limit=_limit(spec)
         )
     except StageError as error:
-        if "no_logprobs" not in str(error):
+        if error.kind != "no_logprobs":
             raise
         context.reporter.info(f"{context.label}{label}: given up: {error}")
         failed = [

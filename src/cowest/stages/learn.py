@@ -92,7 +92,9 @@ async def _sft(context: Context) -> Done:
         )
     base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
-    done = await in_thread(lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter), context.reporter)
+    done = await in_thread(
+        lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
+    )
     write_atomic(out / "model_ref.json", context.named(done.model).model_dump_json(indent=2) + "\n")
     return Done({"rows": len(rows), "skipped_without_rationale": skipped, **done.counts})
 
@@ -159,6 +161,8 @@ async def _align(context: Context, round_: Round) -> Done:
         score, missing = await _score(context, round_, step, model)
         scores.append(score)
         failed += missing
+        if score.score is not None:
+            context.tracker.log(f"{context.label}{round_.stage('align')}", {"validation": score.score}, step)
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
@@ -172,7 +176,8 @@ async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -
     files = {name: context.path(round_.file(name)) for name in objective.reads}
     seed = derive_seed(context.config.seed, *round_.seed("align"))
     return await in_thread(
-        lambda reporter: objective.train(policy, files, settings, out, seed, reporter), context.reporter
+        lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),
+        context.reporter,
     )
 
 

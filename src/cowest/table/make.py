@@ -9,7 +9,6 @@ from pathlib import Path
 from cowest.assembly.prepare import check_installed
 from cowest.ledger.summary import LedgerSummary
 from cowest.protocols import Reporter
-from cowest.recipe.kept import keep_recipe
 from cowest.run import stopping
 from cowest.run.progress import QuietReporter
 from cowest.run.side_by_side import side_by_side
@@ -45,7 +44,6 @@ def make_table(
     if jobs > 1 and len(plan.units) > 1:
         check_installed(plan.config)
         open_plan(plan, out, QuietReporter())
-        keep_recipe(plan.config, out)
         more = [word for other in reuse for word in ("--reuse", str(other))]
         side_by_side("table", [unit.name for unit in plan.units], recipe, out, overrides, jobs, reporter, more)
     bill = stopping.run(run_table(plan, out, reporter, reuse=reuse))

@@ -96,17 +96,20 @@ def stages_for(variant: Variant, retrievers: Retrievers) -> list[Stage]:
 
 
 async def run_unit(
-    plan: Plan, unit: Unit, out: Path, reporter: Reporter, reuse: Sequence[Path] = ()
+    plan: Plan, unit: Unit, out: Path, reporter: Reporter, reuse: Sequence[Path] = (), keep: bool = False
 ) -> LedgerSummary | None:
     """Run or continue all variants of a unit; returns the bill so far where something is paid for.
 
-    ``reuse``: folders of other tables, from whose unit of this name finished stages are taken over.
+    ``reuse``: folders of other tables, from whose unit of this name finished stages are taken over. ``keep``: write the recipe
+    into the table's folder, once the unit is this process's.
     """
     retrievers = Retrievers()
     pool = [RunDir(file.parent) for table in reuse for file in sorted((table / unit.name).rglob("manifest.json"))]
     variants = list(_variants(plan, unit, out, reporter, offline=False))
     bill: LedgerSummary | None = None
     with RunDir(out / unit.name).locked():
+        if keep:
+            keep_recipe(plan.config, out)
         for models, group in _by_models(variants):
             try:
                 for variant in group:
@@ -137,9 +140,7 @@ async def run_table(
     if not units:
         raise ConfigError(f"--only {only!r}: the table's units are {', '.join(u.name for u in plan.units)}")
     open_plan(plan, out, QuietReporter())  # what is wrong in the last unit is said before the first is paid for
-    if only is None:
-        keep_recipe(plan.config, out)
     bill: LedgerSummary | None = None
     for unit in units:
-        bill = await run_unit(plan, unit, out, reporter, reuse) or bill
+        bill = await run_unit(plan, unit, out, reporter, reuse, keep=only is None) or bill
     return bill

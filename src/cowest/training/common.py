@@ -39,7 +39,7 @@ from transformers import (
 from cowest.errors import StageError
 from cowest.models.chat import turn_end
 from cowest.models.local import end_ids, load_model, resolve_device
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import LoraSettings, TrainingSettings
 from cowest.recipe.outcome import settings_of
 from cowest.run.identity import fingerprint as values_fingerprint
@@ -257,8 +257,8 @@ def arguments(
 class LogCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Progress to the reporter, rows to log.jsonl, completion marks to the checkpoints."""
 
-    def __init__(self, folder: Folder, reporter: Reporter, label: str) -> None:
-        self._folder, self._reporter, self._label = folder, reporter, label
+    def __init__(self, folder: Folder, reporter: Reporter, label: str, tracker: Tracker) -> None:
+        self._folder, self._reporter, self._label, self._tracker = folder, reporter, label, tracker
         self.final_loss: float | None = None
         self.steps = 0
 
@@ -293,6 +293,8 @@ class LogCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.final_loss = row["loss"]
         with self._folder.log.open("a", encoding="utf-8") as file:
             file.write(_line(row))
+        numbers = {name: float(v) for name, v in row.items() if name != "step" and isinstance(v, int | float)}
+        self._tracker.log(self._label, numbers, int(row["step"]))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Mark the checkpoint as complete: the Trainer calls this after the last of its files."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cowest.errors import NothingToLearnError
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
 from cowest.recipe.registry import Registry
 from cowest.run.store import JsonlFile
@@ -40,6 +40,7 @@ class Objective(Protocol):
         out: Path,
         seed: int,
         reporter: Reporter,
+        tracker: Tracker,
     ) -> Alignment:
         """Tune ``policy`` into checkpoints below ``out``, resuming what was begun there; blocking, run in a thread.
 
@@ -70,12 +71,13 @@ class Preference:
         out: Path,
         seed: int,
         reporter: Reporter,
+        tracker: Tracker,
     ) -> Alignment:
         """See :func:`cowest.training.preference.train_preference`."""
         pairs = _pairs(files)
         from cowest.training.preference import train_preference
 
-        return train_preference(policy, pairs, settings, out, seed, reporter)
+        return train_preference(policy, pairs, settings, out, seed, reporter, tracker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,13 @@ class Positives:
         out: Path,
         seed: int,
         reporter: Reporter,
+        tracker: Tracker,
     ) -> Alignment:
         """See :func:`cowest.training.positives.train_positives`."""
         pairs = _pairs(files)
         from cowest.training.positives import train_positives
 
-        return train_positives(policy, pairs, settings, out, seed, reporter)
+        return train_positives(policy, pairs, settings, out, seed, reporter, tracker)
 
 
 OBJECTIVES: Registry[Objective] = Registry(

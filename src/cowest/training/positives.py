@@ -14,8 +14,9 @@ from pathlib import Path
 
 from cowest.errors import NothingToLearnError
 from cowest.models.local import load_tokenizer
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
+from cowest.run.progress import NOWHERE
 from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import Folder, LogCallback, fingerprint, release
 from cowest.training.notices import quiet
@@ -24,7 +25,13 @@ from cowest.types import Alignment, ModelRef, PreferencePair
 
 
 def train_positives(
-    policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
+    policy: ModelRef,
+    pairs: Sequence[PreferencePair],
+    settings: AlignConfig,
+    out: Path,
+    seed: int,
+    reporter: Reporter,
+    tracker: Tracker = NOWHERE,
 ) -> Alignment:
     """Tune ``policy`` on the chosen drafts; the folder, the checkpoints and the errors are ``train_preference``'s.
 
@@ -50,7 +57,7 @@ def train_positives(
                 f"align: none of {len(chosen)} chosen drafts has a token within align.max_length = {settings.max_length} "
                 "tokens; raise it"
             )
-        callback = LogCallback(folder, reporter, "align")
+        callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
         trainer = lean_trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
         try:

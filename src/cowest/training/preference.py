@@ -26,8 +26,9 @@ from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore
 
 from cowest.errors import NothingToLearnError
 from cowest.models.local import load_tokenizer
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
+from cowest.run.progress import NOWHERE
 from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import (
     Folder,
@@ -45,7 +46,13 @@ from cowest.types import Alignment, ModelRef, PreferencePair
 
 
 def train_preference(
-    policy: ModelRef, pairs: Sequence[PreferencePair], settings: AlignConfig, out: Path, seed: int, reporter: Reporter
+    policy: ModelRef,
+    pairs: Sequence[PreferencePair],
+    settings: AlignConfig,
+    out: Path,
+    seed: int,
+    reporter: Reporter,
+    tracker: Tracker = NOWHERE,
 ) -> Alignment:
     """Align ``policy`` on ``pairs`` into ``settings.checkpoints`` evenly spaced models, the last one included.
 
@@ -71,7 +78,7 @@ def train_preference(
                 f"align: none of {len(pairs)} pairs has two different drafts within align.max_length = {settings.max_length} "
                 f"tokens ({data.lost} have a prompt as long, {data.equal} are equal after the cut); raise it"
             )
-        callback = LogCallback(folder, reporter, "align")
+        callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
         trainer = _trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
         try:

@@ -24,8 +24,9 @@ from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import SftConfig, TrainingSettings
+from cowest.run.progress import NOWHERE
 from cowest.training.common import (
     Folder,
     LogCallback,
@@ -62,7 +63,13 @@ class SftRow(Record):
 
 
 def train_sft(
-    base: ModelRef, conversations: Sequence[SftRow], settings: SftConfig, out: Path, seed: int, reporter: Reporter
+    base: ModelRef,
+    conversations: Sequence[SftRow],
+    settings: SftConfig,
+    out: Path,
+    seed: int,
+    reporter: Reporter,
+    tracker: Tracker = NOWHERE,
 ) -> TrainedModel:
     """Tune ``base`` on ``conversations`` into ``out``; see ``training/common.py`` for the folder's contents.
 
@@ -92,7 +99,7 @@ def train_sft(
                 f"{settings.max_length} tokens; raise it"
             )
         tell_end(tokenizer, reporter)
-        callback = LogCallback(folder, reporter, "sft")
+        callback = LogCallback(folder, reporter, "sft", tracker)
         trainer = lean_trainer(base, rows, settings, folder, seed, tokenizer, [callback])
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
