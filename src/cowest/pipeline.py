@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowest.assembly.context import Context
+from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import sources_of
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.errors import ConfigError
@@ -66,13 +67,13 @@ class RunSummary(Written):
     bill: LedgerSummary | None = None
 
 
-async def run(config: RunConfig, out: Path, reporter: Reporter) -> RunSummary:
-    """Run or continue a recipe in ``out``.
+async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects = NOTHING) -> RunSummary:
+    """Run or continue a recipe in ``out``; ``objects`` are what a script has handed over (:mod:`cowest.api`).
 
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
     check_installed(config)
-    contexts = prepare(config, out, reporter)
+    contexts = prepare(config, out, reporter, objects=objects)
     models = contexts[0].models
     try:
         for number, context in enumerate(contexts):

@@ -12,6 +12,7 @@ from cowest.recipe.config import (
     IfqaTaskConfig,
     JsonlTaskConfig,
     LabTaskConfig,
+    ObjectTaskConfig,
     PluginTaskConfig,
     ProsocialTaskConfig,
     PubmedqaTaskConfig,
@@ -59,6 +60,10 @@ def _build_task(config: RunConfig, name: str) -> Task:
         return load_prosocial(task)
     if isinstance(task, PluginTaskConfig):
         return load_plugin_task(task, config.seed)
+    if isinstance(task, ObjectTaskConfig):
+        raise ConfigError(
+            f"task: {task.name!r} was a Python object; hand it over again: cowest.api.run(recipe, task=...)"
+        )
     raise ConfigError("this recipe has several tasks; pick one with RunConfig.by_task()")
 
 

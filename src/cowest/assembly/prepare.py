@@ -18,7 +18,7 @@ from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.systems.registry import evaluated
-from cowest.tasks.base import notes_of
+from cowest.tasks.base import Measured, notes_of
 
 
 def prepare(
@@ -36,6 +36,8 @@ def prepare(
     models, contexts = OpenModels(config, out, objects=objects), []
     for name, single in config.by_task().items():
         task = build_task(single, name) if objects.task is None else objects.task
+        if objects.metric is not None:
+            task = Measured(task, objects.metric)
         for note in notes_of(task):
             reporter.info(f"{name or task.name}: {note}")
         _check_held_out(single, len(task.examples("train")))
@@ -52,8 +54,8 @@ def prepare(
             objects=objects,
             tracker=objects.tracker or NOWHERE,
         )
-        _ = context.format, context.signal, context.objective  # raise for a name that nothing has
         if not offline:
+            _ = context.format, context.signal, context.objective  # raise for a name that nothing has
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts

@@ -367,7 +367,8 @@ class ObjectSource:
         """It must have been handed over."""
         if self.model is None:
             raise ConfigError(
-                f"{where}: {self.name!r} was a Python object; hand it over again: cowest.run(recipe, {where}=...)"
+                f"{where}: {self.name!r} was a Python object; hand it over again: "
+                f"cowest.api.run(recipe, {where.rpartition('.')[2]}=...)"
             )
 
     def window(self, answer_tokens: int) -> Window | None:

@@ -5,6 +5,7 @@ Every field's description is its documentation: ``cowest validate RECIPE --schem
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
@@ -26,6 +27,7 @@ from cowest.recipe.tasks import BenchmarkTaskConfig as BenchmarkTaskConfig
 from cowest.recipe.tasks import IfqaTaskConfig as IfqaTaskConfig
 from cowest.recipe.tasks import JsonlTaskConfig as JsonlTaskConfig
 from cowest.recipe.tasks import LabTaskConfig as LabTaskConfig
+from cowest.recipe.tasks import ObjectTaskConfig as ObjectTaskConfig
 from cowest.recipe.tasks import PluginTaskConfig as PluginTaskConfig
 from cowest.recipe.tasks import ProsocialTaskConfig as ProsocialTaskConfig
 from cowest.recipe.tasks import PubmedqaTaskConfig as PubmedqaTaskConfig
@@ -252,8 +254,8 @@ class RunConfig(Section):
         return {name: self.model_copy(update={"task": task, "tasks": {}}) for name, task in self.tasks.items()}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe, apply ``KEY=VALUE`` overrides, resolve its relative data paths.
+def load_config(path: Path, overrides: Sequence[str] = (), values: Mapping[str, JsonValue] | None = None) -> RunConfig:
+    """Read a recipe, apply ``KEY=VALUE`` overrides (or ``values`` by dotted key), resolve its relative data paths.
 
     Raises ConfigError that names the file, line and key, with a suggestion for a misspelt one.
     """
@@ -272,7 +274,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values, such as 'name: my-run'")
     for override in overrides:
         _override(data, override)
-    return _validated(data, path, node)
+    return _validated(with_values(data, values or {}), path, node)
 
 
 def config_from_dict(data: Mapping[str, JsonValue], folder: Path = Path()) -> RunConfig:
@@ -280,12 +282,17 @@ def config_from_dict(data: Mapping[str, JsonValue], folder: Path = Path()) -> Ru
     return _validated(dict(data), folder / "(recipe)", None)
 
 
+def with_values(data: Mapping[str, JsonValue], values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """A recipe's data with other values for some dotted keys."""
+    changed: dict[str, JsonValue] = copy.deepcopy(dict(data))
+    for key, value in values.items():
+        _put(changed, key, value, key)
+    return changed
+
+
 def with_settings(config: RunConfig, settings: Mapping[str, JsonValue]) -> RunConfig:
     """The recipe with other values for some dotted keys. Raises ConfigError as for a recipe that has them."""
-    data = config.model_dump(mode="json")
-    for key, value in settings.items():
-        _put(data, key, value, key)
-    return config_from_dict(data, config.folder)
+    return config_from_dict(with_values(config.model_dump(mode="json"), settings), config.folder)
 
 
 def _override(data: dict[str, JsonValue], override: str) -> None:

@@ -171,7 +171,7 @@ class ScriptedModelConfig(Section):
 
 
 class ObjectModelConfig(Section):
-    """A Python object that a script hands over (`cowest.run(recipe, strong=...)`); written by cowest itself."""
+    """A Python object that a script hands over (`cowest.api.run(recipe, strong=...)`); written by cowest itself."""
 
     kind: Literal["object"]
     name: str = Field(description="What the object calls itself.")

@@ -116,6 +116,13 @@ class ProsocialTaskConfig(BenchmarkTaskConfig):
     )
 
 
+class ObjectTaskConfig(TaskSection):
+    """A Python object that a script hands over (`cowest.api.run(recipe, task=...)`); written by cowest itself."""
+
+    kind: Literal["object"]
+    name: str = Field(description="What the object calls itself.")
+
+
 class PluginTaskConfig(TaskSection):
     """A task of an installed package, found by its entry point in the group ``cowest.tasks``."""
 
@@ -126,6 +133,12 @@ class PluginTaskConfig(TaskSection):
 
 
 TaskConfig = Annotated[
-    LabTaskConfig | JsonlTaskConfig | IfqaTaskConfig | PubmedqaTaskConfig | ProsocialTaskConfig | PluginTaskConfig,
+    LabTaskConfig
+    | JsonlTaskConfig
+    | IfqaTaskConfig
+    | PubmedqaTaskConfig
+    | ProsocialTaskConfig
+    | PluginTaskConfig
+    | ObjectTaskConfig,
     Field(discriminator="kind"),
 ]

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from cowest.errors import ConfigError
+from cowest.recipe.registry import Registry
 from cowest.scoring.normal import normalise, same_answer
 from cowest.scoring.scripts import units
 
@@ -123,12 +124,25 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """Every metric that results.json may name."""
 
 
+_KNOWN: Registry[Metric] = Registry("metric", "cowest.metrics", METRICS, ("name", "kind", "per_query"))
+_HANDED: dict[str, Metric] = {}
+
+
+def use_metric(metric: Metric) -> str:
+    """Make a metric that a script has handed over known in this process by its name, which is returned.
+
+    Raises:
+        ConfigError: its name is that of another metric.
+    """
+    if metric.name in METRICS or _HANDED.setdefault(metric.name, metric) != metric:
+        raise ConfigError(f"metric {metric.name!r}: there is another metric of this name; give yours a name of its own")
+    return metric.name
+
+
 def get_metric(name: str) -> Metric:
-    """The metric called ``name``.
+    """The metric called ``name``: one of cowest's, one that was handed over, or an installed package's (``cowest.metrics``).
 
     Raises:
         ConfigError: there is none.
     """
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
-    return METRICS[name]
+    return _HANDED.get(name) or _KNOWN.find(name, "metric")

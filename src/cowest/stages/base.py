@@ -17,7 +17,7 @@ from cowest.protocols import Reporter
 from cowest.run.freshness import Depends, all_files, note_outputs
 from cowest.run.manifest import StageEntry
 from cowest.run.store import JsonlFile, RunDir
-from cowest.stages.watch import CutWatch
+from cowest.stages.watch import Asking, CutWatch
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
@@ -142,7 +142,7 @@ class _Patience:
 
 async def fill(
     label: str,
-    context: Context,
+    context: Asking,
     file: JsonlFile[R],
     items: Sequence[I],
     key_of_item: Callable[[I], str],

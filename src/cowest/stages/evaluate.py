@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 
 from cowest.assembly.build import build_baseline_frames
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers, build_system
-from cowest.errors import StageError
+from cowest.errors import ConfigError, StageError
 from cowest.protocols import ChatModel
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.store import JsonlFile, write_atomic
-from cowest.scoring.statistics import Outcome, compare, summarise
+from cowest.scoring.statistics import Outcome
 from cowest.stages import depends
+from cowest.stages.answers import outcomes_of, results_of_systems
 from cowest.stages.base import Done, Stage, failures, fill
 from cowest.stages.learn import selection, sft_model
 from cowest.systems.registry import evaluated
 from cowest.systems.spec import SystemSpec, Which
-from cowest.types import Comparison, Example, ModelRef, Prediction, Results, StageResult, SystemResult, Usage
+from cowest.types import Example, ModelRef, Prediction, StageResult
 
 EVALUATE = "evaluate"
 
@@ -30,8 +30,19 @@ def test_queries(context: Context) -> Sequence[Example]:
     return context.task.examples("test")[: context.config.evaluate.queries]
 
 
+def _asked_for(context: Context) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
+    """The recipe's systems with those that were handed over, and why it cannot have others that it names."""
+    specs, left_out = evaluated(context.config)
+    taken = {spec.name for spec in specs} & {spec.name for spec in context.objects.systems}
+    if taken:
+        raise ConfigError(
+            f"systems: {', '.join(sorted(taken))}: a system of this name is evaluated already; give yours another"
+        )
+    return (*specs, *context.objects.systems), left_out
+
+
 def _depends(context: Context) -> Depends:
-    specs, _ = evaluated(context.config)
+    specs, _ = _asked_for(context)
     found = (
         _asked(context)
         | depends.value("evaluate.systems", [spec.name for spec in specs])
@@ -89,7 +100,7 @@ def _beyond_the_frames(context: Context) -> Depends:
 
 def systems_of(context: Context) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """The systems that are there to be evaluated, and why the others that the recipe asks for are not."""
-    specs, left_out = evaluated(context.config)
+    specs, left_out = _asked_for(context)
     if any(spec.needs == "align" for spec in specs):
         why = selection(context).skipped
         if why is not None:
@@ -164,59 +175,21 @@ async def _evaluate(context: Context) -> Done:
     counts |= {f"{name}_cut_off": sum(o.cut for o in rows) for name, rows in found.items()}
     counts |= {f"{name}_failed": n for name, n in failed.items()}
     mine = StageResult(counts=counts, seconds=round(earlier + time.monotonic() - began, 2))
-    results = _results(context, predictions, found, mine, left_out)
-    write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
-    return Done(counts, sum(failed.values()))
-
-
-def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
-    """A system's extracted answers. A failed call is ``failed``, one without an answer that was cut off ``cut``.
-
-    A whole text without an answer is merely wrong.
-    """
-    found = []
-    for e, p in zip(queries, predictions, strict=True):
-        answer = None if p.text is None else context.task.extract(p.text, e)
-        cut = p.truncated and answer is None
-        failed = p.text is None and not cut
-        found.append(Outcome(example_id=e.id, answer=answer, references=e.references, failed=failed, cut=cut))
-    return found
-
-
-def _results(
-    context: Context,
-    predictions: Mapping[str, Sequence[Prediction]],
-    found: Mapping[str, Sequence[Outcome]],
-    mine: StageResult,
-    left_out: Mapping[str, str],
-) -> Results:
-    """The results; ``mine`` is what this stage did, which the manifest does not have yet."""
-    task, seed = context.task, context.config.seed
-    systems = {
-        name: SystemResult(
-            metrics=summarise(task.metrics, task.labels, found[name], seed),
-            usage=sum((p.usage for p in predictions[name]), Usage()),
-        )
-        for name in predictions
-    }
-    comparisons: list[Comparison] = []
-    for a, b in combinations(reversed(list(found)), 2):
-        for metric in task.metrics:
-            comparisons.extend(compare(metric, task.labels, a, found[a], b, found[b], seed))
     stages = {
         name: StageResult(counts=entry.counts, seconds=entry.seconds)
         for name, entry in context.run.manifest().stages.items()
         if entry.status == "done" and name != EVALUATE
     }
-    stages[EVALUATE] = mine
-    return Results(
-        name=context.config.name,
-        task=task.name,
-        systems=systems,
-        comparisons=comparisons,
-        stages=stages,
-        left_out=dict(left_out),
-    )
+    stages[EVALUATE] = mine  # which the manifest does not have yet
+    task, c = context.task, context.config
+    results = results_of_systems(task, task.metrics, queries, predictions, c.seed, c.name, stages, left_out)
+    write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
+    return Done(counts, sum(failed.values()))
+
+
+def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
+    """A system's extracted answers, see :func:`cowest.stages.answers.outcomes_of`."""
+    return outcomes_of(context.task, queries, predictions)
 
 
 def evaluate_stage(reads: tuple[str, ...]) -> Stage:

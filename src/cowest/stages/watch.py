@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Final
+from typing import Final, Protocol
 
 from pydantic import BaseModel
 
-from cowest.assembly.context import Context
 from cowest.errors import DataError
+from cowest.protocols import Reporter, Task
 from cowest.types import Draft, Example, Prediction, Refinement
 
 FIRST: Final = 20
@@ -17,13 +17,26 @@ SMALL_SHARE: Final = 0.05
 """Up to this share nothing is said before the results."""
 
 
+class Asking(Protocol):
+    """What is known where queries are asked: a run's context, or less."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def reporter(self) -> Reporter: ...
+
+
 class CutWatch:
     """Counts the texts of a stage that were cut off before an answer, and says so once when they are more than a small share.
 
     ``limit`` names the setting that is to be raised.
     """
 
-    def __init__(self, context: Context, label: str, limit: str, items: int) -> None:
+    def __init__(self, context: Asking, label: str, limit: str, items: int) -> None:
         self._context, self._label, self._limit = context, label, limit
         self._first, self._seen, self._cut, self._told = min(FIRST, items), 0, 0, False
 

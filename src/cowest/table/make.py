@@ -46,7 +46,11 @@ def make_table(
         open_plan(plan, out, QuietReporter())
         more = [word for other in reuse for word in ("--reuse", str(other))]
         side_by_side("table", [unit.name for unit in plan.units], recipe, out, overrides, jobs, reporter, more)
-    bill = stopping.run(run_table(plan, out, reporter, reuse=reuse))
+    return finished(plan, out, stopping.run(run_table(plan, out, reporter, reuse=reuse)))
+
+
+def finished(plan: Plan, out: Path, bill: LedgerSummary | None) -> Made:
+    """The numbers, files and plots of a table whose units are done."""
     from cowest.table.plots import write_plots
 
     found = pools(plan, open_plan(plan, out, QuietReporter(), offline=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from cowest.assembly.objects import NOTHING, Objects
 from cowest.errors import ConfigError
 from cowest.recipe.config import RunConfig, with_settings
 from cowest.recipe.problems import did_you_mean
@@ -32,12 +33,16 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What ``cowest table`` does. ``left_out`` are rows that this recipe cannot have, with the reason."""
+    """What ``cowest table`` does. ``left_out`` are rows that this recipe cannot have, with the reason.
+
+    ``objects`` are what a script has handed over; its systems are among the rows.
+    """
 
     config: RunConfig
     rows: tuple[SystemSpec, ...]
     units: tuple[Unit, ...]
     left_out: Mapping[str, str]
+    objects: Objects = NOTHING
 
     @property
     def baseline(self) -> str:
@@ -50,13 +55,14 @@ class Plan:
         return tuple(self.config.comparison.grid) or ("",)
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, objects: Objects = NOTHING) -> Plan:
     """Raises ConfigError for an unknown row, a baseline that is no row, a bad label, or a setting that does not exist."""
     table = config.comparison
     rows, left_out = possible(config, find_systems(table.rows, "table.rows") or TABLE)
     if table.rows and left_out:
         name, why = next(iter(left_out.items()))
         raise ConfigError(f"table.rows: {name} is not possible here: {why}")
+    rows = (*rows, *objects.systems)
     names = [row.name for row in rows]
     baseline = table.baseline or names[-1]
     if current_name(baseline) not in names:
@@ -70,7 +76,7 @@ def make_plan(config: RunConfig) -> Plan:
         for seed in table.seeds or (config.seed,):
             seeded = {label: point.by_task()[task].model_copy(update={"seed": seed}) for label, point in points.items()}
             units.append(Unit(task, seed, seeded))
-    return Plan(config, rows, tuple(units), left_out)
+    return Plan(config, rows, tuple(units), left_out, objects)
 
 
 def _point(config: RunConfig, label: str, settings: Mapping[str, JsonValue]) -> RunConfig:

@@ -57,9 +57,9 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
     for label, config in unit.points.items():
         folder = out / unit.name / label if label else out / unit.name
         # Prices, keys and data of every point are checked here; notes on the data are told once, below.
-        base = prepare(config.model_copy(update={"ledger": ledger}), folder, QuietReporter(), offline)[0]
+        base = prepare(config.model_copy(update={"ledger": ledger}), folder, QuietReporter(), offline, plan.objects)[0]
         resolved = base.config
-        models = OpenModels(resolved, out, out / "answers.sqlite")
+        models = OpenModels(resolved, out, out / "answers.sqlite", plan.objects)
         check_systems(base, plan.rows, "table.rows")
         if label == plan.labels[0]:
             for note in notes_of(base.task):
@@ -74,7 +74,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
                 base,
                 label=told,
                 config=changed,
-                frames=build_frames(changed, base.task),
+                frames=plan.objects.frames or build_frames(changed, base.task, plan.objects.format),
                 run=RunDir(folder / name),
                 reporter=reporter,
                 models=models,

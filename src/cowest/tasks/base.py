@@ -126,6 +126,15 @@ class ExtendedTask:
         return self.inner.extract(text, example)
 
 
+class Measured:
+    """A task by another main metric beside its own."""
+
+    def __init__(self, inner: Task, metric: str) -> None:
+        self.name, self.labels, self.instruction = inner.name, inner.labels, inner.instruction
+        self.metrics = (metric, *(own for own in inner.metrics if own != metric))
+        self.examples, self.target, self.extract = inner.examples, inner.target, inner.extract
+
+
 def notes_of(task: Task) -> tuple[str, ...]:
     """What a user must know of a task's data, each with its count; a plug-in's own kind of task has none."""
     return task.notes if isinstance(task, SimpleTask | ExtendedTask) else ()

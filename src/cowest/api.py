@@ -1,0 +1,218 @@
+"""cowest from Python: run, evaluate and compare with objects of your own in place of sections of a recipe.
+
+    done = await run("recipe.yaml", task=my_task, strong=my_model)      # within a running event loop, such as a notebook's
+    done = run_sync("recipe.yaml", task=my_task, strong=my_model)       # in a script
+
+Whatever is handed over is known by its ``name``: one that has changed should have another, or what it made is used again. A
+package brings the same things by entry points (:mod:`cowest.recipe.registry`), and then recipes name them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from cowest.assembly.objects import Objects
+from cowest.errors import ConfigError
+from cowest.pipeline import RunSummary
+from cowest.pipeline import run as run_pipeline
+from cowest.protocols import ChatModel, DraftFormat, Reporter, Scorer, Signal, System, Task, Tracker
+from cowest.recipe.config import RunConfig, config_from_dict, load_config, with_settings, with_values
+from cowest.run.progress import QuietReporter
+from cowest.scoring.metrics import Metric, use_metric
+from cowest.stages.answers import answer_all, results_of_systems
+from cowest.systems.spec import SystemSpec
+from cowest.table.make import finished
+from cowest.table.plan import make_plan, table_folder
+from cowest.table.results import TableResults
+from cowest.table.run import run_table
+from cowest.types import Results
+
+T = TypeVar("T")
+Recipe = RunConfig | Mapping[str, JsonValue] | Path | str
+
+
+async def run(
+    recipe: Recipe,
+    out: Path | str | None = None,
+    *,
+    task: Task | None = None,
+    weak: ChatModel | None = None,
+    strong: ChatModel | None = None,
+    judge: ChatModel | None = None,
+    scorer: Scorer | None = None,
+    metric: Metric | None = None,
+    draft_format: DraftFormat | None = None,
+    signal: Signal | None = None,
+    systems: Sequence[System | SystemSpec] = (),
+    tracker: Tracker | None = None,
+    reporter: Reporter | None = None,
+) -> RunSummary:
+    """Run or continue a recipe in ``out`` (runs/NAME, unless given), with these objects in place of its sections.
+
+    Args:
+        recipe: A file, a mapping as in a file, or a RunConfig; sections that an object takes the place of may be left out.
+        out: The run directory.
+        task: The data with its instruction and metrics.
+        weak: A weak model that is not trained here; leave it to the recipe to have one trained.
+        strong: The strong model.
+        judge: A model that scores answers against the reference.
+        scorer: What scores answers, in place of the task's metric.
+        metric: The main metric, beside the task's own.
+        draft_format: What the weak model writes.
+        signal: What a draft is worth.
+        systems: More systems to evaluate, each built already, or as a SystemSpec that is given the run's parts.
+        tracker: Where losses, scores and counts go.
+        reporter: Where progress goes; nowhere, unless given.
+
+    Raises:
+        CowestError: as :func:`cowest.pipeline.run`.
+    """
+    objects = _objects(task, weak, strong, judge, scorer, metric, draft_format, signal, systems, tracker)
+    config = _config(recipe, objects)
+    target = Path("runs") / config.name if out is None else Path(out)
+    return await run_pipeline(config, target, reporter or QuietReporter(), objects)
+
+
+def run_sync(recipe: Recipe, out: Path | str | None = None, **objects: object) -> RunSummary:
+    """:func:`run` for scripts, in which no event loop runs. Raises RuntimeError within one: await ``run`` there."""
+    return _sync(run(recipe, out, **objects))  # type: ignore[arg-type]
+
+
+async def table(
+    recipe: Recipe,
+    out: Path | str | None = None,
+    *,
+    task: Task | None = None,
+    weak: ChatModel | None = None,
+    strong: ChatModel | None = None,
+    judge: ChatModel | None = None,
+    scorer: Scorer | None = None,
+    metric: Metric | None = None,
+    draft_format: DraftFormat | None = None,
+    signal: Signal | None = None,
+    systems: Sequence[System | SystemSpec] = (),
+    tracker: Tracker | None = None,
+    reporter: Reporter | None = None,
+) -> TableResults:
+    """The rows of ``table.rows``, and ``systems`` as more of them, side by side; the arguments are those of :func:`run`.
+
+    Raises:
+        CowestError: as :func:`cowest.table.run.run_table`.
+    """
+    objects = _objects(task, weak, strong, judge, scorer, metric, draft_format, signal, systems, tracker)
+    config = _config(recipe, objects)
+    plan = make_plan(config, objects)
+    target = table_folder(config) if out is None else Path(out)
+    bill = await run_table(plan, target, reporter or QuietReporter())
+    return finished(plan, target, bill).results
+
+
+def table_sync(recipe: Recipe, out: Path | str | None = None, **objects: object) -> TableResults:
+    """:func:`table` for scripts."""
+    return _sync(table(recipe, out, **objects))  # type: ignore[arg-type]
+
+
+async def evaluate(
+    systems: Sequence[System],
+    task: Task,
+    *,
+    metrics: Sequence[str | Metric] | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Results:
+    """Answer a task's test queries with each system; means with intervals, and paired comparisons.
+
+    Args:
+        systems: Objects with a ``name`` and ``async def answer(example)``.
+        task: The data.
+        metrics: Names or objects, the main one first; the task's, unless given.
+        queries: The first so many of the test queries; all, unless given.
+        seed: Of the bootstrap.
+        out: A folder that keeps every answer (``NAME.jsonl``): the same call continues there after a stop.
+        reporter: Where progress goes.
+
+    Raises:
+        ConfigError: two systems of one name, an unknown metric.
+        StageError: calls keep failing.
+    """
+    names = [system.name for system in systems]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"systems: two of them have the same name ({', '.join(names)})")
+    measured = tuple(m if isinstance(m, str) else use_metric(m) for m in metrics or task.metrics)
+    examples = task.examples("test")[:queries]
+    folder = None if out is None else Path(out)
+    answers = {s.name: await answer_all(s, task, examples, folder, reporter or QuietReporter()) for s in systems}
+    return results_of_systems(task, measured, examples, answers, seed)
+
+
+def evaluate_sync(systems: Sequence[System], task: Task, **settings: object) -> Results:
+    """:func:`evaluate` for scripts."""
+    return _sync(evaluate(systems, task, **settings))  # type: ignore[arg-type]
+
+
+def _sync(work: Coroutine[object, object, T]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    work.close()
+    raise RuntimeError("an event loop runs already (a notebook, an async function): await the function without _sync")
+
+
+def _objects(
+    task: Task | None,
+    weak: ChatModel | None,
+    strong: ChatModel | None,
+    judge: ChatModel | None,
+    scorer: Scorer | None,
+    metric: Metric | None,
+    draft_format: DraftFormat | None,
+    signal: Signal | None,
+    systems: Sequence[System | SystemSpec],
+    tracker: Tracker | None,
+) -> Objects:
+    return Objects(
+        task=task,
+        weak=weak,
+        strong=strong,
+        judge=judge,
+        scorer=scorer,
+        metric=None if metric is None else use_metric(metric),
+        format=draft_format,
+        signal=signal,
+        systems=tuple(s if isinstance(s, SystemSpec) else _spec(s) for s in systems),
+        tracker=tracker,
+    )
+
+
+def _spec(system: System) -> SystemSpec:
+    """A system that is built already."""
+    return SystemSpec(system.name, "handed over", lambda parts: system)
+
+
+def _config(recipe: Recipe, objects: Objects) -> RunConfig:
+    """The recipe with the objects' names in place of the sections that they stand for, so that the run directory tells."""
+    named: dict[str, JsonValue] = {}
+    for section, thing in (("task", objects.task), ("weak", objects.weak), ("strong", objects.strong)):
+        if thing is not None:
+            named[section] = {"kind": "object", "name": thing.name}
+    if objects.task is not None:
+        named["tasks"] = {}
+    if objects.judge is not None:
+        named["feedback.judge"] = {"kind": "object", "name": objects.judge.name}
+    if objects.format is not None:
+        named["draft.format"] = objects.format.name
+    if objects.signal is not None:
+        named["pairs.signal"] = objects.signal.name
+    if isinstance(recipe, RunConfig):
+        return with_settings(recipe, named)
+    if isinstance(recipe, Mapping):
+        return config_from_dict(with_values(recipe, named))
+    return load_config(Path(recipe), values=named)

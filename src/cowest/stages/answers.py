@@ -1,0 +1,90 @@
+"""Systems answer queries, and what that comes to: shared by the stage ``evaluate``, tables and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cowest.protocols import Reporter, System, Task
+from cowest.run.store import JsonlFile
+from cowest.scoring.statistics import Outcome, compare, summarise
+from cowest.stages.base import fill
+from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Usage
+
+
+def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
+    """A system's extracted answers. A failed call is ``failed``, one without an answer that was cut off ``cut``.
+
+    A whole text without an answer is merely wrong.
+    """
+    found = []
+    for e, p in zip(queries, predictions, strict=True):
+        answer = None if p.text is None else task.extract(p.text, e)
+        cut = p.truncated and answer is None
+        failed = p.text is None and not cut
+        found.append(Outcome(example_id=e.id, answer=answer, references=e.references, failed=failed, cut=cut))
+    return found
+
+
+def results_of_systems(
+    task: Task,
+    metrics: Sequence[str],
+    queries: Sequence[Example],
+    predictions: Mapping[str, Sequence[Prediction]],
+    seed: int,
+    name: str = "evaluation",
+    stages: Mapping[str, StageResult] | None = None,
+    left_out: Mapping[str, str] | None = None,
+) -> Results:
+    """Means with intervals of each system, and every pair compared on the queries that both answered."""
+    found = {system: outcomes_of(task, queries, rows) for system, rows in predictions.items()}
+    systems = {
+        system: SystemResult(
+            metrics=summarise(metrics, task.labels, found[system], seed),
+            usage=sum((p.usage for p in predictions[system]), Usage()),
+        )
+        for system in predictions
+    }
+    comparisons: list[Comparison] = []
+    for a, b in combinations(reversed(list(found)), 2):
+        for metric in metrics:
+            comparisons.extend(compare(metric, task.labels, a, found[a], b, found[b], seed))
+    return Results(
+        name=name,
+        task=task.name,
+        systems=systems,
+        comparisons=comparisons,
+        stages=dict(stages or {}),
+        left_out=dict(left_out or {}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What ``fill`` needs to know, outside a run."""
+
+    task: Task
+    reporter: Reporter
+    label: str = ""
+
+
+async def answer_all(
+    system: System, task: Task, queries: Sequence[Example], folder: Path | None, reporter: Reporter
+) -> list[Prediction]:
+    """A system's answer to each query, in order; kept in ``folder``, where those that are there are not asked again."""
+    with TemporaryDirectory() as passing:
+        file = JsonlFile((folder or Path(passing)) / f"{system.name}.jsonl", Prediction)
+        asking = _Asking(task, reporter)
+        return await fill(
+            system.name,
+            asking,
+            file,
+            queries,
+            lambda e: e.id,
+            lambda p: p.example_id,
+            system.answer,
+            limit="max_tokens",
+        )
