@@ -27,6 +27,7 @@ from cowest.models.structured import ask_json
 from cowest.models.thinking import is_thinking_mark, opens_thinking, split_thinking
 from cowest.scoring.judge import Grade, JudgeScorer
 from cowest.scoring.scorer import MetricScorer
+from cowest.server.drafter import as_drafts
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.single import SingleCall
 from cowest.tasks.base import CLASS_METRICS, SimpleTask
@@ -281,3 +282,12 @@ async def test_a_judge_gives_a_cut_off_text_no_grade() -> None:
 
 def test_a_model_call_error_is_what_callers_catch() -> None:
     assert issubclass(HiddenAnswerError, ModelCallError)
+
+
+async def test_a_served_draft_goes_on_without_its_thinking() -> None:
+    weak = as_drafts(model("<think>no?</think>Knowledge.", ("<think>no?", "length"), "<think>no?"))
+    assert (await weak.generate(FRAMES.draft(question()), Sampling())).text == "Knowledge."
+    for _ in range(2):
+        with pytest.raises(ModelCallError) as caught:
+            await weak.generate(FRAMES.draft(question()), Sampling())
+        assert caught.value.kind == "draft_empty", "so that the strong model answers alone"

@@ -146,10 +146,19 @@ def test_a_target_is_read_back(label: str, rationale: str) -> None:
 
 def test_hostile_text_is_quick() -> None:
     start = time.process_time()
-    for text in ("answer" + " " * 100_000, "Answer:" * 20_000, "yes " * 30_000, "\n" * 100_000, "no," * 40_000):
+    for text in (
+        *("answer" + " " * 100_000, "Answer:" * 20_000, "yes " * 30_000, "\n" * 100_000, "no," * 40_000),
+        *(
+            "the answer is " * 8_000,
+            "\\boxed{" * 15_000,
+            "yes\nQuestion: x\n" * 9_000,
+            "\\text{" * 15_000,
+            "<think>" * 14_000,
+        ),
+    ):
         extract_answer(text, YNM)
         extract_answer(text)
-    assert time.process_time() - start < 2.0
+    assert time.process_time() - start < 10.0, "quadratic reading would take minutes"
 
 
 def test_labels_that_read_alike_are_refused() -> None:

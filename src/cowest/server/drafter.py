@@ -108,7 +108,7 @@ class _Drafts:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         try:
-            return await self._weak.generate(messages, sampling)
+            return visible(await self._weak.generate(messages, sampling), self.name)
         except ModelCallError as error:
             raise ModelCallError(draft_fault(error.kind), str(error)) from None
 

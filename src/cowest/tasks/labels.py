@@ -54,6 +54,7 @@ _CLAUSE: Final = re.compile(
     rf"[,;:.!?()\n\u2026\u2014\u2013\uff0c\u3002\uff1b\uff1a\uff01\uff1f\u3001\u0964\u060c\u061b\u061f]|{TURNS}"
 )
 _WORD: Final = re.compile(r"[^\W\d_](?:[\w'\u2019\u0900-\u0963]*)")
+_LINE: Final = 1000  # characters that are looked at behind an introduction
 _REACH: Final = 5  # words between a negation and what it denies: "I would not say that it is harmful"
 _NEGATED_BEFORE: Final = re.compile(rf"{NEGATED_BEFORE}\s*$")
 _NEGATED_AFTER: Final = re.compile(rf"\s*{NEGATED_AFTER}", re.IGNORECASE)
@@ -198,8 +199,9 @@ class LabelTable:
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self._levels = [_Level(labels, fold) for fold in _LEVELS]
+        self._keys = {label: label_key(label) for label in labels}
         # "a" or "2" in running text is an article or a number, not a choice; and a sign may be any punctuation
-        self._findable = all(_findable(label_key(label)) for label in labels)
+        self._findable = all(_findable(key) for key in self._keys.values())
 
     def match(self, answer: str) -> str | None:
         """The label that a marked answer is or begins with; None when it names none, several, or denies it."""
@@ -222,14 +224,20 @@ class LabelTable:
         level = self._levels[-1] if not self._levels[-1].alike else self._levels[1]
         folded = level.fold(text)
         found = {m.label for m in level.mentions(folded) if self._said(level, folded, m)} if self._findable else set()
-        said = [self.match(text[m.end() :].splitlines()[0]) for m in LEAD_IN.finditer(text) if text[m.end() :].strip()]
-        if said and said[-1] is not None:
-            return said[-1] if found <= {said[-1]} else None
+        said = self._introduced(text)
+        if said is not None:
+            return said if found <= {said} else None
         if refuses(text):
             return None
         if self._findable:
             return found.pop() if len(found) == 1 else None
         return self._chosen(text)
+
+    def _introduced(self, text: str) -> str | None:
+        """The label behind the last "the answer is"."""
+        last = max((m.end() for m in LEAD_IN.finditer(text)), default=None)
+        line = "" if last is None else text[last : last + _LINE].strip().partition("\n")[0]
+        return self.match(line) if line else None
 
     def _whole(self, text: str) -> str | None:
         """The label that the whole text is, what is wrapped around it apart; the closest way to read it counts."""
@@ -253,7 +261,7 @@ class LabelTable:
         return None if other and other.label != first.label else first.label
 
     def _said(self, level: _Level, folded: str, mention: _Mention) -> bool:
-        key = label_key(mention.label)
+        key = self._keys[mention.label]
         return _answers(folded, mention, key) and not _denied(folded, mention)
 
     def _chosen(self, text: str) -> str | None:

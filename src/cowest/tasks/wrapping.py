@@ -67,6 +67,7 @@ CONFIDENCE_LINE: Final = re.compile(
 """A line of its own that says how sure the model is."""
 
 _MOST_LAYERS: Final = 8
+_MOST_BOXES: Final = 50
 
 
 def unwrapped(answer: str) -> str:
@@ -90,7 +91,7 @@ def without_confidence(answer: str) -> str:
 def boxed(text: str) -> list[tuple[int, str]]:
     r"""Where each ``\boxed{...}`` of a text begins, and what is in it; braces may be nested."""
     found = []
-    for match in re.finditer(r"\\f?boxed\s*\{", text):
+    for match in list(re.finditer(r"\\f?boxed\s*\{", text))[-_MOST_BOXES:]:  # the last one counts
         depth, at = 1, match.end()
         end = min(len(text), at + 2000)
         while at < end and depth:
