@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,14 @@ def test_a_file_that_may_not_grow_is_named(tmp_path: Path, finished: Path) -> No
 # A ledger that is gone
 
 
+def _being_made(path: Path) -> None:
+    """A database without tables: what another process that makes a ledger begins with."""
+    path.unlink()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        assert path.stat().st_size
+
+
 def _new_ledger(path: Path) -> None:
     from cowest.ledger.schema import connect
 
@@ -192,6 +201,7 @@ LOST: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "new": _new_ledger,
+    "being made": _being_made,
     "without its log": lambda path: path.write_bytes(b"SQLite format 3\0" + path.read_bytes()[16:20] + bytes(4076)),
 }
 

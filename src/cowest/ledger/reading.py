@@ -14,6 +14,10 @@ from cowest.errors import DataError
 from cowest.ledger.schema import problem, recognise
 
 
+class EmptyLedgerError(DataError):
+    """A ledger in which nothing is entered: an empty file, or one that another process is just making."""
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """The ledger's connection. Raises DataError where there is none or an empty file, and for damage that turns up inside."""
@@ -21,7 +25,9 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise DataError(
             f"{path}: there is no ledger; a run enters its paid calls there (a model that runs here pays nothing)"
         )
-    empty = DataError(f"{path}: empty: there is no call in it; put the ledger of this run back, or delete the file")
+    empty = EmptyLedgerError(
+        f"{path}: empty: there is no call in it; put the ledger of this run back, or delete the file"
+    )
     if not path.stat().st_size:
         raise empty
     try:
