@@ -127,6 +127,8 @@ class Scenario:
     shape: str
     concurrency: int
     seed: int
+    times: int = 3
+    """Kills, or stops."""
 
 
 @dataclass
@@ -137,6 +139,7 @@ class Outcome:
     shape: str
     concurrency: int
     seed: int
+    times: int
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
     paid: int = 0
@@ -208,7 +211,7 @@ class Play:
             if self._scenario.kind == "budget":
                 await self._spend(recipe)
             else:
-                await self._disturb(recipe, 3)
+                await self._disturb(recipe)
         self._found.seconds = round(time.monotonic() - began, 1)
         await self._check(limits)
         return self._found
@@ -222,9 +225,9 @@ class Play:
             if len(told) != 1 or "budget_" not in told[0] or "Traceback" in said:
                 self._broken(f"not one line: {said[-600:]!r}")
 
-    async def _disturb(self, recipe: Path, times: int) -> None:
-        """Kill or stop the run ``times`` times, each after a number of further answers."""
-        for _ in range(times):
+    async def _disturb(self, recipe: Path) -> None:
+        """Kill or stop the run, each time after a number of further answers."""
+        for _ in range(self._scenario.times):
             processes = await self._start(recipe)
             wanted = self._endpoint.paid + self._chance.randrange(20, 90)
             until = time.monotonic() + self._limit_s

@@ -60,6 +60,8 @@ def test_the_commands_are_known() -> None:
         "report",
         "estimate",
         "ledger",
+        "ledger show",
+        "ledger recover",
         "collect",
         "init",
         "merge",

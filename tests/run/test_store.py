@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from cowest.errors import DataError
 from cowest.run.manifest import StageEntry
-from cowest.run.store import JsonlFile, RunDir, write_atomic
+from cowest.run.store import JsonlFile, RunDir, named, write_atomic
 from cowest.types import Message
 
 
@@ -110,3 +111,20 @@ def test_removing_outputs(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("x")
     RunDir(tmp_path).remove(["align", "pairs.jsonl", "never-there"])
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3"),
+    ],
+    ids=["system", "safetensors", "torch"],
+)
+def test_a_full_disk_has_the_files_name_whoever_says_it(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OSError, match="No space left") as told, named(tmp_path / "sft"):
+        raise error
+    assert told.value.errno == errno.ENOSPC and told.value.filename == str(tmp_path / "sft")
+    with pytest.raises(ZeroDivisionError), named(tmp_path):
+        raise ZeroDivisionError

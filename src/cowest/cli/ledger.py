@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 Directory = Annotated[Path, typer.Argument(help="A run directory, or a ledger file.", show_default=False)]
 
 
-@ledger.command(epilog="Example: cowest ledger runs/mine --export calls.jsonl")
+@ledger.command(epilog="Example: cowest ledger show runs/mine --export calls.jsonl")
 def show(
     directory: Directory,
     as_json: Json = False,

@@ -6,9 +6,9 @@ A row of ``reservations`` is the most that one attempt can cost. ``process`` is 
     over:IDENTITY     an attempt that is over and may have been paid; its call tries again, and gives nothing back by itself
     batch:IDENTITY    a request in a batch at the provider, which outlives its process
 
-With a budget each attempt has a row of its own. Without one a row goes from one call to the next (:class:`_Pool`): as many are
-written as calls are under way at once, and hardly a call waits for the disk. A kill leaves them, and so the bill's "at most" is
-never too low.
+With a budget each attempt has a row of its own. Without one a row goes from one call to the next (:mod:`cowest.ledger.pool`): as
+many are written as calls are under way at once, and hardly a call waits for the disk. A kill leaves them, and so the bill's "at
+most" is never too low.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import asyncio
 import os
 import sqlite3
 import time
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cowest.errors import BudgetExceededError
+from cowest.ledger.pool import Amount, Pool, rounded
 from cowest.ledger.prices import Price
 from cowest.ledger.records import BatchEntry, Limits
 from cowest.ledger.writer import Writer
@@ -38,10 +37,6 @@ PATIENCE_S: Final = 900.0
 STALE_S: Final = 1.0
 """A pooled row that no call needed for so long is deleted."""
 
-Amount = tuple[int, int | None]
-"""Tokens, and millionths of a dollar (None: the price is unknown)."""
-
-_STEPS: Final = [0, *sorted({round(2 ** (k / 4)) for k in range(240)})]
 _INSERT: Final = "INSERT INTO reservations (run, pid, process, tokens, micro_usd, created) VALUES (?, ?, ?, ?, ?, ?)"
 _UNDER_WAY: Final[ContextVar[set[int] | None]] = ContextVar("under_way", default=None)
 
@@ -63,7 +58,7 @@ class UnderWay:
 
     def __init__(self, path: Path, run: str, limits: Limits, writer: Writer) -> None:
         self._path, self._run, self._limits, self._writer = path, run, limits, writer
-        self._pool = _Pool()
+        self._pool = Pool()
         self._mine: set[int] = set()  # rows of our own, as long as they exist; those of batches are the provider's
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock, asyncio.Event] | None = None
 
@@ -71,6 +66,8 @@ class UnderWay:
         self, most: Sequence[Usage], price: Price | None, batch: bool = False, beside: Sequence[int] = ()
     ) -> list[int]:
         """Hold the most that these attempts can cost, all or none; see :meth:`cowest.ledger.ledger.Ledger.reserve`."""
+        if self._writer.broken is not None:  # what was asked now could not be entered
+            raise self._writer.broken
         amounts = [(u.input_tokens + u.output_tokens, micro(price.cost(u)) if price else None) for u in most]
         if self._limits.any or batch:
             found = await self._held(amounts, batch, beside)
@@ -187,7 +184,7 @@ class UnderWay:
 
     async def _note(self, amount: Amount) -> int:
         """A row from the pool, or a new one: then it waits for the disk."""
-        size = _rounded(amount)
+        size = rounded(amount)
         number = self._pool.take(size)
         if number is None:
             made = await self._made(lambda db: _insert(db, self._run, [size]))
@@ -203,60 +200,6 @@ class UnderWay:
         _book_as_maybe(db, lost)
         self._pool.drop(lost)
         self._mine -= lost
-
-
-class _Pool:
-    """Rows that exist in the file and go from call to call, by size. Taken in the loop's thread, given in the writer's."""
-
-    def __init__(self) -> None:
-        self._free: dict[Amount, deque[tuple[int, float]]] = {}
-        self._sizes: dict[int, Amount] = {}
-
-    def add(self, number: int, size: Amount) -> None:
-        self._sizes[number] = size
-
-    def take(self, size: Amount) -> int | None:
-        """A free row of at least this size; the one that was used last, so that others get stale."""
-        same = self._free.get(size)
-        if same:
-            with suppress(IndexError):  # the other thread took it
-                return same.pop()[0]
-        tokens, cost = size
-        for (most, most_cost), free in sorted(self._free.items(), key=lambda item: item[0][0]):
-            if most >= tokens and (most_cost is None) == (cost is None) and (most_cost or 0) >= (cost or 0):
-                with suppress(IndexError):
-                    return free.pop()[0]
-        return None
-
-    def give(self, number: int) -> bool:
-        """Whether it is one of the pool, which is free now."""
-        size = self._sizes.get(number)
-        if size is None:
-            return False
-        if size not in self._free:
-            self._free = {**self._free, size: deque()}  # replaced as a whole: the other thread may be looking
-        self._free[size].append((number, time.monotonic()))
-        return True
-
-    def stale(self, age_s: float) -> list[int]:
-        """Take out rows that were free for so long."""
-        found, until = [], time.monotonic() - age_s
-        for free in self._free.values():
-            while free:
-                try:
-                    number, since = free.popleft()
-                except IndexError:  # the other thread took it
-                    break
-                if since > until:
-                    free.appendleft((number, since))
-                    break
-                found.append(number)
-        self.drop(found)
-        return found
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        for number in numbers:
-            self._sizes.pop(number, None)
 
 
 def _insert(db: sqlite3.Connection, run: str, amounts: Sequence[Amount], state: str = "") -> list[int]:
@@ -379,12 +322,6 @@ def _may_give_back(db: sqlite3.Connection, run: str) -> frozenset[int]:
     living = _Living()
     rows = db.execute("SELECT id, pid, process FROM reservations WHERE run = ? AND process NOT LIKE 'over:%'", (run,))
     return frozenset(n for n, pid, who in rows if not who.startswith("batch:") or living.has(pid, who))
-
-
-def _rounded(amount: Amount) -> Amount:
-    """Up to a step of 19%, so that a pooled row fits many calls."""
-    tokens, cost = amount
-    return _STEPS[bisect_left(_STEPS, tokens)], None if cost is None else _STEPS[bisect_left(_STEPS, cost)]
 
 
 def _plain(value: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from cowest.ledger.reading import reading
+from cowest.ledger.reading import EmptyLedgerError, reading
 from cowest.types import Record
 
 
@@ -91,11 +91,14 @@ def answered_requests(path: Path) -> frozenset[str]:
 
 def has_calls(path: Path) -> bool:
     """Whether anything is entered in a ledger file. Raises DataError where there is none, or it is damaged."""
-    with reading(path) as db:
-        counted = (
-            "SELECT EXISTS (SELECT 1 FROM answers) OR EXISTS (SELECT 1 FROM failures) OR EXISTS (SELECT 1 FROM batches)"
-        )
-        return bool(db.execute(counted).fetchone()[0])
+    counted = (
+        "SELECT EXISTS (SELECT 1 FROM answers) OR EXISTS (SELECT 1 FROM failures) OR EXISTS (SELECT 1 FROM batches)"
+    )
+    try:
+        with reading(path) as db:
+            return bool(db.execute(counted).fetchone()[0])
+    except EmptyLedgerError:
+        return False
 
 
 def summarise(db: sqlite3.Connection, path: Path, run: str | None) -> LedgerSummary:

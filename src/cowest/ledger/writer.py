@@ -83,6 +83,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Write[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="cowest-ledger", daemon=True)
         self.closed = False
+        self.broken: DataError | None = None  # why the file could not be written, once
         self._thread.start()
 
     async def together(self, work: Callable[[sqlite3.Connection, Sequence[E]], None], item: E) -> None:
@@ -179,7 +180,9 @@ class Writer:
             ):  # a broken disk: what was begun is undone when the file is opened next
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-            told = problem(self._path, error) if isinstance(error, sqlite3.Error | ValidationError) else error
+            told: BaseException = error
+            if isinstance(error, sqlite3.Error | ValidationError):
+                told = self.broken = problem(self._path, error)
             outcomes = [(write, None, told) for write in writes]
         _tell(outcomes)
 

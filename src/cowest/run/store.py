@@ -6,6 +6,7 @@ start. Nothing in a run directory names another place, so that it can be copied,
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -52,13 +53,24 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Give an OSError of a write inside, such as a full disk's, the name of the file, which the system leaves out."""
+    """Give an OSError of a write inside, such as a full disk's, the name of the file, which the system leaves out.
+
+    Libraries that are written in another language raise errors of their own for it, which become OSErrors.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is not None or error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+    except Exception as error:
+        if not any(said in str(error) for said in _FULL):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+
+
+_FULL = (f"(os error {errno.ENOSPC})", "PytorchStreamWriter failed writing")
+"""How safetensors and torch say that a disk is full."""
 
 
 class JsonlFile(Generic[R]):

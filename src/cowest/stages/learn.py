@@ -12,7 +12,7 @@ from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
-from cowest.run.store import RunDir, write_atomic
+from cowest.run.store import RunDir, named, write_atomic
 from cowest.run.weights import Weights
 from cowest.stages import depends
 from cowest.stages.advice import why_no_pairs
@@ -92,9 +92,10 @@ async def _sft(context: Context) -> Done:
         )
     base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
-    done = await in_thread(
-        lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
-    )
+    with named(out):
+        done = await in_thread(
+            lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
+        )
     write_atomic(out / "model_ref.json", context.named(done.model).model_dump_json(indent=2) + "\n")
     return Done({"rows": len(rows), "skipped_without_rationale": skipped, **done.counts})
 
@@ -175,10 +176,11 @@ async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -
         raise NothingToLearnError("align.objective is off")
     files = {name: context.path(round_.file(name)) for name in objective.reads}
     seed = derive_seed(context.config.seed, *round_.seed("align"))
-    return await in_thread(
-        lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),
-        context.reporter,
-    )
+    with named(out):
+        return await in_thread(
+            lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),
+            context.reporter,
+        )
 
 
 def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: str) -> Done:
