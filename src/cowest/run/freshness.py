@@ -55,6 +55,10 @@ class Depends:
     values: Mapping[str, JsonValue]
     defaults: Mapping[str, JsonValue] = field(default_factory=dict)
 
+    def only(self, *names: str) -> Depends:
+        """The values of these names alone."""
+        return Depends({name: self.values[name] for name in names if name in self.values}, self.defaults)
+
     def __or__(self, other: Depends) -> Depends:
         return Depends({**self.values, **other.values}, {**self.defaults, **other.defaults})
 

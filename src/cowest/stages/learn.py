@@ -68,7 +68,7 @@ def _sft_depends(context: Context) -> Depends:
     c = context.config
     return (
         settings_of("sft", c.sft)
-        | context.weak.identity("weak")
+        | context.weak.identity("weak").only("weak.model", "weak.adapter")  # engine and dtype are those of drafting
         | depends.questions("training", sft_examples(context))
         | depends.value("draft.format", c.draft.format)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
