@@ -18,7 +18,6 @@ from pathlib import Path
 
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
-from cowest.assembly.opened import sources_of
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary, purpose
@@ -42,7 +41,7 @@ from cowest.systems.registry import evaluated
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order."""
-    trains, shows_drafts = sources_of(config).weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
+    trains, shows_drafts = config.weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
     learns_from = learned_from(config) if trains else ()
     reads = {"sft": trains, "align": bool(learns_from), "drafts.jsonl": shows_drafts}
     return checked(
@@ -119,7 +118,7 @@ async def report_again(out: Path, target: Path | None = None) -> RunSummary:
 async def run_stages(context: Context, stages: Sequence[Stage] | None = None, pool: Sequence[RunDir] = ()) -> None:
     """Run one task's stages in order, reusing what is fresh, or what another run directory of ``pool`` has made."""
     for stage in stages_of(context.config) if stages is None else stages:
-        purpose.set(f"{context.label}{stage.name}")  # every paid call is entered with what it was for
+        purpose.set(context.purpose(stage.name))  # every paid call is entered with what it was for
         depends, inputs = stage.depends(context), inputs_of(context.run, stage)
         verdict = judge(context.run, stage, depends, inputs)
         for donor in () if verdict.kept else pool:

@@ -47,6 +47,13 @@ class Sampling(Record):
     json_schema: dict[str, JsonValue] | None = None
 
 
+class Request(Record):
+    """What one call asks a model."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+
+
 class Usage(Record):
     """What calls consumed; additive. ``cost_usd`` is ``None`` where the price is unknown (never 0).
 

@@ -25,10 +25,10 @@ from cowest.types import ModelRef
 class Context:
     """One task of a recipe, and all that its stages need. ``models`` are opened on first use and shared by all tasks.
 
-    ``label`` names the task where a run has several ("medicine: "); it goes before what is reported and entered in the ledger.
+    ``name`` is the task's, where a run has several; '' else.
     """
 
-    label: str
+    name: str
     config: RunConfig
     task: Task
     frames: Frames
@@ -37,6 +37,15 @@ class Context:
     models: OpenModels
     objects: Objects = NOTHING
     tracker: Tracker = NOWHERE
+
+    @property
+    def label(self) -> str:
+        """What goes before all that is reported of this task."""
+        return f"{self.name}: " if self.name else ""
+
+    def purpose(self, stage: str) -> str:
+        """How the ledger enters what the calls of a stage were for."""
+        return f"{self.label}{stage}"
 
     def path(self, name: str) -> Path:
         """A file or folder of the run."""

@@ -44,7 +44,7 @@ def prepare(
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
         MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
         context = Context(
-            label=f"{name}: " if name else "",
+            name=name,
             config=single,
             task=task,
             frames=objects.frames or build_frames(single, task, objects.format),

@@ -162,8 +162,8 @@ def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context,
     measured = summarise_ledger(ledger).by_purpose_and_model() if ledger.exists() else {}
     models = [w.model for _, w in work] + [context.strong for context, _ in work]
     counts = _Counts({name: token_counter(name) for name in {model.tokenizer for model in models}})
-    written = {context.label: _written(context, counts.of(context.strong)) for context, _ in work}
-    stages = [_stage(context, w, counts.of(w.model), written[context.label], measured) for context, w in work]
+    written = {context.name: _written(context, counts.of(context.strong)) for context, _ in work}
+    stages = [_stage(context, w, counts.of(w.model), written[context.name], measured) for context, w in work]
     bought = [s for s in stages if s.paid]
     unpriced = sorted({s.model for s in bought if s.cost_usd is None})
     calls, tokens = _sum(s.calls for s in bought), _sum(s.input_tokens + s.output_tokens for s in bought)
@@ -188,11 +188,11 @@ def _stage(
     model, config = work.model, context.config
     batch = model.paid and work.stage == "feedback" and config.feedback.mode == "batch"
     price = model.batch_price if batch else model.price
-    known = measured.get((f"{context.label}{work.stage}", model.name))
+    known = measured.get((context.purpose(work.stage), model.name))
     answer = _answer(work, written, known)
     tokens_in, tokens_out = work.calls * _prompt(work, count, written), work.calls * answer
     return StageEstimate(
-        domain=context.label.removesuffix(": "),
+        domain=context.name,
         stage=work.stage,
         calls_for=work.calls_for,
         model=model.name,
@@ -308,7 +308,7 @@ def _assumptions(
     for how in dict.fromkeys(counts.counters[w.model.tokenizer][1] for _, w in work):
         yield f"tokens: {how}"
     yield f"prompts: the mean of {SAMPLED} real ones, +- 2 standard errors; drafts: as long as SFT targets, high: max_tokens"
-    purposes = {(f"{context.label}{w.stage}", w.model.name) for context, w in work}
+    purposes = {(context.purpose(w.stage), w.model.name) for context, w in work}
     known = any(line.calls >= SAMPLED for purpose, line in measured.items() if purpose in purposes)
     yield (
         f"answers: {'the mean of their purpose in the ledger, else ' if known else ''}as long as SFT targets + {REASONING_TOKENS} "

@@ -7,26 +7,23 @@ drafts which are all equal, the high one that of drafts which all differ.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
-from cowest.errors import ModelCallError
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
 from cowest.run.freshness import Verdict, review
-from cowest.scoring.judge import JudgeScorer
+from cowest.scoring.judge import judge_request
 from cowest.stages import asks
-from cowest.stages.asks import Request
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import SFT_POLICY, training_queries
 from cowest.stages.rounds import Round
 from cowest.systems.registry import evaluated
-from cowest.types import Completion, Draft, Example, Message, Prediction, Record, Refinement, Sampling
+from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
 T = TypeVar("T")
 
@@ -100,9 +97,11 @@ class _Workload:
     def all(self) -> Iterator[Work]:
         if self._served:
             yield self._sample()
-        solo = self._solo()
-        refine = self._refine()
-        yield from (solo, refine)
+        asked = self._context.signal.asks
+        solo, refine = self._solo(), self._refine()
+        solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
+        refine = refine if "refine" in asked else replace(refine, calls=ZERO, already=0)
+        yield from (work for work, name in ((solo, "solo"), (refine, "refine")) if name in asked)
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
@@ -199,7 +198,7 @@ class _Workload:
             calls, already = ZERO, len(texts)
         elif known:
             queries = {e.id: e for e in self._train}
-            to_come, already = self._ask(judge, judge_requests((queries[i], text or "") for i, text in texts))
+            to_come, already = self._ask(judge, [judge_request(queries[i], text or "") for i, text in texts])
             calls = Range(low=to_come, expected=to_come, high=2 * to_come + already)
         else:
             several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
@@ -211,8 +210,8 @@ class _Workload:
             calls,
             already,
             self._train,
-            lambda e, draft: judge_requests([(e, self._context.task.target(e))])[0].messages,
-            judge_requests([(self._train[0], "")])[0].sampling,
+            lambda e, draft: judge_request(e, self._context.task.target(e)).messages,
+            judge_request(self._train[0], "").sampling,
         )
 
     def _choose(self) -> Work:
@@ -245,7 +244,10 @@ class _Workload:
         drafting = [spec.name for spec in specs if spec.uses != "strong"]
         if self._served and drafting:
             requests = [
-                Request(self._frames.draft(e), c.evaluate.draft) for s in drafting for e in test if e.id not in done[s]
+                Request(messages=self._frames.draft(e), sampling=c.evaluate.draft)
+                for s in drafting
+                for e in test
+                if e.id not in done[s]
             ]
             calls, there = self._ask(self._weak, requests)
             # A refresh asks anew for each system: every one opens the weak model by itself.
@@ -265,7 +267,7 @@ class _Workload:
             name = spec.name
             rest = [e for e in test if e.id not in done[name]]
             if spec.uses == "strong":
-                requests = [Request(self._frames.solo(e), c.evaluate.answer) for e in rest]
+                requests = [Request(messages=self._frames.solo(e), sampling=c.evaluate.answer) for e in rest]
                 calls, there = self._ask(self._strong, requests)
                 already = there + len(done[name])
                 yield Work(
@@ -324,34 +326,6 @@ class _Workload:
 
     def _solo_prompt(self, example: Example, _: str) -> Sequence[Message]:
         return self._frames.solo(example)
-
-
-class _Asked:
-    """A model that keeps what it is asked and answers nothing."""
-
-    name = "asked"
-
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-
-    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
-        self.requests.append(Request(messages, sampling))
-        raise ModelCallError("not_asked", "only the request is wanted")
-
-    async def aclose(self) -> None: ...
-
-
-def judge_requests(answers: Iterable[tuple[Example, str]]) -> list[Request]:
-    """What a judge is asked about these answers."""
-    asked = _Asked()
-
-    async def ask() -> None:
-        scorer = JudgeScorer(asked)
-        for example, text in answers:
-            await scorer.score(example, text)
-
-    asyncio.run(ask())
-    return asked.requests
 
 
 def spread(items: Sequence[T], n: int = 20) -> Sequence[T]:

@@ -18,7 +18,7 @@ from cowest.errors import ModelCallError
 from cowest.models.answer import visible
 from cowest.models.thinking import split_thinking
 from cowest.protocols import ChatModel
-from cowest.types import Completion, Message, Sampling
+from cowest.types import Completion, Message, Request, Sampling
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -26,6 +26,13 @@ _FENCED: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _DECODER: Final = json.JSONDecoder()
 _MOST_OBJECTS: Final = 1000
 _GRADE: Final = re.compile(r"\s*(-?\d+(?:[.,]\d+)?)(?:\s*(?:/|out of|of)\s*10)?\s*", re.IGNORECASE)
+
+
+def json_request(messages: Sequence[Message], record: type[BaseModel], sampling: Sampling) -> Request:
+    """What :func:`ask_json` asks first: the messages with the record's schema, in the prompt and beside it."""
+    schema = record.model_json_schema()
+    form = Message(role="user", content=f"{messages[-1].content}\n\n{_instruction(schema)}")
+    return Request(messages=(*messages[:-1], form), sampling=sampling.model_copy(update={"json_schema": schema}))
 
 
 async def ask_json(
@@ -36,10 +43,8 @@ async def ask_json(
     An answer that is none is asked for once more, with what is wrong. Raises ModelCallError ``bad_json`` when that fails
     too, or what the model raises.
     """
-    schema = record.model_json_schema()
-    asked = sampling.model_copy(update={"json_schema": schema})
-    form = Message(role="user", content=f"{messages[-1].content}\n\n{_instruction(schema)}")
-    turns = [*messages[:-1], form]
+    request, schema = json_request(messages, record, sampling), record.model_json_schema()
+    turns, asked = [*request.messages], request.sampling
     first = visible(await model.generate(turns, asked), model.name)
     try:
         return parse_json(first.text, record), first

@@ -344,38 +344,15 @@ def _validated(data: dict[str, JsonValue], path: Path, node: yaml.Node | None) -
 def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     folder = folder.absolute()  # the recipe's copy in the run directory must lead to the same files
 
-    def resolve(task: TaskConfig) -> TaskConfig:
-        if task.collected is not None:
-            task = task.model_copy(update={"collected": (folder / task.collected).resolve()})
-        if isinstance(task, PluginTaskConfig):
-            return task.model_copy(update={"folder": (folder / task.folder).resolve()})
-        if isinstance(task, BenchmarkTaskConfig):
-            found = {"path": task.path and (folder / task.path).resolve(), "hub": task.hub and beside_recipe(task.hub)}
-            return task.model_copy(update=found)
-        if not isinstance(task, JsonlTaskConfig):
-            return task
-        paths = {key: getattr(task, key) for key in ("train", "validation", "test")}
-        return task.model_copy(update={k: (folder / p).resolve() for k, p in paths.items() if p is not None})
-
-    def beside_recipe(name: str) -> str:
-        return str((folder / name).resolve()) if (folder / name).is_dir() else name
-
-    def model(config: M) -> M:
-        if isinstance(config, LocalModelConfig):
-            return config.model_copy(update={"model": beside_recipe(config.model)})
-        if isinstance(config, OpenAIModelConfig) and config.ca_file is not None:
-            return config.model_copy(update={"ca_file": (folder / config.ca_file).resolve()})
-        return config
-
     judge = config.feedback.judge
     update: dict[str, object] = {
-        "weak": model(config.weak),
-        "strong": model(config.strong),
-        "feedback": config.feedback.model_copy(update={"judge": judge and model(judge)}),
-        "tasks": {name: resolve(task) for name, task in config.tasks.items()},
+        "weak": config.weak.resolved(folder),
+        "strong": config.strong.resolved(folder),
+        "feedback": config.feedback.model_copy(update={"judge": judge and judge.resolved(folder)}),
+        "tasks": {name: task.resolved(folder) for name, task in config.tasks.items()},
     }
     if config.task is not None:
-        update["task"] = resolve(config.task)
+        update["task"] = config.task.resolved(folder)
     if config.ledger is not None:
         update["ledger"] = (folder / config.ledger).resolve()
     resolved = config.model_copy(update=update)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
@@ -22,11 +22,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     how: ClassVar[frozenset[str]] = frozenset()
 
+    def resolved(self, folder: Path) -> Self:
+        """The section with its relative paths made absolute; they start at the recipe's ``folder``."""
+        return self
+
 
 class LocalModelConfig(Section):
     """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
 
     how: ClassVar[frozenset[str]] = frozenset({"device", "batch_size"})
+    trainable: ClassVar[bool] = True
 
     kind: Literal["local"]
     model: str = Field(description="A hub name, a folder, or lab:strong, lab:weak and their smaller ones (shipped).")
@@ -39,6 +44,15 @@ class LocalModelConfig(Section):
     engine: str = Field(
         default="process", description="Where the weights answer: process (this one), or an installed package's engine."
     )
+
+    def resolved(self, folder: Path) -> Self:
+        """A folder beside the recipe goes before a hub name."""
+        return self.model_copy(update={"model": beside(folder, self.model)})
+
+
+def beside(folder: Path, name: str) -> str:
+    """The folder of this name beside a recipe, where there is one; else the name."""
+    return str((folder / name).resolve()) if (folder / name).is_dir() else name
 
 
 class PriceConfig(Section):
@@ -67,6 +81,8 @@ class OpenAIModelConfig(Section):
         }
     )  # fmt: skip
     model_config = ConfigDict(hide_input_in_errors=True)  # what is wrong may be a key in the wrong place
+
+    trainable: ClassVar[bool] = False
 
     kind: Literal["openai"]
     model: str = Field(description="The name that the endpoint knows the model by.")
@@ -148,6 +164,10 @@ class OpenAIModelConfig(Section):
             raise ValueError(f"{', '.join(ours)}: set by cowest itself and not to be given here")
         return _checked(extra, extra_problem(extra))
 
+    def resolved(self, folder: Path) -> Self:
+        """Certificates may lie beside the recipe."""
+        return self if self.ca_file is None else self.model_copy(update={"ca_file": (folder / self.ca_file).resolve()})
+
 
 def _checked(value: T, problem: str | None) -> T:
     if problem is not None:
@@ -165,6 +185,8 @@ class ScriptRuleConfig(Section):
 class ScriptedModelConfig(Section):
     """A deterministic model for tests and for trying a recipe: the first rule that fits gives the reply."""
 
+    trainable: ClassVar[bool] = False
+
     kind: Literal["scripted"]
     rules: tuple[ScriptRuleConfig, ...] = ()
     default: str | None = Field(default=None, description="The reply when no rule fits; unset: an error.")
@@ -172,6 +194,8 @@ class ScriptedModelConfig(Section):
 
 class ObjectModelConfig(Section):
     """A Python object that a script hands over (`cowest.api.run(recipe, strong=...)`); written by cowest itself."""
+
+    trainable: ClassVar[bool] = False
 
     kind: Literal["object"]
     name: str = Field(description="What the object calls itself.")

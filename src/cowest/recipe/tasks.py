@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from cowest.recipe.models import Section
+from cowest.recipe.models import Section, beside
 
 
 class TaskSection(Section):
@@ -18,6 +18,12 @@ class TaskSection(Section):
         description="A file of `cowest collect`: its questions with right answers are added to training, and the preference pairs "
         "beside it (the same name, ending in .pairs.jsonl) to those of the run. Relative paths start at the recipe's folder.",
     )
+
+    def resolved(self, folder: Path) -> Self:
+        """See Section."""
+        if self.collected is None:
+            return self
+        return self.model_copy(update={"collected": (folder / self.collected).resolve()})
 
 
 class WorldConfig(Section):
@@ -51,6 +57,12 @@ class JsonlTaskConfig(TaskSection):
     labels: tuple[str, ...] = Field(default=(), description="The classes; unset for open answers.")
     instruction: str | None = Field(default=None, description="What both models are told to do; there is a default.")
     metrics: tuple[str, ...] | None = Field(default=None, description="em, f1 (open) or accuracy, macro_f1 (classes).")
+
+    def resolved(self, folder: Path) -> Self:
+        """See Section."""
+        paths = {key: getattr(self, key) for key in ("train", "validation", "test")}
+        found = {key: (folder / path).resolve() for key, path in paths.items() if path is not None}
+        return super().resolved(folder).model_copy(update=found)
 
 
 class BenchmarkTaskConfig(TaskSection):
@@ -87,6 +99,11 @@ class BenchmarkTaskConfig(TaskSection):
         if self.sample and self.path is not None:
             raise ValueError("give either 'path' or 'sample: true', not both")
         return self
+
+    def resolved(self, folder: Path) -> Self:
+        """See Section; a copy of a hub's dataset may lie beside the recipe."""
+        found = {"path": self.path and (folder / self.path).resolve(), "hub": self.hub and beside(folder, self.hub)}
+        return super().resolved(folder).model_copy(update=found)
 
 
 class IfqaTaskConfig(BenchmarkTaskConfig):
@@ -130,6 +147,10 @@ class PluginTaskConfig(TaskSection):
     name: str = Field(description="The entry point's name.")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Passed to the plug-in as they are.")
     folder: Path = Field(default=Path(), description="Where its relative paths start; unset: the recipe's folder.")
+
+    def resolved(self, folder: Path) -> Self:
+        """See Section."""
+        return super().resolved(folder).model_copy(update={"folder": (folder / self.folder).resolve()})
 
 
 TaskConfig = Annotated[

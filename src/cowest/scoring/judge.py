@@ -13,9 +13,9 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from cowest.errors import ModelCallError
-from cowest.models.structured import ask_json
+from cowest.models.structured import ask_json, json_request
 from cowest.protocols import ChatModel
-from cowest.types import Example, Message, Sampling, Score
+from cowest.types import Example, Message, Request, Sampling, Score
 
 _FENCE: Final = "-----"
 _TASK: Final = (
@@ -34,6 +34,15 @@ class Grade(BaseModel):
     explanation: str = ""
 
 
+JUDGED: Final = Sampling(temperature=0.0, max_tokens=512)
+"""How a judge is sampled."""
+
+
+def judge_request(example: Example, text: str, sampling: Sampling = JUDGED) -> Request:
+    """What a judge is asked about an answer."""
+    return json_request(_messages(example, text), Grade, sampling)
+
+
 class JudgeScorer:
     """A :class:`cowest.protocols.Scorer`. A judgement that fails is ``value=None`` with the reason, never a number.
 
@@ -44,7 +53,7 @@ class JudgeScorer:
     def __init__(
         self,
         model: ChatModel,
-        sampling: Sampling = Sampling(temperature=0.0, max_tokens=512),
+        sampling: Sampling = JUDGED,
         extract: Callable[[str, Example], str | None] | None = None,
     ) -> None:
         self._model, self._sampling, self._extract = model, sampling, extract
@@ -54,19 +63,20 @@ class JudgeScorer:
         if text is None:
             return Score(value=None, error="no text: the model gave no answer to score")
         try:
-            grade, _ = await ask_json(self._model, self._messages(example, text), Grade, self._sampling)
+            grade, _ = await ask_json(self._model, _messages(example, text), Grade, self._sampling)
         except ModelCallError as error:
             return Score(value=None, error=f"judge: {error.kind}: {error}")
         value = (grade.coherence + grade.consistency) / 20
         answer = text if self._extract is None else self._extract(text, example)
         return Score(value=value, answer=answer, explanation=grade.explanation)
 
-    def _messages(self, example: Example, text: str) -> list[Message]:
-        parts = {"Question": example.input, "Reference answer": " / ".join(example.references), "Answer to grade": text}
-        if example.context:
-            parts = {"Context": example.context, **parts}
-        shown = "\n\n".join(f"{name}:\n{_FENCE}\n{_unfenced(part)}\n{_FENCE}" for name, part in parts.items())
-        return [Message(role="system", content=_TASK), Message(role="user", content=shown)]
+
+def _messages(example: Example, text: str) -> list[Message]:
+    parts = {"Question": example.input, "Reference answer": " / ".join(example.references), "Answer to grade": text}
+    if example.context:
+        parts = {"Context": example.context, **parts}
+    shown = "\n\n".join(f"{name}:\n{_FENCE}\n{_unfenced(part)}\n{_FENCE}" for name, part in parts.items())
+    return [Message(role="system", content=_TASK), Message(role="user", content=shown)]
 
 
 def _unfenced(text: str) -> str:

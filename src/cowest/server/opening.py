@@ -163,7 +163,7 @@ class _Opener:
     def _context(self, config: RunConfig, name: str) -> Context:
         task, run = build_task(config, name), self._run or Path("runs") / config.name
         return Context(
-            label="",
+            name="",
             config=config,
             task=task,
             frames=build_frames(config, task),

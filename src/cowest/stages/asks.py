@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from cowest.assembly.context import Context
 from cowest.collaboration.calls import Series
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.stages.rounds import Round
-from cowest.types import Draft, Example, Message, Sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What one call asks."""
-
-    messages: Sequence[Message]
-    sampling: Sampling
+from cowest.types import Draft, Example, Request, Sampling
 
 
 def draft_series(context: Context, round_: Round, example: Example) -> Series:
@@ -28,7 +17,7 @@ def draft_series(context: Context, round_: Round, example: Example) -> Series:
 def solo_request(context: Context, example: Example) -> Request:
     """The strong model alone; the same in every round, so that it is paid for once."""
     seed = derive_seed(context.config.seed, "solo", example.id)
-    return Request(context.frames.solo(example), _seeded(context.config.feedback.sampling, seed))
+    return Request(messages=context.frames.solo(example), sampling=_seeded(context.config.feedback.sampling, seed))
 
 
 def draft_key(draft: Draft) -> str:
@@ -40,7 +29,7 @@ def refine_request(context: Context, example: Example, draft: Draft) -> Request:
     """The strong model with a draft; ``draft.text`` is there."""
     seed = derive_seed(context.config.seed, "refine", draft_key(draft))
     sampling = _seeded(context.config.feedback.sampling, seed)
-    return Request(context.frames.refine(example, draft.text or ""), sampling)
+    return Request(messages=context.frames.refine(example, draft.text or ""), sampling=sampling)
 
 
 def _seeded(sampling: Sampling, seed: int) -> Sampling:

@@ -23,7 +23,7 @@ def export_weak(run: Path, which: str, target: Path, task: str | None = None) ->
     if file is None:
         raise ConfigError(f"--which {which!r}: say 'aligned' or 'sft'")
     config, out, name = kept_task(run, task)
-    context = next(c for c in prepare(config, out, QuietReporter(), offline=True) if c.label in (f"{name}: ", ""))
+    context = next(c for c in prepare(config, out, QuietReporter(), offline=True) if c.name == name)
     if not context.path(file).exists():
         raise ConfigError(
             f"{context.path(file)} is not there: the run has no such model (yet); `cowest run` continues it"

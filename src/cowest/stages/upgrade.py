@@ -38,6 +38,7 @@ def upgrade(context: Context, stages: Sequence[Stage], out: Path) -> None:
             "made_with": dict(stage.depends(then).values),
             "inputs": {name: identity for name, identity in inputs.items() if identity is not None},
             "outputs": note_outputs(context.run, stage),
+            # Schema 1 had the number among the counts, under names of this form.
             "failed": sum(n for key, n in entry.counts.items() if key.endswith("failed")),
             "fingerprint": None,
         }

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from cowest.errors import ConfigError
 from cowest.protocols import System
-from cowest.recipe.config import Format, LocalModelConfig, RunConfig, with_settings
+from cowest.recipe.config import Format, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
@@ -258,7 +258,7 @@ def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[Syst
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
     if spec.needs != "align":
         return None
-    if not isinstance(config.weak, LocalModelConfig):
+    if not config.weak.trainable:
         return f"it trains the weak model, which is served elsewhere (weak.kind: {config.weak.kind})"
     if variant_of(config, spec)[1].align.objective == "off":
         return "align.objective is off: the weak model is not aligned"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers
-from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.run.freshness import Depends
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures
@@ -20,7 +20,7 @@ def row_file(row: SystemSpec) -> str:
 
 def row_stage(row: SystemSpec, config: RunConfig, retrievers: Retrievers) -> Stage:
     """The stage that evaluates ``row`` on the test queries."""
-    trained = isinstance(config.weak, LocalModelConfig)
+    trained = config.weak.trainable
     reads = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": ("align",)}[row.needs]
     reads = reads if trained else tuple(name for name in reads if name != "sft")
 

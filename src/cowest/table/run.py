@@ -23,7 +23,7 @@ from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary
 from cowest.pipeline import run_stages, stages_of
 from cowest.protocols import Reporter
-from cowest.recipe.config import LocalModelConfig, RunConfig
+from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import keep_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
@@ -69,10 +69,10 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
             name, changed = variant_of(resolved, row)
             grouped.setdefault(name, (changed, []))[1].append(row)
         for name, (changed, rows) in grouped.items():
-            told = f"{unit.name}{f' {label}' if label else ''} {name}: "
+            told = f"{unit.name}{f' {label}' if label else ''} {name}"
             context = replace(
                 base,
-                label=told,
+                name=told,
                 config=changed,
                 frames=plan.objects.frames or build_frames(changed, base.task, plan.objects.format),
                 run=RunDir(folder / name),
@@ -88,7 +88,7 @@ def stages_for(variant: Variant, retrievers: Retrievers) -> list[Stage]:
     wanted = max((row.needs for row in variant.rows), key=ORDER.index)
     stages = list(stages_of(config))
     last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
-    if last == "sft" and not isinstance(config.weak, LocalModelConfig):
+    if last == "sft" and not config.weak.trainable:
         last = None  # it is tuned elsewhere
     names = [stage.name for stage in stages]
     kept = stages[: names.index(last) + 1] if last else []
