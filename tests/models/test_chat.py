@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.models.templates import DEAF_TO_SYSTEM, ENDS, NO_END, OWN_END, STRICT, tokenizer_with
+from tests.models.templates import DEAF_TO_SYSTEM, ENDS, NO_END, OPENS_THINKING, OWN_END, STRICT, tokenizer_with
 from transformers import PreTrainedTokenizerFast
 
 from cowest.errors import ModelCallError
-from cowest.models.chat import ensure_chat_template, prompt_ids, prompt_text, turn_end
+from cowest.models.chat import close_thinking, ensure_chat_template, prompt_ids, prompt_text, turn_end
+from cowest.models.thinking import opens_thinking
 from cowest.models.turns import merged
 from cowest.types import Message
 
@@ -106,3 +107,26 @@ def test_merging_joins_neighbours_and_keeps_the_order() -> None:
         user("s\n\na"), assistant("b\n\nc"), user("d\n\ne"),
     ]  # fmt: skip
     assert merged([system("s"), system("t")]) == [user("s\n\nt")] and merged([]) == []
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed"),
+    [
+        ("<think>\n", "<think>\n\n</think>\n\n"),
+        ("<think>", "<think>\n\n</think>\n\n"),
+        ("<seed:think>\n", "<seed:think>\n\n</seed:think>\n\n"),
+        ("[THINK]", "[THINK]\n\n[/THINK]\n\n"),
+        ("\u25c1think\u25b7", "\u25c1think\u25b7\n\n\u25c1/think\u25b7\n\n"),
+        ("<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n"),
+        ("", ""),
+    ],
+)
+def test_thinking_that_the_prompt_opens_is_closed(opened: str, closed: str) -> None:
+    tokenizer = tokenizer_with(OPENS_THINKING.replace("<think>\n", opened))
+    before = prompt_text(tokenizer, [user("Why?")])
+    assert close_thinking(tokenizer) == ("" if opened == closed else opened.strip())
+    after = prompt_text(tokenizer, [user("Why?")])
+    assert before.endswith(f"assistant\n{opened}") and after.endswith(f"assistant\n{closed}")
+    assert after.startswith(before) and opens_thinking(after) == "" and close_thinking(tokenizer) == ""
+    assert token_of(tokenizer, turn_end(tokenizer)) == "<|stop|>"
+    assert close_thinking(tokenizer_with(STRICT)) == ""

@@ -8,6 +8,9 @@ from tests.helpers import save_tiny_model
 from cowest.training.sft import SftRow
 from cowest.types import Message, ModelRef, PreferencePair
 
+END = 4
+"""The id of ``<end>``, which ends a turn and a text of the lab's tokenizer."""
+
 
 class Ticker:
     """A reporter that counts, and that can pull the plug at a step."""

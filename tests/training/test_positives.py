@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.conftest import Ticker
+from tests.training.conftest import END, Ticker
 
 from cowest.models.local import load_model, load_tokenizer
 from cowest.recipe.config import AlignConfig
@@ -25,7 +25,7 @@ def mean_logp(ref: ModelRef, pairs: list[PreferencePair], which: str) -> float:
     tokenizer, total = load_tokenizer(ref), 0.0
     for pair in pairs:
         reply = getattr(pair, which)[-1].content
-        [(ids, start)] = encode(tokenizer, [pair.prompt], [reply], "tiny")
+        [(ids, start)] = encode(tokenizer, [pair.prompt], [reply], "tiny", END)
         with torch.no_grad():
             logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total += sum(float(logs[i - 1, ids[i]]) for i in range(start, len(ids))) / (len(ids) - start)

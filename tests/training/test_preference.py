@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.conftest import Ticker
+from tests.training.conftest import END, Ticker
 from transformers import AutoModelForCausalLM
 
 from cowest.errors import StageError
@@ -55,7 +55,7 @@ def preference(ref: ModelRef, pairs: list[PreferencePair]) -> float:
     total = 0.0
     for pair in pairs:
         for reply, sign in ((pair.chosen, 1), (pair.rejected, -1)):
-            [(ids, start)] = encode(tokenizer, [pair.prompt], [reply[0].content], "tiny")
+            [(ids, start)] = encode(tokenizer, [pair.prompt], [reply[0].content], "tiny", END)
             with torch.no_grad():
                 logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             total += sign * sum(float(logs[i - 1, ids[i]]) for i in range(start, len(ids)))
@@ -118,7 +118,9 @@ def test_the_nll_term_is_per_token_on_the_chosen(tiny: ModelRef, pairs: list[Pre
     tokenizer = load_tokenizer(tiny)
     tokens = sum(
         len(ids) - start
-        for ids, start in encode(tokenizer, [p.prompt for p in pairs], [p.chosen[0].content for p in pairs], "tiny")
+        for ids, start in encode(
+            tokenizer, [p.prompt for p in pairs], [p.chosen[0].content for p in pairs], "tiny", END
+        )
     )
     nll = -row["logps/chosen"] * len(pairs) / tokens
     assert row["loss"] == pytest.approx(math.log(2) + 0.5 * nll, abs=1e-3)
@@ -161,7 +163,7 @@ def test_pairs_that_the_cut_makes_equal_are_dropped_and_each_loss_is_counted(
         pair("same from the start", "Why?", "Answer: yes", "Answer: yes"),
         pair("lost", long * 4, "Answer: yes", "Answer: no"),
     ]
-    kept, data = tokenize(load_tokenizer(tiny), mixed, 40, "tiny")
+    kept, data = tokenize(load_tokenizer(tiny), mixed, 40, "tiny", END)
     assert data == Cut(items=5, cut=1, lost=1, equal=2)
     assert [len(r["prompt_ids"]) + len(r["chosen_ids"]) for r in kept][1] == 40
     ticker = Ticker()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.conftest import Ticker
+from tests.training.conftest import END, Ticker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
 from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
@@ -55,7 +55,7 @@ def test_full_training_learns_and_leaves_an_ordinary_model(
     assert [row["step"] for row in steps] == [1, 10, 20, 30]
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     summary = TrainingSummary.model_validate_json((out / "summary.json").read_text())
-    whole = tokenize(load_tokenizer(tiny), rows, 10**6, "tiny")[0]
+    whole = tokenize(load_tokenizer(tiny), rows, 10**6, "tiny", END)[0]
     cut = sum(len(r["input_ids"]) > 40 for r in whole)
     assert 0 < cut < len(rows) and summary.data == Cut(items=len(rows), cut=cut)
     assert done.counts == {"rows_cut": cut, "rows_lost": 0}
@@ -118,7 +118,7 @@ def test_the_lean_loss_is_trls(tiny: ModelRef, rows: list[SftRow], tmp_path: Pat
     from peft import LoraConfig
 
     tokenizer = load_tokenizer(tiny)
-    data, _ = tokenize(tokenizer, rows[:4], 512, "tiny")
+    data, _ = tokenize(tokenizer, rows[:4], 512, "tiny", END)
     trainer = LeanSftTrainer(
         model=load_model(tiny, device=torch.device("cpu"), dtype=torch.float32),
         args=TrlSftConfig(
@@ -139,11 +139,11 @@ def test_the_lean_loss_is_trls(tiny: ModelRef, rows: list[SftRow], tmp_path: Pat
 
 def test_labels_cover_the_completion_and_its_end_only(tiny: ModelRef, rows: list[SftRow]) -> None:
     tokenizer = load_tokenizer(tiny)
-    [row], data = tokenize(tokenizer, rows[:1], 512, "tiny")
+    [row], data = tokenize(tokenizer, rows[:1], 512, "tiny", END)
     kept = [label for label in row["labels"] if label != -100]
     assert tokenizer.decode(kept) == rows[0].completion + "<end>"
     assert data == Cut(items=1) and len(row["labels"]) == len(row["input_ids"])
-    assert tokenize(tokenizer, rows[:1], 8, "tiny") == ([], Cut(items=1, lost=1))
+    assert tokenize(tokenizer, rows[:1], 8, "tiny", END) == ([], Cut(items=1, lost=1))
 
 
 def test_nothing_to_train_on_is_an_error(tiny: ModelRef, rows: list[SftRow], tmp_path: Path) -> None:
@@ -177,5 +177,5 @@ def test_a_prompt_of_several_turns_is_kept(tiny: ModelRef) -> None:
     row = SftRow(
         prompt=(Message(role="system", content="Be brief."), Message(role="user", content="Why?")), completion="So."
     )
-    [encoded], _ = tokenize(load_tokenizer(tiny), [row], 99, "tiny")
+    [encoded], _ = tokenize(load_tokenizer(tiny), [row], 99, "tiny", END)
     assert load_tokenizer(tiny).decode(encoded["input_ids"]) == "<system>Be brief.<user>Why?<assistant>So.<end>"

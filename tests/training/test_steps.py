@@ -9,12 +9,12 @@ import pytest
 import torch
 from datasets import Dataset
 from pydantic import JsonValue
-from tests.training.conftest import Ticker
+from tests.training.conftest import END, Ticker
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cowest.models.local import load_model, load_tokenizer
 from cowest.recipe.config import AlignConfig, SftConfig
-from cowest.training.common import Folder, arguments
+from cowest.training.common import Folder, arguments, load_for_training
 from cowest.training.preference import PairTrainer
 from cowest.training.preference import tokenize as tokenize_pairs
 from cowest.training.sft import LengthGroupedSampler, SftRow, lean_trainer, tokenize, train_sft
@@ -54,7 +54,9 @@ def settings(kind: type, batch: int, accumulation: int) -> Any:
 
 def sft_gradients(tiny: ModelRef, rows: list[dict[str, list[int]]], batch: int, accumulation: int, out: Path) -> Grads:
     config = settings(SftConfig, batch, accumulation)
-    trainer = lean_trainer(tiny, rows, config, Folder(out), 0, load_tokenizer(tiny), [])
+    trainer = lean_trainer(
+        load_for_training(tiny, config), None, rows, config, Folder(out), 0, load_tokenizer(tiny), []
+    )
     trainer.args.max_grad_norm = 0.0
     return watched(trainer)
 
@@ -93,7 +95,7 @@ def total(steps: Grads, weights: list[float]) -> dict[str, torch.Tensor]:
 def test_each_pair_weighs_the_same(
     tiny: ModelRef, pairs: list[PreferencePair], tmp_path: Path, batch: int, accumulation: int, steps: int
 ) -> None:
-    rows, _ = tokenize_pairs(load_tokenizer(tiny), pairs[:9], 512, "tiny")
+    rows, _ = tokenize_pairs(load_tokenizer(tiny), pairs[:9], 512, "tiny", END)
     alone = pair_gradients(tiny, rows, 1, 1, tmp_path / "alone")
     found = pair_gradients(tiny, rows, batch, accumulation, tmp_path / "found")
     assert (
@@ -106,7 +108,7 @@ def test_each_pair_weighs_the_same(
 def test_a_short_step_of_rows_weighs_by_its_rows(
     tiny: ModelRef, rows: list[SftRow], tmp_path: Path, batch: int, accumulation: int, left: int
 ) -> None:
-    data, _ = tokenize(load_tokenizer(tiny), rows[:9], 512, "tiny")
+    data, _ = tokenize(load_tokenizer(tiny), rows[:9], 512, "tiny", END)
     found = sft_gradients(tiny, data, batch, accumulation, tmp_path / "found")
     sampler = LengthGroupedSampler([len(row["input_ids"]) for row in data], batch * accumulation, seed=0)
     last = [data[i] for i in list(sampler)[-left:]]
@@ -115,8 +117,10 @@ def test_a_short_step_of_rows_weighs_by_its_rows(
 
 
 def test_the_share_is_taken_after_the_clipping(tiny: ModelRef, rows: list[SftRow], tmp_path: Path) -> None:
-    data, _ = tokenize(load_tokenizer(tiny), rows[:9], 512, "tiny")
-    trainer = lean_trainer(tiny, data, settings(SftConfig, 8, 1), Folder(tmp_path), 0, load_tokenizer(tiny), [])
+    data, _ = tokenize(load_tokenizer(tiny), rows[:9], 512, "tiny", END)
+    config = settings(SftConfig, 8, 1)
+    model = load_for_training(tiny, config)
+    trainer = lean_trainer(model, None, data, config, Folder(tmp_path), 0, load_tokenizer(tiny), [])
     trainer.args.max_grad_norm = 1e-3  # far below any gradient here
     full, short = (torch.cat([g.flatten() for g in step.values()]).norm() for step in watched(trainer))
     assert float(full) == pytest.approx(1e-3, rel=1e-3) and float(short) == pytest.approx(1e-3 / 8, rel=1e-3)

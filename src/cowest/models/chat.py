@@ -1,8 +1,9 @@
 """Chat templates: how a conversation becomes the tokens a model is asked with, and which token ends its turn.
 
 Training and generation both ask through :func:`prompt_ids`, so that a model is asked exactly as it was trained: with the
-template's generation prompt, whatever that opens (``<think>``), and without what some templates write into finished turns
-alone (an empty block of thinking). A completion is followed by :func:`turn_end`, on which generation stops.
+template's generation prompt, and without what some templates write into finished turns alone (an empty block of thinking). A
+completion is followed by :func:`turn_end`, on which generation stops. Where the prompt opens ``<think>``, training closes it
+there (:func:`close_thinking`), and the trained model keeps that template.
 
 Base models have no template. They get :data:`PLAIN_TEMPLATE`, a ChatML-like layout in ordinary characters (no token has to
 be added to the vocabulary), which ends the assistant's turn with the tokenizer's end-of-sequence token, so that SFT
@@ -11,12 +12,14 @@ teaches the model to stop. Training saves it with the tokenizer, and generation 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from jinja2.exceptions import TemplateError
 
 from cowest.errors import ConfigError, ModelCallError
+from cowest.models.thinking import closing_of, opens_thinking
 from cowest.models.turns import merged
 from cowest.types import Message
 
@@ -58,6 +61,23 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
         tokenizer.pad_token = tokenizer.eos_token or (None if end is None else tokenizer.convert_ids_to_tokens(end))
         changed = True
     return changed
+
+
+def close_thinking(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Make the template close the thinking that its generation prompt opens; the opening mark, or nothing where it opens none.
+
+    For a model that learns to answer without thinking: what it wrote after the open mark would be thinking to every reader.
+    """
+    try:
+        prompt = _render(tokenizer, _PROBE[:1], prompt=True)
+    except TemplateError:
+        return ""  # a prompt that it takes will show what it does
+    opening = opens_thinking(prompt)
+    if opening and isinstance(tokenizer.chat_template, str):
+        blank = "\n" if prompt.endswith("\n") else "\n\n"
+        closing = json.dumps(f"{blank}{closing_of(opening)}\n\n")  # a string of Jinja's, too
+        tokenizer.chat_template += "{%- if add_generation_prompt -%}{{ " + closing + " }}{%- endif -%}"
+    return opening
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:

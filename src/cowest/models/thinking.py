@@ -28,6 +28,16 @@ _FORMATS: Final = (
     (r"(?<![^\n])Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
 )
 """What opens thinking and what closes it, by format."""
+_CLOSINGS: Final = (
+    *("",) * len(_TAG_WORDS),  # a tag's is made of its word
+    "[/THINK]",
+    "<|end_of_thought|>",
+    "<|END_THINKING|>",
+    "\u25c1/think\u25b7",
+    "<channel|>",
+    "<unused95>",
+    "Here's my response:",
+)
 _OPENED: Final = tuple(re.compile(opening, re.IGNORECASE) for opening, _ in _FORMATS)
 _MARK: Final = re.compile(
     "|".join(f"(?P<o{i}>{opening})|(?P<c{i}>{closing})" for i, (opening, closing) in enumerate(_FORMATS)), re.IGNORECASE
@@ -81,6 +91,16 @@ def opens_thinking(prompt: str) -> str:
         if found:
             return found[-1].group()
     return ""
+
+
+def closing_of(opening: str) -> str:
+    """What closes the thinking that this mark opens.
+
+    >>> closing_of("<think>"), closing_of("[THINK]")
+    ('</think>', '[/THINK]')
+    """
+    closing = next(c for pattern, c in zip(_OPENED, _CLOSINGS, strict=True) if pattern.fullmatch(opening))
+    return closing or f"</{opening.strip('<> ').split()[0]}>"
 
 
 def is_thinking_mark(token: str) -> bool:

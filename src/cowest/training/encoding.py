@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 from transformers import PreTrainedTokenizerBase
 
 from cowest.errors import ModelCallError, StageError
-from cowest.models.chat import prompt_text, token_ids, turn_end
+from cowest.models.chat import prompt_text, token_ids
 from cowest.protocols import Reporter
 from cowest.types import Message, Record
 
@@ -48,19 +48,17 @@ class Cut(Record):
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Message]], replies: Sequence[str], model: str
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Message]],
+    replies: Sequence[str],
+    model: str,
+    end: int,
 ) -> list[Tokens]:
-    """The tokens of each prompt with its reply and the end of the turn; ``model`` is its name, for errors.
+    """The tokens of each prompt with its reply and ``end``, which ends the turn; ``model`` is its name, for errors.
 
-    Raises StageError where ``model`` could not be asked as it was trained: its template refuses a prompt, nothing ends a turn,
-    or the tokenizer joins the prompt's end with the reply.
+    Raises StageError where ``model`` could not be asked as it was trained: its template refuses a prompt, or the tokenizer joins
+    the prompt's end with the reply.
     """
-    end = turn_end(tokenizer)
-    if end is None:
-        raise StageError(
-            f"{model}: its chat template ends no turn and its tokenizer has no end-of-sequence token, so the model would never "
-            "stop; set eos_token in tokenizer_config.json"
-        )
     try:
         heads = [prompt_text(tokenizer, prompt) for prompt in prompts]
     except ModelCallError as error:
@@ -94,13 +92,3 @@ def _apart(
 
 def _many(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
-def tell_end(tokenizer: PreTrainedTokenizerBase, reporter: Reporter) -> None:
-    """One line where answers will end with another token than the tokenizer's end-of-sequence token."""
-    end = turn_end(tokenizer)
-    if end is not None and end != tokenizer.eos_token_id:
-        reporter.info(
-            f"sft: the chat template ends a turn with {tokenizer.convert_ids_to_tokens(end)}, the tokenizer a text with "
-            f"{tokenizer.eos_token}: the model learns the first, and generation stops on both"
-        )

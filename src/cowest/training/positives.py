@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cowest.errors import NothingToLearnError
-from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
 from cowest.run.progress import NOWHERE
 from cowest.training.checkpoints import KeepCallback, kept_models
-from cowest.training.common import Folder, LogCallback, fingerprint, release
+from cowest.training.common import Folder, LogCallback, fingerprint, load_for_training, new_adapter, release
+from cowest.training.ending import taught_end, tokenizer_for_training
 from cowest.training.notices import quiet
 from cowest.training.sft import SftRow, lean_trainer, tokenize
 from cowest.types import Alignment, ModelRef, PreferencePair
@@ -44,12 +44,14 @@ def train_positives(
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("rows"))
     chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
-        tokenizer = load_tokenizer(policy)
+        tokenizer = tokenizer_for_training(policy, "align", reporter)
+        model = load_for_training(policy, settings)
         rows, data = tokenize(
             tokenizer,
             [SftRow(prompt=prompt, completion=text) for prompt, text in chosen],
             settings.max_length,
             policy.base,
+            taught_end(model, tokenizer, settings, chosen, policy.base, "align"),
         )
         data.tell(reporter, "align", "chosen drafts", settings.max_length)
         if not rows:
@@ -59,12 +61,14 @@ def train_positives(
             )
         callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = lean_trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
+        trainer = lean_trainer(
+            model, new_adapter(policy, settings), rows, settings, folder, seed, tokenizer, [callback, keep]
+        )
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
             reporter.finish()
-    del trainer
+    del trainer, model
     release()
     folder.finish(callback.summary(data, started))
     return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("rows"))

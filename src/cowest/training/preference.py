@@ -19,13 +19,12 @@ from typing import cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from pydantic import JsonValue
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.errors import NothingToLearnError
-from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
 from cowest.run.progress import NOWHERE
@@ -40,6 +39,7 @@ from cowest.training.common import (
     release,
 )
 from cowest.training.encoding import Cut, encode
+from cowest.training.ending import taught_end, tokenizer_for_training
 from cowest.training.notices import quiet
 from cowest.training.steps import Batch, EvenRowsMixin
 from cowest.types import Alignment, ModelRef, PreferencePair
@@ -70,8 +70,11 @@ def train_preference(
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("pairs"))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
-        tokenizer = load_tokenizer(policy)
-        rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base)
+        tokenizer = tokenizer_for_training(policy, "align", reporter)
+        model = load_for_training(policy, settings)
+        said = [(pair.prompt, pair.chosen[-1].content) for pair in pairs]
+        end = taught_end(model, tokenizer, settings, said, policy.base, "align")
+        rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base, end)
         data.tell(reporter, "align", "pairs", settings.max_length)
         if not rows:
             raise NothingToLearnError(
@@ -80,24 +83,26 @@ def train_preference(
             )
         callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = _trainer(policy, rows, settings, folder, seed, tokenizer, [callback, keep])
+        trainer = _trainer(
+            model, new_adapter(policy, settings), rows, settings, folder, seed, tokenizer, [callback, keep]
+        )
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
             reporter.finish()
-    del trainer
+    del trainer, model
     release()
     folder.finish(callback.summary(data, started))
     return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("pairs"))
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int, model: str
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int, model: str, end: int
 ) -> tuple[list[dict[str, list[int]]], Cut]:
     """Rows of prompt_ids, chosen_ids and rejected_ids, cut to ``max_length`` together, and what that did to the pairs."""
     prompts = [pair.prompt for pair in pairs]
-    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs], model)
-    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs], model)
+    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs], model, end)
+    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs], model, end)
     rows, cut, lost, equal = [], 0, 0, 0
     for (better, start), (worse, _) in zip(chosen, rejected, strict=True):
         if start >= max_length:
@@ -133,7 +138,8 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
 
 
 def _trainer(
-    policy: ModelRef,
+    model: PreTrainedModel,
+    lora: LoraConfig | None,
     rows: list[dict[str, list[int]]],
     settings: AlignConfig,
     folder: Folder,
@@ -150,11 +156,11 @@ def _trainer(
         "disable_dropout": True,
     }
     trainer = PairTrainer(
-        model=load_for_training(policy, settings),
+        model=model,
         args=arguments(DPOConfig, settings, folder, seed, 1, special),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=new_adapter(policy, settings),
+        peft_config=lora,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go

@@ -16,14 +16,13 @@ from typing import cast
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from pydantic import JsonValue
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
 from trl import SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.errors import StageError
-from cowest.models.local import load_tokenizer
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import SftConfig, TrainingSettings
 from cowest.run.progress import NOWHERE
@@ -37,7 +36,8 @@ from cowest.training.common import (
     new_adapter,
     release,
 )
-from cowest.training.encoding import Cut, encode, tell_end
+from cowest.training.encoding import Cut, encode
+from cowest.training.ending import taught_end, tell_end, tokenizer_for_training
 from cowest.training.notices import quiet
 from cowest.training.steps import EvenRowsMixin
 from cowest.types import Message, ModelRef, Record
@@ -90,17 +90,20 @@ def train_sft(
     if done is not None:
         return TrainedModel(model=trained, counts=done.data.counts("rows"))
     with quiet(lambda warning: reporter.info(f"sft: {warning}")):
-        tokenizer = load_tokenizer(base)
-        rows, data = tokenize(tokenizer, conversations, settings.max_length, base.base)
+        tokenizer = tokenizer_for_training(base, "sft", reporter)
+        model = load_for_training(base, settings)
+        said = [(row.prompt, row.completion) for row in conversations]
+        end = taught_end(model, tokenizer, settings, said, base.base, "sft")
+        rows, data = tokenize(tokenizer, conversations, settings.max_length, base.base, end)
         data.tell(reporter, "sft", "rows", settings.max_length)
         if not rows:
             raise StageError(
                 f"sft: none of {len(conversations)} rows has a token of its completion within sft.max_length = "
                 f"{settings.max_length} tokens; raise it"
             )
-        tell_end(tokenizer, reporter)
+        tell_end(tokenizer, end, reporter)
         callback = LogCallback(folder, reporter, "sft", tracker)
-        trainer = lean_trainer(base, rows, settings, folder, seed, tokenizer, [callback])
+        trainer = lean_trainer(model, new_adapter(base, settings), rows, settings, folder, seed, tokenizer, [callback])
         try:
             trainer.train(resume_from_checkpoint=folder.resume_from())
         finally:
@@ -111,14 +114,15 @@ def train_sft(
             settings.method == "lora",
             Path(trained.adapter or trained.base),
         )
-    del trainer
+    del trainer, model
     release()
     folder.finish(callback.summary(data, started))
     return TrainedModel(model=trained, counts=data.counts("rows"))
 
 
 def lean_trainer(
-    model: ModelRef,
+    model: PreTrainedModel,
+    lora: LoraConfig | None,
     rows: list[dict[str, list[int]]],
     settings: TrainingSettings,
     folder: Folder,
@@ -126,14 +130,14 @@ def lean_trainer(
     tokenizer: PreTrainedTokenizerBase,
     callbacks: list[TrainerCallback],
 ) -> LeanSftTrainer:
-    """A trainer of ``model`` on the rows that :func:`tokenize` made."""
+    """A trainer of ``model``, or of a new adapter ``lora`` of it, on the rows that :func:`tokenize` made."""
     special: dict[str, JsonValue] = {"dataset_kwargs": {"skip_prepare_dataset": True}}
     trainer = LeanSftTrainer(
-        model=load_for_training(model, settings),
+        model=model,
         args=arguments(TrlSftConfig, settings, folder, seed, _logging_steps(settings.checkpoint_every), special),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=new_adapter(model, settings),
+        peft_config=lora,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
@@ -146,10 +150,12 @@ def _logging_steps(checkpoint_every: int) -> int:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int, model: str
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int, model: str, end: int
 ) -> tuple[list[dict[str, list[int]]], Cut]:
     """Rows of input_ids and labels (-100 on the prompt), cut to ``max_length``, and what that did to them."""
-    encoded = encode(tokenizer, [row.prompt for row in conversations], [row.completion for row in conversations], model)
+    encoded = encode(
+        tokenizer, [row.prompt for row in conversations], [row.completion for row in conversations], model, end
+    )
     kept = [tokens for tokens in encoded if tokens.start < max_length]
     rows = [
         {"input_ids": ids[:max_length], "labels": ([-100] * start + ids[start:])[:max_length]} for ids, start in kept
