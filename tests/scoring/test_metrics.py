@@ -220,5 +220,5 @@ def test_registry() -> None:
     assert set(METRICS) == {"em", "f1", "squad_em", "squad_f1", "accuracy", "macro_f1"}
     assert [name for name, metric in METRICS.items() if metric.kind == "set"] == ["macro_f1"]
     assert all((metric.per_query is None) == (metric.kind == "set") for metric in METRICS.values())
-    with pytest.raises(ConfigError, match="'bleu'; known are em"):
+    with pytest.raises(ConfigError, match="no metric 'bleu'; there are: em"):
         get_metric("bleu")
