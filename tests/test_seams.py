@@ -27,7 +27,7 @@ from cowest.recipe.config import AlignConfig, config_from_dict
 from cowest.stages.base import checked
 from cowest.stages.learn import aligned, selection
 from cowest.stages.rounds import Policy, Round
-from cowest.types import Alignment, Checkpoint, Completion, Draft, Feedback, Message, ModelRef, Sampling
+from cowest.types import Alignment, Checkpoint, Completion, Draft, Example, Feedback, Message, ModelRef, Sampling, Score
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +183,26 @@ def test_an_engine_that_is_not_there(weak: str, tmp_path: Path) -> None:
     recipe["weak"] = {"kind": "local", "model": weak, "engine": "nowhere"}
     with pytest.raises(ConfigError, match=r"weak\.engine: there is no engine 'nowhere'; there are: process"):
         prepare(config_from_dict(recipe), tmp_path, Log())
+
+
+# Scorer
+
+
+class Longest:
+    """A Scorer of another package: the longer, the better."""
+
+    async def score(self, example: Example, text: str | None) -> Score:
+        return Score(value=None if text is None else min(1.0, len(text) / 1000))
+
+
+def test_a_scorer_of_another_package(
+    finished: Path, weak: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, EntryPoint("longest", f"{__name__}:Longest", "cowest.scorers"))
+    out, log = Path(shutil.copytree(finished, tmp_path / "run")), Log()
+    run_tiny(weak, out, Oracle(), log, feedback={"scorer": "longest"})
+    assert log.verdicts["feedback"] == "run again, because feedback.scorer changed from unset to longest"
+    scores = {Feedback.model_validate_json(x).refined.value for x in (out / "feedback.jsonl").open()}
+    assert scores and all(0 < (score or 0) < 0.5 for score in scores)
+    with pytest.raises(ConfigError, match=r"feedback\.scorer: there is no scorer 'longer'; did you mean 'longest'"):
+        prepare(config_from_dict(tiny_recipe(weak, "http://127.0.0.1:9/v1", feedback={"scorer": "longer"})), out, Log())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 from pydantic import JsonValue
 
@@ -36,27 +36,10 @@ T = TypeVar("T")
 Recipe = RunConfig | Mapping[str, JsonValue] | Path | str
 
 
-async def run(
-    recipe: Recipe,
-    out: Path | str | None = None,
-    *,
-    task: Task | None = None,
-    weak: ChatModel | None = None,
-    strong: ChatModel | None = None,
-    judge: ChatModel | None = None,
-    scorer: Scorer | None = None,
-    metric: Metric | None = None,
-    draft_format: DraftFormat | None = None,
-    signal: Signal | None = None,
-    systems: Sequence[System | SystemSpec] = (),
-    tracker: Tracker | None = None,
-    reporter: Reporter | None = None,
-) -> RunSummary:
-    """Run or continue a recipe in ``out`` (runs/NAME, unless given), with these objects in place of its sections.
+class Handed(TypedDict, total=False):
+    """The objects that take the place of a recipe's sections; each may be left out.
 
-    Args:
-        recipe: A file, a mapping as in a file, or a RunConfig; sections that an object takes the place of may be left out.
-        out: The run directory.
+    Attributes:
         task: The data with its instruction and metrics.
         weak: A weak model that is not trained here; leave it to the recipe to have one trained.
         strong: The strong model.
@@ -67,44 +50,56 @@ async def run(
         signal: What a draft is worth.
         systems: More systems to evaluate, each built already, or as a SystemSpec that is given the run's parts.
         tracker: Where losses, scores and counts go.
+    """
+
+    task: Task
+    weak: ChatModel
+    strong: ChatModel
+    judge: ChatModel
+    scorer: Scorer
+    metric: Metric
+    draft_format: DraftFormat
+    signal: Signal
+    systems: Sequence[System | SystemSpec]
+    tracker: Tracker
+
+
+async def run(
+    recipe: Recipe, out: Path | str | None = None, *, reporter: Reporter | None = None, **handed: Unpack[Handed]
+) -> RunSummary:
+    """Run or continue a recipe in ``out`` (runs/NAME, unless given), with these objects in place of its sections.
+
+    Args:
+        recipe: A file, a mapping as in a file, or a RunConfig; sections that an object takes the place of may be left out.
+        out: The run directory.
         reporter: Where progress goes; nowhere, unless given.
+        handed: See :class:`Handed`.
 
     Raises:
         CowestError: as :func:`cowest.pipeline.run`.
     """
-    objects = _objects(task, weak, strong, judge, scorer, metric, draft_format, signal, systems, tracker)
+    objects = _objects(handed)
     config = _config(recipe, objects)
     target = Path("runs") / config.name if out is None else Path(out)
     return await run_pipeline(config, target, reporter or QuietReporter(), objects)
 
 
-def run_sync(recipe: Recipe, out: Path | str | None = None, **objects: object) -> RunSummary:
+def run_sync(
+    recipe: Recipe, out: Path | str | None = None, *, reporter: Reporter | None = None, **handed: Unpack[Handed]
+) -> RunSummary:
     """:func:`run` for scripts, in which no event loop runs. Raises RuntimeError within one: await ``run`` there."""
-    return _sync(run(recipe, out, **objects))  # type: ignore[arg-type]
+    return _sync(run(recipe, out, reporter=reporter, **handed))
 
 
 async def table(
-    recipe: Recipe,
-    out: Path | str | None = None,
-    *,
-    task: Task | None = None,
-    weak: ChatModel | None = None,
-    strong: ChatModel | None = None,
-    judge: ChatModel | None = None,
-    scorer: Scorer | None = None,
-    metric: Metric | None = None,
-    draft_format: DraftFormat | None = None,
-    signal: Signal | None = None,
-    systems: Sequence[System | SystemSpec] = (),
-    tracker: Tracker | None = None,
-    reporter: Reporter | None = None,
+    recipe: Recipe, out: Path | str | None = None, *, reporter: Reporter | None = None, **handed: Unpack[Handed]
 ) -> TableResults:
     """The rows of ``table.rows``, and ``systems`` as more of them, side by side; the arguments are those of :func:`run`.
 
     Raises:
         CowestError: as :func:`cowest.table.run.run_table`.
     """
-    objects = _objects(task, weak, strong, judge, scorer, metric, draft_format, signal, systems, tracker)
+    objects = _objects(handed)
     config = _config(recipe, objects)
     plan = make_plan(config, objects)
     target = table_folder(config) if out is None else Path(out)
@@ -112,9 +107,11 @@ async def table(
     return finished(plan, target, bill).results
 
 
-def table_sync(recipe: Recipe, out: Path | str | None = None, **objects: object) -> TableResults:
+def table_sync(
+    recipe: Recipe, out: Path | str | None = None, *, reporter: Reporter | None = None, **handed: Unpack[Handed]
+) -> TableResults:
     """:func:`table` for scripts."""
-    return _sync(table(recipe, out, **objects))  # type: ignore[arg-type]
+    return _sync(table(recipe, out, reporter=reporter, **handed))
 
 
 async def evaluate(
@@ -152,9 +149,18 @@ async def evaluate(
     return results_of_systems(task, measured, examples, answers, seed)
 
 
-def evaluate_sync(systems: Sequence[System], task: Task, **settings: object) -> Results:
+def evaluate_sync(
+    systems: Sequence[System],
+    task: Task,
+    *,
+    metrics: Sequence[str | Metric] | None = None,
+    queries: int | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Results:
     """:func:`evaluate` for scripts."""
-    return _sync(evaluate(systems, task, **settings))  # type: ignore[arg-type]
+    return _sync(evaluate(systems, task, metrics=metrics, queries=queries, seed=seed, out=out, reporter=reporter))
 
 
 def _sync(work: Coroutine[object, object, T]) -> T:
@@ -166,29 +172,19 @@ def _sync(work: Coroutine[object, object, T]) -> T:
     raise RuntimeError("an event loop runs already (a notebook, an async function): await the function without _sync")
 
 
-def _objects(
-    task: Task | None,
-    weak: ChatModel | None,
-    strong: ChatModel | None,
-    judge: ChatModel | None,
-    scorer: Scorer | None,
-    metric: Metric | None,
-    draft_format: DraftFormat | None,
-    signal: Signal | None,
-    systems: Sequence[System | SystemSpec],
-    tracker: Tracker | None,
-) -> Objects:
+def _objects(handed: Handed) -> Objects:
+    metric, systems = handed.get("metric"), handed.get("systems", ())
     return Objects(
-        task=task,
-        weak=weak,
-        strong=strong,
-        judge=judge,
-        scorer=scorer,
+        task=handed.get("task"),
+        weak=handed.get("weak"),
+        strong=handed.get("strong"),
+        judge=handed.get("judge"),
+        scorer=handed.get("scorer"),
         metric=None if metric is None else use_metric(metric),
-        format=draft_format,
-        signal=signal,
+        format=handed.get("draft_format"),
+        signal=handed.get("signal"),
         systems=tuple(s if isinstance(s, SystemSpec) else _spec(s) for s in systems),
-        tracker=tracker,
+        tracker=handed.get("tracker"),
     )
 
 

@@ -16,7 +16,7 @@ from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
-from cowest.scoring.scorer import MetricScorer
+from cowest.scoring.scorer import SCORERS, MetricScorer
 from cowest.training.objectives import OBJECTIVES, Objective
 from cowest.types import ModelRef
 
@@ -83,8 +83,11 @@ class Context:
         return None if name == "off" else OBJECTIVES.find(name, "align.objective")
 
     def metric_scorer(self) -> Scorer:
-        """The scorer by the task's metric, or the one that was handed over: it costs nothing."""
-        return self.objects.scorer or MetricScorer(self.task, self.metric)
+        """The scorer by the task's metric, or the one that was named or handed over: no judge, so that it costs nothing."""
+        if self.objects.scorer is not None:
+            return self.objects.scorer
+        named = self.config.feedback.scorer
+        return MetricScorer(self.task, self.metric) if named is None else SCORERS.find(named, "feedback.scorer")
 
     def scorer(self) -> Scorer:
         """The evaluator E behind the gains: a judge where the recipe names one."""

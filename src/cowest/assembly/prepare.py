@@ -55,7 +55,7 @@ def prepare(
             tracker=objects.tracker or NOWHERE,
         )
         if not offline:
-            _ = context.format, context.signal, context.objective  # raise for a name that nothing has
+            _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts

@@ -101,6 +101,9 @@ class FeedbackConfig(Section):
     how: ClassVar[frozenset[str]] = frozenset({"mode"})
 
     metric: str | None = Field(default=None, description="The metric behind the score; unset: the task's first.")
+    scorer: str | None = Field(
+        default=None, description="What scores answers, in place of the metric: an installed package's scorer, by name."
+    )
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=512)
     mode: Literal["live", "batch"] = Field(
         default="live", description="batch: through the provider's batch API, within a day and at a lower price."

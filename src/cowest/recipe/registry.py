@@ -38,7 +38,7 @@ class Registry(Generic[T]):
         points = {point.value: point for point in entry_points(group=self._group, name=name)}
         if not points:
             names = self.names()
-            hint = did_you_mean(name, names) or f"there are: {', '.join(names)}"
+            hint = did_you_mean(name, names) or (f"there are: {', '.join(names)}" if names else "none is installed")
             raise ConfigError(f"{where}: there is no {self._what} {name!r}; {hint}")
         if len(points) > 1:
             who = ", ".join(sorted(points))

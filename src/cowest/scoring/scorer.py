@@ -7,7 +7,8 @@ behind the same ``Scorer`` protocol. A text without an answer is wrong (0.0); no
 from __future__ import annotations
 
 from cowest.errors import ConfigError
-from cowest.protocols import Task
+from cowest.protocols import Scorer, Task
+from cowest.recipe.registry import Registry
 from cowest.scoring.metrics import METRICS, get_metric
 from cowest.types import Example, Score
 
@@ -20,6 +21,10 @@ def cut_score(score: Score, max_tokens: int | None = None) -> Score:
     if score.answer is not None or (score.error is not None and not score.error.startswith("no text")):
         return score
     return Score(value=None, error=f"{CUT_OFF}{'' if max_tokens is None else f' {max_tokens}'} before an answer")
+
+
+SCORERS: Registry[Scorer] = Registry("scorer", "cowest.scorers", {}, ("score",))
+"""Scorers that installed packages bring; cowest's own are chosen by ``feedback.metric`` and ``feedback.judge``."""
 
 
 class MetricScorer:

@@ -6,7 +6,7 @@ for one that needs no pairs; the align stage is stale when one of them has chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,18 +49,15 @@ class Objective(Protocol):
         ...
 
 
-def _pairs(files: Mapping[str, Path]) -> list[PreferencePair]:
-    pairs = JsonlFile(files["pairs.jsonl"], PreferencePair).load()
-    if not pairs:
-        raise NothingToLearnError("there is no preference pair to learn from")
-    return pairs
+Trainer = Callable[[ModelRef, Sequence[PreferencePair], AlignConfig, Path, int, Reporter, Tracker], Alignment]
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
-    """DPO on the pairs (paper, step 6)."""
+class OnPairs:
+    """An objective that learns from ``pairs.jsonl``; ``trainer`` imports what trains, which is heavy, when it is wanted."""
 
-    name: str = "preference"
+    name: str
+    trainer: Callable[[], Trainer]
     reads: tuple[str, ...] = ("pairs.jsonl",)
 
     def train(
@@ -73,37 +70,29 @@ class Preference:
         reporter: Reporter,
         tracker: Tracker,
     ) -> Alignment:
-        """See :func:`cowest.training.preference.train_preference`."""
-        pairs = _pairs(files)
-        from cowest.training.preference import train_preference
-
-        return train_preference(policy, pairs, settings, out, seed, reporter, tracker)
-
-
-@dataclass(frozen=True, slots=True)
-class Positives:
-    """SFT on the chosen drafts alone: the control that shows what the comparison with the rejected ones adds."""
-
-    name: str = "positives"
-    reads: tuple[str, ...] = ("pairs.jsonl",)
-
-    def train(
-        self,
-        policy: ModelRef,
-        files: Mapping[str, Path],
-        settings: AlignConfig,
-        out: Path,
-        seed: int,
-        reporter: Reporter,
-        tracker: Tracker,
-    ) -> Alignment:
-        """See :func:`cowest.training.positives.train_positives`."""
-        pairs = _pairs(files)
-        from cowest.training.positives import train_positives
-
-        return train_positives(policy, pairs, settings, out, seed, reporter, tracker)
+        """See Objective."""
+        pairs = JsonlFile(files["pairs.jsonl"], PreferencePair).load()
+        if not pairs:
+            raise NothingToLearnError("there is no preference pair to learn from")
+        return self.trainer()(policy, pairs, settings, out, seed, reporter, tracker)
 
 
+def _preference() -> Trainer:
+    from cowest.training.preference import train_preference
+
+    return train_preference
+
+
+def _positives() -> Trainer:
+    from cowest.training.positives import train_positives
+
+    return train_positives
+
+
+PREFERENCE = OnPairs("preference", _preference)
+"""DPO on the pairs (paper, step 6)."""
+POSITIVES = OnPairs("positives", _positives)
+"""SFT on the chosen drafts alone: the control that shows what the comparison with the rejected ones adds."""
 OBJECTIVES: Registry[Objective] = Registry(
-    "objective", "cowest.objectives", {o.name: o for o in (Preference(), Positives())}, ("name", "reads", "train")
+    "objective", "cowest.objectives", {o.name: o for o in (PREFERENCE, POSITIVES)}, ("name", "reads", "train")
 )
