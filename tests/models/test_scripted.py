@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from cowest.errors import ConfigError, ModelCallError
+from cowest.errors import ModelCallError
 from cowest.models.scripted import ScriptedChatModel, ScriptRule
 from cowest.protocols import ChatModel
 from cowest.types import Message, Sampling, Usage
@@ -76,21 +76,3 @@ async def test_a_blank_reply_is_never_returned() -> None:
     with pytest.raises(ModelCallError) as caught:
         await ScriptedChatModel(lambda messages, sampling: " \n").generate(user("a"), Sampling())
     assert caught.value.kind == "empty"
-
-
-async def test_rules_from_a_recipe() -> None:
-    model = ScriptedChatModel.from_rules([{"contains": "dose", "reply": "Answer: no"}, RULES[0]], "d", name="strong")
-    assert (await model.generate(user("a dose"), Sampling())).text == "Answer: no"
-    assert (await model.generate(user("Draft: x"), Sampling())).text == "Refined. Answer: yes"
-    assert (await model.generate(user("x"), Sampling())).text == "d" and model.name == "strong"
-    await model.aclose()
-    await model.aclose()
-
-
-def test_a_wrong_rule_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"rules\[1\]\.reply"):
-        ScriptedChatModel.from_rules([RULES[0], {"contains": "x"}])
-    with pytest.raises(ConfigError, match=r"rules\[0\]\.contains"):
-        ScriptedChatModel.from_rules([{"contains": "", "reply": "x"}])
-    with pytest.raises(ConfigError, match="at least one rule"):
-        ScriptedChatModel.from_rules([])

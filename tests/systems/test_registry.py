@@ -18,7 +18,6 @@ from cowest.pipeline import run
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.systems.registry import SYSTEMS, TABLE, VARIANTS, current_name, evaluated, find_systems, variant_of
 from cowest.table.plan import make_plan
-from cowest.table.results import table_results
 from cowest.table.run import open_plan, run_table
 
 URL = "http://127.0.0.1:1/v1"

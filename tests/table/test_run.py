@@ -18,7 +18,7 @@ from cowest.models.endpoint import make_app, serve
 from cowest.models.scripted import ScriptedChatModel
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.table.plan import make_plan
-from cowest.table.results import TableResults, table_results
+from cowest.table.results import TableResults
 from cowest.table.run import open_plan, run_table
 from cowest.table.write import write_table
 from cowest.types import Message, Sampling

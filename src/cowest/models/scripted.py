@@ -5,11 +5,11 @@ Example of a script in rules: ``{"contains": "Draft:", "reply": "The draft is ri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cowest.errors import ConfigError, ModelCallError
+from cowest.errors import ModelCallError
 from cowest.types import Completion, Message, Record, Sampling, Usage
 
 Script = Callable[[Sequence[Message], Sampling], str]
@@ -50,23 +50,6 @@ class ScriptedChatModel:
         self._name = name
         self._fail = tuple(fail)
         self.requests: list[ScriptedRequest] = []
-
-    @classmethod
-    def from_rules(
-        cls, rules: Sequence[ScriptRule | Mapping[str, str]], default: str | None = None, *, name: str = "scripted"
-    ) -> ScriptedChatModel:
-        """A model from a recipe's rules. Raises :class:`ConfigError` that names the rule and field that is wrong."""
-        checked: list[ScriptRule] = []
-        for i, rule in enumerate(rules):
-            try:
-                checked.append(ScriptRule.model_validate(rule))
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(str(part) for part in first["loc"])
-                raise ConfigError(f"rules[{i}].{field}: {first['msg']} (a rule has contains and reply)") from None
-        if not checked and default is None:
-            raise ConfigError("rules: a scripted model needs at least one rule or a default reply")
-        return cls(checked, default=default, name=name)
 
     @property
     def name(self) -> str:

@@ -130,13 +130,8 @@ def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence
     return Pool(task or context.task.name, label, context, answers, found)
 
 
-def table_results(plan: Plan, opened: Sequence[Sequence[Variant]]) -> TableResults:
-    """All tables of a finished plan. Raises StageError where a row's predictions are not there."""
-    return results_of(plan, pools(plan, opened))
-
-
 def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
-    """The same of answers that were read already."""
+    """All tables of a plan, from the answers that :func:`pools` has read."""
     by_task: dict[str, dict[str, Pool]] = {}
     for one in found:
         by_task.setdefault(one.task, {})[one.label] = one
