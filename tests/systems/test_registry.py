@@ -18,6 +18,7 @@ from cowest.pipeline import run
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.systems.registry import SYSTEMS, TABLE, VARIANTS, current_name, evaluated, find_systems, variant_of
 from cowest.table.plan import make_plan
+from cowest.table.results import pools, results_of
 from cowest.table.run import open_plan, run_table
 
 URL = "http://127.0.0.1:1/v1"
@@ -153,7 +154,7 @@ def test_a_package_brings_a_system_to_list_prompts_run_and_table(
             assert "twice" in done.report.read_text(encoding="utf-8")
             plan = make_plan(config)
             await run_table(plan, tmp_path / "table", Log())
-            made = table_results(plan, open_plan(plan, tmp_path / "table", Log(), offline=True))
+            made = results_of(plan, pools(plan, open_plan(plan, tmp_path / "table", Log(), offline=True)))
             assert list(made.tables[0].rows) == ["twice", "strong"]
 
     asyncio.run(go())

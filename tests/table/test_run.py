@@ -18,7 +18,7 @@ from cowest.models.endpoint import make_app, serve
 from cowest.models.scripted import ScriptedChatModel
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.table.plan import make_plan
-from cowest.table.results import TableResults
+from cowest.table.results import TableResults, pools, results_of
 from cowest.table.run import open_plan, run_table
 from cowest.table.write import write_table
 from cowest.types import Message, Sampling
@@ -44,7 +44,7 @@ def recipe(weak: str, url: str, table: dict[str, JsonValue]) -> RunConfig:
 def run(config: RunConfig, out: Path, log: Log | None = None) -> TableResults:
     plan = make_plan(config)
     asyncio.run(run_table(plan, out, log or Log()))
-    return table_results(plan, open_plan(plan, out, Log(), offline=True))
+    return results_of(plan, pools(plan, open_plan(plan, out, Log(), offline=True)))
 
 
 class Strong:
@@ -58,7 +58,7 @@ class Strong:
             async with serve(make_app(self.model, model_name="strong")) as url:
                 plan = make_plan(recipe(weak, url, table))
                 await run_table(plan, out, log or Log())
-                return table_results(plan, open_plan(plan, out, Log(), offline=True))
+                return results_of(plan, pools(plan, open_plan(plan, out, Log(), offline=True)))
 
         return asyncio.run(go())
 
