@@ -31,6 +31,7 @@ HEAVY = (
     "scipy",
     "matplotlib",
     "sklearn",
+    "safetensors",
 )
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -108,6 +109,50 @@ def test_every_module_is_found() -> None:
     files = [p for p in SOURCES.rglob("*.py") if p.name not in {"__init__.py", "__main__.py"}]
     leaves = [name for name in modules() if (SOURCES / Path(*name.split(".")[1:])).with_suffix(".py").exists()]
     assert len(leaves) == len(files) > 20
+
+
+LAYERS, HEAVY_PLACES = PYPROJECT["tool"]["importlinter"]["contracts"]
+
+
+WITHOUT_EXTRAS = f"""
+import importlib, sys
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {[name for name in HEAVY if name != "scipy"]}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuses())
+"""
+
+
+def test_every_module_and_package_is_in_both_import_contracts() -> None:
+    named = {name.strip() for line in LAYERS["layers"] for name in re.split(r"[|:]", line)}
+    there = {p.stem for p in SOURCES.glob("*.py")} | {p.name for p in SOURCES.iterdir() if list(p.glob("*.py"))}
+    assert named == {f"cowest.{name}" for name in there - {"__init__"}}
+    assert HEAVY_PLACES["source_modules"] == ["cowest"]  # with everything in it
+    assert set(HEAVY_PLACES["forbidden_modules"]) >= set(HEAVY)
+
+
+def test_without_the_extras_all_but_the_named_places_import() -> None:
+    places = {line.split(" -> ")[0].removesuffix(".*") for line in HEAVY_PLACES["ignore_imports"]}
+    places.add("cowest.report.html")  # the page stands on its plots
+    light = [n for n in modules() if not any(n == place or n.startswith(f"{place}.") for place in places)]
+    assert len(light) > 150
+    loaded_after(f"{WITHOUT_EXTRAS}for name in {light}: importlib.import_module(name)")
+
+
+def test_functions_and_files_stay_short() -> None:
+    long = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(ROOT)
+        if (lines := len(text.splitlines())) > 500:
+            long.append(f"{name}: {lines} lines of 500")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 80:
+                    long.append(f"{name}:{node.lineno} {node.name}: {lines} lines of 80")
+    assert not long
 
 
 def test_what_the_package_imports_is_declared() -> None:

@@ -1,6 +1,7 @@
 """Seams: what comes next is added from outside, here as a toy each.
 
-Routes, signals, formats and systems have theirs in tests/server/test_route.py, tests/test_api.py, tests/systems/test_registry.py.
+Routes, systems, tasks and Python objects have theirs in tests/server/test_route.py, tests/systems/test_registry.py,
+tests/tasks/test_plugins.py and tests/test_api.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -16,14 +18,17 @@ import pytest
 from pydantic import JsonValue
 from tests.helpers import Log, Oracle, run_tiny, save_tiny_model, tiny_recipe
 
+from cowest import api
 from cowest.assembly.prepare import prepare
 from cowest.errors import ConfigError, NothingToLearnError
 from cowest.models.endpoint import make_app, serve
 from cowest.models.local import LocalChatModel
+from cowest.models.scripted import ScriptedChatModel, ScriptRule
 from cowest.pipeline import run, run_stages, stages_of, stages_of_round
-from cowest.protocols import ChatModel, Reporter, Tracker
+from cowest.protocols import Asks, ChatModel, Reporter, Tracker
 from cowest.recipe import registry
 from cowest.recipe.config import AlignConfig, config_from_dict
+from cowest.scoring.metrics import Metric
 from cowest.stages.base import checked
 from cowest.stages.learn import aligned, selection
 from cowest.stages.rounds import Policy, Round
@@ -206,3 +211,74 @@ def test_a_scorer_of_another_package(
     assert scores and all(0 < (score or 0) < 0.5 for score in scores)
     with pytest.raises(ConfigError, match=r"feedback\.scorer: there is no scorer 'longer'; did you mean 'longest'"):
         prepare(config_from_dict(tiny_recipe(weak, "http://127.0.0.1:9/v1", feedback={"scorer": "longer"})), out, Log())
+
+
+# What a recipe names, of an installed package
+
+
+@dataclass(frozen=True)
+class Shouted:
+    """A draft format."""
+
+    name: str = "shouted"
+    instruction: str = "SHOUT."
+
+    def completion(self, target: str, example: Example) -> str | None:
+        return target.upper()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A signal: the score with the draft, whatever the strong model says alone."""
+
+    name: str = "outcome"
+    asks: frozenset[Asks] = frozenset({"refine"})
+    alone: bool = False
+
+    def value(self, feedback: Feedback) -> float | None:
+        return feedback.refined.value
+
+
+def says_yes(answer: str | None, references: Sequence[str]) -> float:
+    return float(answer == "yes")
+
+
+SAYS_YES = Metric("says_yes", "mean", "says yes", says_yes, binary=True)
+
+
+def evenness(folder: Path) -> dict[str, JsonValue]:
+    task: dict[str, JsonValue] = {"kind": "jsonl", "metrics": ["says_yes", "accuracy"]}
+    for start, split in enumerate(("train", "validation", "test")):
+        rows = [{"input": f"Is {n} even?", "answer": "yes" if n % 2 == 0 else "no", "choices": ["yes", "no"]}
+                for n in range(start, 30, 3)]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        task[split] = str(folder / f"{split}.jsonl")
+    return task
+
+
+async def test_a_metric_a_signal_and_a_draft_format_of_another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(
+        monkeypatch,
+        EntryPoint("says_yes", f"{__name__}:SAYS_YES", "cowest.metrics"),
+        EntryPoint("outcome", f"{__name__}:Outcome", "cowest.signals"),
+        EntryPoint("shouted", f"{__name__}:Shouted", "cowest.formats"),
+    )
+    weak = ScriptedChatModel([ScriptRule(contains="SHOUT.", reply="Answer: yes")], default="Answer: no")
+    recipe: dict[str, JsonValue] = {
+        "name": "named",
+        "task": evenness(tmp_path),
+        "strong": {"kind": "scripted", "default": "Answer: no"},
+        "draft": {"format": "shouted", "samples": 2},
+        "pairs": {"signal": "outcome"},
+    }
+    done = await api.run(recipe, tmp_path / "run", weak=weak)
+    assert {name: s.metrics["says_yes"].mean for name, s in done.results[""].systems.items()} == {
+        "weak": 1.0, "strong": 0.0, "collab": 0.0,
+    }  # fmt: skip
+    feedback = [Feedback.model_validate_json(x) for x in (tmp_path / "run" / "feedback.jsonl").open()]
+    assert all(f.refined.value == 0.0 and f.solo.value is None for f in feedback)  # by the metric; as the signal asks
+    with pytest.raises(ConfigError, match="metrics: there is no metric 'says_no'; did you mean 'says_yes'"):
+        task = {**evenness(tmp_path), "metrics": ["says_no"]}
+        await api.run(recipe | {"task": task}, tmp_path / "other", weak=weak)

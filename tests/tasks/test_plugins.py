@@ -113,7 +113,7 @@ def data(options, folder, seed): raise DataError(f"{folder}: no rows; {sorted(op
         ("absent", r"'absent' \(wrong_plugins:absent\) failed: AttributeError: .*absent"),
         ("raises", r"'raises' \(wrong_plugins:raises\) failed: KeyError: 'capital'"),
         ("number", r"gave no Task: it has no name, metrics, labels, instruction, examples, target, extract"),
-        ("metric", r"unknown metric 'blue'; known are em, f1, squad_em, squad_f1, accuracy, macro_f1"),
+        ("metric", r"metrics: there is no metric 'blue'; there are: em, f1, squad_em, squad_f1, accuracy, macro_f1"),
         ("nobody", r"task\.name: there is no task plug-in 'nobody'; installed are "),
     ],
 )

@@ -56,7 +56,9 @@ class JsonlTaskConfig(TaskSection):
     test: Path = Field(description="Held-out rows; none may occur in training.")
     labels: tuple[str, ...] = Field(default=(), description="The classes; unset for open answers.")
     instruction: str | None = Field(default=None, description="What both models are told to do; there is a default.")
-    metrics: tuple[str, ...] | None = Field(default=None, description="em, f1 (open) or accuracy, macro_f1 (classes).")
+    metrics: tuple[str, ...] | None = Field(
+        default=None, description="em, f1 (open), accuracy, macro_f1 (classes) or a package's."
+    )
 
     def resolved(self, folder: Path) -> Self:
         """See Section."""

@@ -139,10 +139,10 @@ def use_metric(metric: Metric) -> str:
     return metric.name
 
 
-def get_metric(name: str) -> Metric:
+def get_metric(name: str, where: str = "metric") -> Metric:
     """The metric called ``name``: one of cowest's, one that was handed over, or an installed package's (``cowest.metrics``).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; ``where`` is the setting that names it.
     """
-    return _HANDED.get(name) or _KNOWN.find(name, "metric")
+    return _HANDED.get(name) or _KNOWN.find(name, where)

@@ -18,12 +18,11 @@ from itertools import combinations
 from pathlib import Path
 
 from cowest.errors import ConfigError, DataError
-from cowest.scoring.metrics import METRICS
+from cowest.scoring.metrics import get_metric
 from cowest.tasks.base import (
     CLASS_METRICS,
     OPEN_METRICS,
     SPLITS,
-    SQUAD_METRICS,
     SimpleTask,
     class_instruction,
     open_instruction,
@@ -62,7 +61,8 @@ def load_jsonl_task(
     """
     if not 0 <= validation_fraction < 1:
         raise ConfigError(f"validation_fraction is {validation_fraction}; give a number from 0 to below 1")
-    _check_metrics(name, metrics)
+    for metric in metrics or ():
+        get_metric(metric, f"task {name!r}: metrics")
     files = {s: path for s, path in zip(SPLITS, (train, validation, test), strict=True) if path is not None}
     if not files:
         raise DataError(f"task {name!r} has no data; give at least one of {', '.join(SPLITS)}")
@@ -86,14 +86,6 @@ def load_jsonl_task(
         instruction=instruction or (class_instruction(labels) if labels else open_instruction()),
         splits=splits,
     )
-
-
-def _check_metrics(name: str, metrics: tuple[str, ...] | None) -> None:
-    known = OPEN_METRICS + SQUAD_METRICS + CLASS_METRICS
-    for metric in metrics or ():
-        if metric not in known:
-            hint = suggestion(metric, known)
-            raise ConfigError(f"task {name!r}: unknown metric {metric!r}{hint}; known are {listed(known)}")
 
 
 def _shared_choices(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -135,7 +127,7 @@ def _check_labels(rows: Sequence[Row], labels: tuple[str, ...], problems: Proble
 
 def _check_choices(rows: Sequence[Row], metric: str, problems: Problems) -> None:
     """Choices of one row must not be the same to who reads an answer, nor to the metric."""
-    same = METRICS[metric].per_query
+    same = get_metric(metric).per_query
     for row in rows:
         for a, b in combinations(row.example.choices, 2):
             if label_key(a) == label_key(b):

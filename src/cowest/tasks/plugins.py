@@ -18,7 +18,7 @@ from typing import Final
 from cowest.errors import ConfigError, CowestError
 from cowest.protocols import Task
 from cowest.recipe.config import PluginTaskConfig
-from cowest.tasks.base import CLASS_METRICS, OPEN_METRICS, SQUAD_METRICS
+from cowest.scoring.metrics import get_metric
 from cowest.tasks.jsonl_rows import listed, suggestion
 
 GROUP: Final = "cowest.tasks"
@@ -47,11 +47,8 @@ def load_plugin_task(config: PluginTaskConfig, seed: int) -> Task:
     if missing:
         raise ConfigError(f"task plug-in {config.name!r} ({point.value}) gave no Task: it has no {listed(missing)}")
     loaded: Task = task
-    known = OPEN_METRICS + SQUAD_METRICS + CLASS_METRICS
     for metric in loaded.metrics:
-        if metric not in known:
-            hint = f"{suggestion(metric, known)}; known are {listed(known)}"
-            raise ConfigError(f"task plug-in {config.name!r}: unknown metric {metric!r}{hint}")
+        get_metric(metric, f"task plug-in {config.name!r}: metrics")
     return loaded
 
 

@@ -1,0 +1,35 @@
+"""A model as a recipe or a script describes it: all that can be known and done before it is opened, whatever kind it is.
+
+The one place that knows every kind of model. Elsewhere a source's capabilities are asked for (``trainable``, ``paid``, ``window``),
+and never its kind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cowest.assembly.sources.endpoint import EndpointSource
+from cowest.assembly.sources.local import LocalSource
+from cowest.assembly.sources.objects import ObjectSource
+from cowest.assembly.sources.protocol import Source
+from cowest.assembly.sources.scripted import ScriptedSource
+from cowest.protocols import Budget, ChatModel
+from cowest.recipe.models import LocalModelConfig, ModelConfig, ObjectModelConfig, OpenAIModelConfig
+
+__all__ = ["Source", "build_model", "source_of"]
+
+
+def source_of(config: ModelConfig, folder: Path = Path(), given: ChatModel | None = None) -> Source:
+    """The source of a section of the recipe; ``given`` is the object that it names, where it names one."""
+    if isinstance(config, LocalModelConfig):
+        return LocalSource(config)
+    if isinstance(config, OpenAIModelConfig):
+        return EndpointSource(config, folder)
+    if isinstance(config, ObjectModelConfig):
+        return ObjectSource(config, given)
+    return ScriptedSource(config)
+
+
+def build_model(config: ModelConfig, folder: Path = Path(), budget: Budget | None = None) -> ChatModel:
+    """A model of any kind. Raises ConfigError, ModelNotFoundError or MissingExtraError when it cannot be had."""
+    return source_of(config, folder).open(budget=budget)

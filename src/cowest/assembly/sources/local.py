@@ -1,0 +1,102 @@
+"""Weights on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from cowest.assembly.engines import ENGINES
+from cowest.assembly.places import model_path
+from cowest.assembly.sources.protocol import no_batch, room_in
+from cowest.errors import ModelNotFoundError
+from cowest.ledger.ledger import Ledger
+from cowest.ledger.prices import Price
+from cowest.models.window import Window
+from cowest.protocols import Budget, ChatModel
+from cowest.recipe.models import LocalModelConfig
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import UNKNOWN, Depends, content
+from cowest.run.identity import hash_model
+from cowest.types import ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSource:
+    """Weights on this machine, which an engine lets answer."""
+
+    config: LocalModelConfig
+    trainable: bool = True
+    paid: bool = False
+    many: int = 1
+    price: Price | None = None
+    batch_price: Price | None = None
+    batch_requests: int | None = None
+    per_minute: tuple[float | None, float | None] = (None, None)
+    extra: dict[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, or the last part of a hub name."""
+        return Path(self.config.model).name
+
+    @property
+    def concurrency(self) -> int:
+        """As many as are generated together."""
+        return self.config.batch_size
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Beside the weights."""
+        return model_path(self.config.model)
+
+    def identity(self, prefix: str) -> Depends:
+        """Settings, and the contents of the weights where they are here."""
+        parts = {f"{prefix}.model": self.config.model, f"{prefix}.adapter": self.config.adapter}
+        found = settings_of(prefix, self.config, leave_out=("model", "adapter"))
+        return found | Depends({key: None if name is None else _weights(name) for key, name in parts.items()})
+
+    def check(self, where: str) -> None:
+        """Its folder must be there, and its engine."""
+        model_path(self.config.model)
+        ENGINES.find(self.config.engine, f"{where}.engine")
+
+    def window(self, answer_tokens: int) -> Window | None:
+        """From its config.json. A hub name's is not known here: its model says so itself when a prompt is too long."""
+        folder = model_path(self.config.model)
+        return room_in(self.config.model, _positions(folder), folder, answer_tokens)
+
+    def base(self) -> ModelRef:
+        """The weights that the recipe names."""
+        return ModelRef(base=model_path(self.config.model), adapter=self.config.adapter)
+
+    def open(self, ref: ModelRef | None = None, budget: Budget | None = None) -> ChatModel:
+        """Through the engine that the recipe names. Raises MissingExtraError or ModelNotFoundError."""
+        found, c = ref or self.base(), self.config
+        placed = found.model_copy(update={"base": model_path(found.base)})
+        engine = ENGINES.find(c.engine, "engine")
+        return engine.open(placed, device=c.device, dtype=c.dtype, batch_size=c.batch_size)
+
+    def open_batch(self, ledger: Ledger) -> ChatModel:
+        """There is no such API."""
+        raise no_batch(self.name)
+
+
+def _weights(name: str) -> JsonValue:
+    try:
+        place = model_path(name)
+    except ModelNotFoundError:
+        return UNKNOWN  # a finished run is read where its models are not
+    return content(hash_model(place), Path(name).name)
+
+
+def _positions(folder: str) -> int | None:
+    file = Path(folder) / "config.json"
+    if not file.exists():
+        return None
+    described = json.loads(file.read_text(encoding="utf-8"))
+    inner = described.get("text_config", described)
+    found = inner.get("max_position_embeddings")
+    return found if isinstance(found, int) else None
