@@ -280,5 +280,33 @@ async def test_a_metric_a_signal_and_a_draft_format_of_another_package(
     feedback = [Feedback.model_validate_json(x) for x in (tmp_path / "run" / "feedback.jsonl").open()]
     assert all(f.refined.value == 0.0 and f.solo.value is None for f in feedback)  # by the metric; as the signal asks
     with pytest.raises(ConfigError, match="metrics: there is no metric 'says_no'; did you mean 'says_yes'"):
-        task = {**evenness(tmp_path), "metrics": ["says_no"]}
-        await api.run(recipe | {"task": task}, tmp_path / "other", weak=weak)
+        task: JsonValue = {**evenness(tmp_path), "metrics": ["says_no"]}
+        await api.run({**recipe, "task": task}, tmp_path / "other", weak=weak)
+
+
+# Models of a package
+
+
+def parrot(options: Mapping[str, JsonValue]) -> ChatModel:
+    if "says" not in options:
+        raise ValueError("says: what is the parrot to say?")
+    return ScriptedChatModel([], default=str(options["says"]), name="parrot")
+
+
+async def test_models_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, EntryPoint("parrot", f"{__name__}:parrot", "cowest.models"))
+    yes: dict[str, JsonValue] = {"kind": "plugin", "name": "parrot", "options": {"says": "Answer: yes"}}
+    recipe: dict[str, JsonValue] = {
+        "name": "parrots",
+        "task": {**evenness(tmp_path), "metrics": ["accuracy"]},
+        "weak": yes,
+        "strong": {**yes, "options": {"says": "Answer: no"}},
+        "draft": {"samples": 2},
+    }
+    done = await api.run(recipe, tmp_path / "run")
+    shares = {name: s.metrics["accuracy"].mean for name, s in done.results[""].systems.items()}
+    assert set(shares) == {"weak", "strong", "collab"} and shares["weak"] == 1 - (shares["strong"] or 0)
+    with pytest.raises(ConfigError, match=r"strong\.name: there is no model 'parot'; did you mean 'parrot'"):
+        await api.run({**recipe, "strong": {"kind": "plugin", "name": "parot"}}, tmp_path / "run")
+    with pytest.raises(ConfigError, match="the model 'parrot' failed: ValueError: says: what is the parrot to say"):
+        await api.run({**recipe, "strong": {"kind": "plugin", "name": "parrot"}}, tmp_path / "run")

@@ -206,8 +206,26 @@ class ObjectModelConfig(Section):
         return self.name
 
 
+class PluginModelConfig(Section):
+    """A model of an installed package, found by its entry point in the group ``cowest.models``."""
+
+    trainable: ClassVar[bool] = False
+
+    kind: Literal["plugin"]
+    name: str = Field(description="The entry point's name.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Passed to the plug-in as they are.")
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.name
+
+
 ModelConfig = Annotated[
-    LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig | ObjectModelConfig, Field(discriminator="kind")
+    LocalModelConfig | OpenAIModelConfig | ScriptedModelConfig | ObjectModelConfig | PluginModelConfig,
+    Field(discriminator="kind"),
 ]
 
-ServedOrLocalConfig = Annotated[LocalModelConfig | OpenAIModelConfig | ObjectModelConfig, Field(discriminator="kind")]
+ServedOrLocalConfig = Annotated[
+    LocalModelConfig | OpenAIModelConfig | ObjectModelConfig | PluginModelConfig, Field(discriminator="kind")
+]

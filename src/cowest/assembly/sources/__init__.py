@@ -10,11 +10,11 @@ from pathlib import Path
 
 from cowest.assembly.sources.endpoint import EndpointSource
 from cowest.assembly.sources.local import LocalSource
-from cowest.assembly.sources.objects import ObjectSource
+from cowest.assembly.sources.objects import ObjectSource, PluginSource
 from cowest.assembly.sources.protocol import Source
 from cowest.assembly.sources.scripted import ScriptedSource
 from cowest.protocols import Budget, ChatModel
-from cowest.recipe.models import LocalModelConfig, ModelConfig, ObjectModelConfig, OpenAIModelConfig
+from cowest.recipe.models import LocalModelConfig, ModelConfig, ObjectModelConfig, OpenAIModelConfig, PluginModelConfig
 
 __all__ = ["Source", "build_model", "source_of"]
 
@@ -26,8 +26,10 @@ def source_of(config: ModelConfig, folder: Path = Path(), given: ChatModel | Non
     if isinstance(config, OpenAIModelConfig):
         return EndpointSource(config, folder)
     if isinstance(config, ObjectModelConfig):
-        return ObjectSource(config, given)
-    return ScriptedSource(config)
+        return ObjectSource(name=config.name, model=given)
+    if isinstance(config, PluginModelConfig):
+        return PluginSource(name=config.name, config=config)
+    return ScriptedSource(config=config)
 
 
 def build_model(config: ModelConfig, folder: Path = Path(), budget: Budget | None = None) -> ChatModel:

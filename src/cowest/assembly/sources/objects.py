@@ -1,20 +1,23 @@
-"""A model that a script hands over as a Python object."""
+"""Models of others' making: one that a script hands over, and one of an installed package (entry points ``cowest.models``)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from cowest.assembly.sources.protocol import no_batch
-from cowest.errors import ConfigError
-from cowest.ledger.ledger import Ledger
-from cowest.ledger.prices import Price
-from cowest.models.window import Window
+from cowest.assembly.sources.plain import PlainSource
+from cowest.errors import ConfigError, CowestError
 from cowest.protocols import Budget, ChatModel
-from cowest.recipe.models import ObjectModelConfig
+from cowest.recipe.models import PluginModelConfig
+from cowest.recipe.outcome import settings_of
+from cowest.recipe.registry import Registry
 from cowest.run.freshness import Depends
 from cowest.types import ModelRef
+
+MODELS: Registry[Callable[[Mapping[str, JsonValue]], ChatModel]] = Registry("model", "cowest.models", {})
+"""What makes a package's model from the recipe's ``options``."""
 
 
 class _Lasting:
@@ -27,27 +30,11 @@ class _Lasting:
         """Leave it open."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSource:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectSource(PlainSource):
     """A :class:`cowest.protocols.ChatModel` that a script has handed over; it is known by its name. None: it was not given."""
 
-    config: ObjectModelConfig
     model: ChatModel | None = None
-    trainable: bool = False
-    paid: bool = False
-    concurrency: int = 64
-    many: int = 1
-    tokenizer: str | None = None
-    price: Price | None = None
-    batch_price: Price | None = None
-    batch_requests: int | None = None
-    per_minute: tuple[float | None, float | None] = (None, None)
-    extra: dict[str, JsonValue] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """What the object calls itself."""
-        return self.config.name
 
     def identity(self, prefix: str) -> Depends:
         """Its name."""
@@ -61,20 +48,33 @@ class ObjectSource:
                 f"cowest.api.run(recipe, {where.rpartition('.')[2]}=...)"
             )
 
-    def window(self, answer_tokens: int) -> Window | None:
-        """It is not known."""
-        return None
-
-    def base(self) -> ModelRef:
-        """Its name."""
-        return ModelRef(base=self.name)
-
     def open(self, ref: ModelRef | None = None, budget: Budget | None = None) -> ChatModel:
         """The object; who made it closes it."""
         self.check("model")
         assert self.model is not None
         return _Lasting(self.model)
 
-    def open_batch(self, ledger: Ledger) -> ChatModel:
-        """There is no such API."""
-        raise no_batch(self.name)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSource(PlainSource):
+    """A model of an installed package, known by its name and its options."""
+
+    config: PluginModelConfig
+
+    def identity(self, prefix: str) -> Depends:
+        """Its name and options."""
+        return settings_of(prefix, self.config)
+
+    def check(self, where: str) -> None:
+        """The package must be installed."""
+        MODELS.find(self.name, f"{where}.name")
+
+    def open(self, ref: ModelRef | None = None, budget: Budget | None = None) -> ChatModel:
+        """As the package makes it. Raises ConfigError where that fails."""
+        make = MODELS.find(self.name, "model")
+        try:
+            return make(self.config.options)
+        except CowestError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"the model {self.name!r} failed: {type(error).__name__}: {error}"[:300]) from error
