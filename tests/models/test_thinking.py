@@ -50,6 +50,7 @@ TASK = SimpleTask("t", CLASS_METRICS, ("yes", "no"), "Answer yes or no.", {})
         ("<thinking>a<reflection>b</reflection>c</thinking>D", "D", "a<reflection>b</reflection>c"),
         ("<seed:think>a</seed:think>B", "B", "a"),
         ("<longcat_think>a</longcat_think>B", "B", "a"),
+        ('He wrote "<think>x</think>" there.', 'He wrote "<think>x</think>" there.', None),
         ("<antThinking>a</antThinking>B", "B", "a"),
         ("<reason>a</reason>B", "B", "a"),
         ("<analysis>a</analysis>B", "B", "a"),

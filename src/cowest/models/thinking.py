@@ -150,4 +150,13 @@ def _by_marks(text: str) -> tuple[list[str], list[str]]:
 
 
 def _marks(text: str) -> Iterator[re.Match[str]]:
-    return (m for m in _MARK.finditer(text) if not m.start() or text[m.start() - 1] not in _QUOTED)
+    """Those that are used, and not spoken of: "<think>...</think>" in quotes is neither opened nor closed."""
+    spoken_of: set[str] = set()
+    for mark in _MARK.finditer(text):
+        name = mark.lastgroup or ""
+        if mark.start() and text[mark.start() - 1] in _QUOTED:
+            spoken_of.add(f"c{name[1:]}")
+        elif name in spoken_of:
+            spoken_of.remove(name)
+        else:
+            yield mark

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from cowest.models.turns import TURN_TOKEN
 from cowest.tasks.words import (
     MARKER_ADJECTIVES,
     MARKERS,
@@ -48,13 +49,8 @@ _SENTENCE_START: Final = re.compile(
 )
 _WORDS: Final = re.compile(r"[^\W\d_][\w'\u2019]*")
 
-_TURN_TOKEN: Final = (
-    r"<\|[a-zA-Z0-9_]{2,30}\|>|<\uff5c[^<>\uff5c]{2,40}\uff5c>|</?s>|<(?:start|end)_of_[a-z]{2,12}>|<turn\||<\|turn>"
-    r"|<(?:bos|eos|pad|end|[Ee][Oo][TDMA]|endoftext)>|\[/?INST\]|\[(?:EOS|DONE|end_of_text)\]|\[\|[a-z_]{2,30}\|\]"
-    r"|<\|[a-z_]{2,30}\|?\s*\Z"
-)
-_LEADING_TURN: Final = re.compile(rf"\s*(?:{_TURN_TOKEN})\s*(?:(?:assistant|model)\b)?\s*")
-_TURN: Final = re.compile(_TURN_TOKEN)
+_LEADING_TURN: Final = re.compile(rf"\s*(?:{TURN_TOKEN})\s*(?:(?:assistant|model)\b)?\s*")
+_TURN: Final = re.compile(TURN_TOKEN)
 _NEXT: Final = re.compile(
     r"^[ \t]*(?:[-=]{3,}[ \t]*\n[ \t]*)?(?:[#*_>]{1,6}[ \t]*)?(?:(?:next|new|another|example)[ \t]+)?"
     rf"(?:{QUESTIONS})[ \t]*(?:(?:[#(]?\d{{1,4}}\)?)?[ \t*_]{{0,4}}[:\uff1a]|[#(]?\d{{1,4}}[).][ \t])",
