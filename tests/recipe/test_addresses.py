@@ -12,6 +12,7 @@ from tests.paid_endpoint import paid_recipe
 
 from cowest.cli.main import main
 from cowest.errors import ConfigError
+from cowest.models.address import secrets_of
 from cowest.recipe.addresses import (
     base_url_problem,
     extra_problem,
@@ -57,6 +58,7 @@ WRONG = [
     ("https://https://host/v1", "two schemes"),
     ("http://", "no host"),
     ("http:///v1", "no host"),
+    ("https://host/v1/chat", "must stop before /chat"),
     ("http://:8000/v1", "no host"),
     ("http://host:0/v1", "port"),
     ("http://host:65536/v1", "port"),
@@ -267,3 +269,12 @@ def test_a_section_made_in_python_repeats_no_key_either() -> None:
     with pytest.raises(ConfigError) as refused:
         config_from_dict(recipe)
     assert "weak.base_url" in str(refused.value) and KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["hf_abcdefghijklmnopqrstuvwx", "sk_live_abcdefghij", "mysecretpassword", "Tr0ub4dor"])
+def test_a_key_in_the_place_of_a_name_is_not_repeated(key: str, tmp_path: Path) -> None:
+    """Not even where it could be the name of a variable, which is not set."""
+    section = OpenAIModelConfig(kind="openai", base_url="https://host/v1", model="m", api_key_env=key)
+    with pytest.raises(ConfigError) as caught:
+        secrets_of(section, tmp_path)
+    assert key not in str(caught.value) and "strong.api_key_env" in str(caught.value)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from cowest.errors import ConfigError
 from cowest.models.keys import find_key
 from cowest.models.secrets import Secrets
-from cowest.recipe.addresses import base_url_problem, key_problem
+from cowest.recipe.addresses import base_url_problem, key_problem, shown_name
 from cowest.recipe.models import OpenAIModelConfig
 
 
@@ -60,9 +60,11 @@ def secrets_of(config: OpenAIModelConfig, folder: Path = Path(), where: str = "s
     """
     key = None if config.api_key_env is None else find_key(config.api_key_env, folder)
     if config.api_key_env is not None and not key:
+        name = shown_name(config.api_key_env)
+        export = config.api_key_env if name == config.api_key_env else "NAME"
         raise ConfigError(
-            f"{where}.api_key_env: {config.api_key_env} is not set, neither in the environment nor in a .env file (here or "
-            f"beside the recipe). Run `export {config.api_key_env}=...`, or set {where}.api_key_env: null for a server "
+            f"{where}.api_key_env: {name} is not set, neither in the environment nor in a .env file (here or "
+            f"beside the recipe). Run `export {export}=...`, or set {where}.api_key_env: null for a server "
             "that wants no key."
         )
     secrets = Secrets(key, folder)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from cowest.errors import ModelCallError
 from cowest.models.answer import visible
 from cowest.models.thinking import split_thinking
+from cowest.models.turns import TURN_TOKEN
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, Request, Sampling
 
@@ -25,6 +26,8 @@ R = TypeVar("R", bound=BaseModel)
 _FENCED: Final = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _DECODER: Final = json.JSONDecoder()
 _MOST_OBJECTS: Final = 1000
+_TURN: Final = re.compile(TURN_TOKEN)
+_CUT_NUMBER: Final = re.compile(r'[,{]\s*["\']?\w+["\']?\s*:\s*["\']?-?[\d.]*\s*\Z')
 _GRADE: Final = re.compile(r"\s*(-?\d+(?:[.,]\d+)?)(?:\s*(?:/|out of|of)\s*10)?\s*", re.IGNORECASE)
 
 
@@ -70,7 +73,7 @@ def parse_json(text: str, record: type[R]) -> R:
     7.5
     """
     problem = "there is no JSON object in the answer"
-    for found in _objects(split_thinking(text).visible or ""):
+    for found in _objects(_whole_numbers(split_thinking(text).visible or "")):
         try:
             return record.model_validate(found)
         except ValidationError as error:
@@ -81,6 +84,13 @@ def parse_json(text: str, record: type[R]) -> R:
         except ValidationError as error:
             problem = _told(error)
     raise ValueError(problem)
+
+
+def _whole_numbers(text: str) -> str:
+    """The text up to the end of the model's turn, without a last field that is cut off at its number: 1 may have become 10."""
+    begin = text.find("{")
+    end = _TURN.search(text, begin) if begin >= 0 else None
+    return _CUT_NUMBER.sub("", text[: end.start()] if end else text)
 
 
 def _told(error: ValidationError) -> str:

@@ -4,7 +4,7 @@ One row: ``"<think>\nPerhaps no.\n</think>\n\nYes."`` -> visible ``"Yes."``, thi
 
 Servers with a reasoning parser split the two themselves; all others leave the marks in the text. The formats read here:
 tags (DeepSeek-R1, Qwen3, GLM, Nemotron, Hunyuan, EXAONE, Seed, Reflection), ``[THINK]`` (Magistral), ``<|begin_of_thought|>``
-(Sky-T1), ``<|START_THINKING|>`` (Command A), ``◁think▷`` (Kimi), channels (gpt-oss and Gemma) and Granite's sentences. A
+(Sky-T1), ``<|START_THINKING|>`` (Command A), ``◁think▷`` (Kimi), channels (gpt-oss and Gemma), Granite's and Apriel's sentences. A
 chat template may have written the opening tag: then the text has only the closing one. Pure functions, nothing is loaded.
 """
 
@@ -16,16 +16,24 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
-_TAG_WORDS: Final = ("think(?:ing)?|thoughts?", "reasoning", "reflection", "scratchpad", "seed:think")
+_TAG_WORDS: Final = (
+    r"(?:\w{1,20}[:_-]?)?think(?:ing)?|thoughts?",  # also <seed:think>, <longcat_think>, <antThinking>
+    "reason(?:ing)?|analysis|cot|chain[_-]of[_-]thought",
+    "(?:inner|internal)[_-]?(?:monologue|thoughts?|reasoning)",
+    "reflection",
+    r"scratch[_-]?pad",
+)
 _FORMATS: Final = (
     *((rf"<\s*(?:{word})(?:\s[^<>]{{0,80}})?>", rf"<\s*/\s*(?:{word})\s*>") for word in _TAG_WORDS),
     (r"\[THINK\]", r"\[/THINK\]"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|(?:think(?:ing)?|thought)\|>", r"<\|/(?:think(?:ing)?|thought)\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     (r"<\|channel>thought\b", r"<channel\|>"),
     (r"<unused94>thought\b", r"<unused95>"),
     (r"(?<![^\n])Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
+    (r"(?<![^\n])Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]"),
 )
 """What opens thinking and what closes it, by format."""
 _CLOSINGS: Final = (
@@ -52,7 +60,8 @@ _CHANNEL_END: Final = re.compile(r"<\|(?:end|return|call)\|>")
 _BARE_CHANNELS: Final = re.compile(r"\s*analysis(?P<thinking>.*?)assistantfinal(?=[^a-z]|$)", re.DOTALL)
 # What some formats put around the visible part.
 _RESPONSE: Final = re.compile(
-    r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|^\s*<response>|</response>\s*$", re.IGNORECASE
+    r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|^\s*<response>|</response>\s*$|\[END FINAL RESPONSE\]",
+    re.IGNORECASE,
 )
 
 
@@ -110,7 +119,12 @@ def is_thinking_mark(token: str) -> bool:
 
 def _may_hold_marks(text: str) -> bool:
     """Cheap, since nearly every text is asked: no mark is without one of these."""
-    return any(c in text for c in "<[\u25c1") or "my thought process" in text or "assistantfinal" in text
+    return (
+        any(c in text for c in "<[\u25c1")
+        or "my thought process" in text
+        or "my reasoning steps" in text
+        or "assistantfinal" in text
+    )
 
 
 def _by_channel(text: str) -> tuple[list[str], list[str]]:
@@ -156,4 +170,13 @@ def _by_marks(text: str) -> tuple[list[str], list[str]]:
 
 
 def _marks(text: str) -> Iterator[re.Match[str]]:
-    return (m for m in _MARK.finditer(text) if not m.start() or text[m.start() - 1] not in _QUOTED)
+    """Those that are used, and not spoken of: "<think>...</think>" in quotes is neither opened nor closed."""
+    spoken_of: set[str] = set()
+    for mark in _MARK.finditer(text):
+        name = mark.lastgroup or ""
+        if mark.start() and text[mark.start() - 1] in _QUOTED:
+            spoken_of.add(f"c{name[1:]}")
+        elif name in spoken_of:
+            spoken_of.remove(name)
+        else:
+            yield mark

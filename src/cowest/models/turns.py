@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cowest.types import Message
 
@@ -32,3 +33,11 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
 
 def _with_text(message: Message, text: str) -> Message:
     return message.model_copy(update={"content": text})
+
+
+TURN_TOKEN: Final = (
+    r"<\|[a-zA-Z0-9_]{2,30}\|>|<\uff5c[^<>\uff5c]{2,40}\uff5c>|</?s>|<(?:start|end)_of_[a-z]{2,12}>|<turn\||<\|turn>"
+    r"|<(?:bos|eos|pad|end|[Ee][Oo][TDMA]|endoftext)>|\[/?INST\]|\[(?:EOS|DONE|end_of_text)\]|\[\|[a-z_]{2,30}\|\]"
+    r"|<\|[a-z_]{2,30}\|?\s*\Z"
+)
+"""The tokens with which chat templates begin and end a turn, where a server leaves them in a text; a regular expression."""

@@ -106,6 +106,8 @@ def _path_problem(base_url: str, parts: SplitResult) -> str | None:
     for operation in _OPERATIONS:
         if path.lower().endswith(operation):
             return f"must stop before {operation}: what is asked for is added to it (it usually ends in /v1)"
+    if re.search(r"/v\d\w*/chat$", path, re.IGNORECASE):
+        return "must stop before /chat: what is asked for is added to it (it usually ends in /v1)"
     if re.search(r"[<>{}\\^`|\"]", parts.path + parts.query):
         return "holds characters that no URL has; write the real one (a variable is written as ${NAME})"
     bare = urlsplit(_VARIABLE.sub("", base_url))
@@ -128,6 +130,11 @@ def variable_problem(name: str) -> str | None:
         "must be the name of a variable, such as OPENAI_API_KEY, and not a key (not repeated here); run `export NAME=...`, or "
         "write NAME=... into a .env file, and give NAME"
     )
+
+
+def shown_name(name: str) -> str:
+    """A variable's name for a message; one that is not written as variables mostly are may be a key, and is not repeated."""
+    return name if re.fullmatch(r"[A-Z][A-Z0-9_]*", name) else "the variable that it names"
 
 
 def key_problem(key: str) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from cowest.errors import ModelCallError
 from cowest.models.structured import ask_json, json_request
@@ -32,6 +32,14 @@ class Grade(BaseModel):
     coherence: float = Field(ge=0, le=10)
     consistency: float = Field(ge=0, le=10)
     explanation: str = ""
+
+    @field_validator("coherence", "consistency", mode="before")
+    @classmethod
+    def _no_word(cls, value: object) -> object:
+        """``true`` is no grade, though it counts as 1."""
+        if isinstance(value, bool):
+            raise ValueError("give a number from 0 to 10")
+        return value
 
 
 JUDGED: Final = Sampling(temperature=0.0, max_tokens=512)

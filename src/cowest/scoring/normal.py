@@ -5,12 +5,13 @@ One row: ``"The 4,200 m."`` -> ``"4200 m"``.
 SQuAD's evaluation (Rajpurkar et al. 2016) has lower case, no punctuation, no articles, single spaces, which makes ``<42``, ``~42``
 and ``42%`` the same as ``42``, and ``10-20`` the same as ``1020``. Here a mark that changes what a number or name says is kept:
 
-- signs, also typographic (``-5``), comparisons and approximations (``<42``, ``>=``, ``~``), percent, powers, primes after a number;
+- signs, also typographic (``-5``), comparisons and approximations (``<42``, ``>=``, ``~``), percent, powers, primes (feet, inches)
+  after a number;
 - what joins two numbers: ranges (any dash is one), decimal point or comma, ``/``, ``:``, ``*``;
 - ``+`` and ``#`` after a letter or digit (``C++``, ``C#``, ``18+``), a minus after one or two letters (``A-``, ``AB-``).
 
-Separators of thousands go (``1,000``, ``1.000.000``, ``1'000``), a decimal comma becomes a point. A currency's sign goes, but
-two different ones are two different answers.
+Separators of thousands go (``1,000``, ``1.000.000``, ``1'000``, ``1 000``), a decimal comma becomes a point. A currency's sign
+goes, but two different ones are two different answers.
 """
 
 from __future__ import annotations
@@ -35,11 +36,20 @@ _BEFORE_FOLDING: Final = (
     (re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])"), " "),
     (re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))"), ""),
     (re.compile(r"(?<=\d)\s?\u00ba"), "\u00b0"),
+    (re.compile(r"(?<=\d)(?:\u2026|\.{2,3})(?=\d)"), "-"),
+    (re.compile(r"(?<!\w)[%\u066a]\s?(\d[\d.,\u066b]*\d|\d)(?![\d%])"), r"\1%"),
 )  # fmt: skip
 _REWRITTEN: Final = (
     (re.compile(r"(?<=\d)[\u2014\u2015](?=\d)"), "-"),
     (re.compile(r"<="), "\u2264"),
     (re.compile(r">="), "\u2265"),
+    (re.compile(r"\s?(?<![!=])=(?!=)(?:\s=(?!=))*\s?"), " "),
+    (re.compile(r"(?<=\d)\s*\u00b1\s*(?=\d)|\u00b1\s+(?=\d)"), "\u00b1"),
+    (re.compile(r"(?<=\d)(\s?\u00b0)\s+(?=[cfk]\b)"), r"\1"),
+    (re.compile(r"(?<=\d)'(?=\s?\d{1,2}(?:\.\d+)?(?:\"|''|\u2032\u2032)?(?!\w))"), "\u2032"),
+    (re.compile(r"(\u2032\s?\d{1,2}(?:\.\d+)?)(?:\"|'')"), "\\1\u2032\u2032"),
+    (re.compile(r"^([^\"]*\d)\"([^\"]*)$"), "\\1\u2032\u2032\\2"),  # a lone one is no quotation mark
+    (re.compile(r"^([^']*\d)'(?!\w)([^']*)$"), "\\1\u2032\\2"),
     (re.compile(r"(?<=\d)\s?\*\*\s?(?=[-\d])"), "^"),
     (re.compile(rf"(?<=[a-z])[{_MONEY}](?=\.?\d)"), " "),
     (re.compile(rf"[{_MONEY}]\s?(?=[-+]?\.?\d)|(?<=\d)\s?[{_MONEY}]"), ""),
@@ -50,10 +60,13 @@ _REWRITTEN: Final = (
     (re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)|(?<![\d.,])[1-9]\d?(?:,\d{2})+,\d{3}(?!\d|,\d)"), ","),
     (re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:\.\d{3}){2,}(?!\d|\.\d)|(?:\.\d{3})+(?=,\d+(?![\d.,])))"), "."),
     (re.compile(r"(?<=\d)'(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<=\de)\+(?=\d)"), ""),
+    (re.compile(r"(?<=\d);(?=\d)"), "; "),
     (re.compile(r"(?<![\d,.])(\d+),(?=\d+(?!\d|[,.]\d))"), r"\1."),
     (re.compile(r"(?<=\d),(?=\d)"), " "),
     (re.compile(r"(?<![\w.])\.(?=\d)"), "0."),
 )  # fmt: skip
+_SPACED_THOUSANDS: Final = re.compile(r"(?<![\w.,:/-])(?<!\d )[1-9]\d{0,2}(?: \d{3})+(?![\w%]| \d)")
 _KEPT: Final = re.compile(
     r"(?<!\w)-(?=\.?\d)|(?<=[\d%])-(?=\d)|(?<=\de)-(?=\d)|(?:(?<=\b[a-z])|(?<=\b[a-z]{2}))-(?![^\s,.;])"  # minus, dash
     r"|(?<=\d)[./:*](?=\d)|(?<=[\w)])\^(?=[-\w(])"  # between numbers
@@ -75,7 +88,7 @@ def fold(text: str) -> str:
 
 def normalise(text: str) -> str:
     """``text`` as open answers are compared (see the module's docstring); may be empty."""
-    folded = fold(text)
+    folded = _SPACED_THOUSANDS.sub(lambda m: m.group().replace(" ", ""), fold(text))
     for pattern, new in _REWRITTEN:
         folded = pattern.sub((lambda m, sign=new: m.group().replace(sign, "")) if new in (",", ".") else new, folded)
     keep = {match.start() for match in _KEPT.finditer(folded)}

@@ -19,6 +19,8 @@ from cowest.scoring.scripts import is_spaceless, is_word
 from cowest.tasks.words import (
     AFTER_NO,
     AUXILIARIES,
+    CHOSEN,
+    IS_RIGHT,
     JOINERS,
     KOREAN_ENDINGS,
     NEGATED_AFTER,
@@ -35,7 +37,7 @@ from cowest.tasks.words import (
 from cowest.tasks.wrapping import BREAKS, LEAD_IN, QUOTES, SENTENCE_ENDS, introduced, unwrapped
 
 _ENDS: Final = SENTENCE_ENDS + BREAKS + "\u2026"
-_BRACKETS: Final = "()[]{}<>"
+_BRACKETS: Final = "()[]{}"
 _TYPOGRAPHIC: Final = str.maketrans(
     {
         "\u2018": "'",
@@ -56,14 +58,21 @@ _CLAUSE: Final = re.compile(
 _WORD: Final = re.compile(r"[^\W\d_](?:[\w'\u2019\u0900-\u0963]*)")
 _LINE: Final = 1000  # characters that are looked at behind an introduction
 _REACH: Final = 5  # words between a negation and what it denies: "I would not say that it is harmful"
-_NEGATED_BEFORE: Final = re.compile(rf"{NEGATED_BEFORE}\s*$")
+_NEGATED_BEFORE: Final = re.compile(rf"(?:{NEGATED_BEFORE})\s*$")
 _NEGATED_AFTER: Final = re.compile(rf"\s*{NEGATED_AFTER}", re.IGNORECASE)
 _PARTICLE: Final = re.compile(PARTICLES)
 _STANDS: Final = re.compile(rf"(?:{PARTICLES})?\s*(?:[{re.escape(_ENDS)}]|$)")
 _COPULA: Final = re.compile(f"(?:{KOREAN_ENDINGS})(?![\uac00-\ud7a3])")
 _OPTION: Final = re.compile(
-    rf"(?:\b(?:{OPTIONS})\s*[*_(\[]*|(?:{SPACELESS_OPTIONS})\s*)([^\W_]{{1,3}})(?![^\W_])", re.IGNORECASE | re.ASCII
+    rf"(?i:(?<![^\W_])(?:{OPTIONS})\s*[*_(\[]*|(?:{SPACELESS_OPTIONS})\s*)(?a:([^\W_]{{1,3}})(?![^\W_]))"
+    rf"|{CHOSEN}|(?a:(?<![^\W_])([A-Z]))[)\]*_]*(?:{IS_RIGHT})"
 )
+_HEAD: Final = re.compile(
+    r"\s*[*_(\[]*([^\s()\[\].:*_]{1,3})(?:[)\]:]+|[*_]*\.(?=\s)|[*_)\]]*(?:[ \t]+[-\u2013\u2014][ \t]|[ \t]*\n))"
+)
+_ASKED: Final = re.compile(r"[^.!?;:\n\u3002\uff01\uff1f\u061f\u0964]{0,200}[?\uff1f\u061f]")
+_NUMBER_GOES_ON: Final = re.compile(r"[.,:/]\d")
+_TURKISH_COPULA: Final = re.compile(r"'[dt][\u0131iu\u00fc]r(?!\w)")
 _REFUSAL: Final = re.compile(REFUSALS, re.IGNORECASE)
 
 
@@ -83,7 +92,8 @@ def _spacing(text: str) -> str:
 
 
 def _typography(text: str) -> str:
-    return _spacing(text).translate(_TYPOGRAPHIC)
+    spaced = _spacing(text).translate(_TYPOGRAPHIC)
+    return re.sub(r"(?<=[<>\u2264\u2265~\u2248=]) (?=[-+]?\.?\d)|(?<=\d) (?=%)", "", spaced)  # "< 18", "5 %"
 
 
 def _case(text: str) -> str:
@@ -91,7 +101,17 @@ def _case(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    return _case(text).strip(QUOTES + _ENDS + _BRACKETS + " ") or _case(text)
+    folded = _case(text)
+    bare = folded.strip(QUOTES + _ENDS + _BRACKETS + " ")
+    if bare.startswith("<") and bare.endswith(">"):  # brackets; one alone is a comparison
+        bare = bare[1:-1].strip(QUOTES + _ENDS + _BRACKETS + " ")
+    return (bare or folded).replace("\u0131", "i").replace("i\u0307", "i")  # Turkish capitals
+
+
+def _unaccented(text: str) -> str:
+    """For whole answers only, since "si" in running Spanish is no "sí"."""
+    split = unicodedata.normalize("NFD", _bare(text))
+    return "".join(c for i, c in enumerate(split) if not ("\u0300" <= c <= "\u036f" and split[i - 1].isascii()))
 
 
 _LEVELS: Final[tuple[Callable[[str], str], ...]] = (str, _spacing, _typography, _case, label_key, _bare)
@@ -156,7 +176,9 @@ def _free_after(text: str, end: int, key: str) -> bool:
     if not after:
         return True
     if after in "'-":
-        return not (end + 1 < len(text) and is_word(text[end + 1]))
+        return not (end + 1 < len(text) and is_word(text[end + 1])) or _TURKISH_COPULA.match(text, end) is not None
+    if key[-1].isdigit() and _NUMBER_GOES_ON.match(text, end):
+        return False
     if not is_word(after):
         return True
     last = key[-1]
@@ -189,6 +211,8 @@ def _answers(text: str, found: _Mention, key: str) -> bool:
     word = following.group(1).casefold() if following else ""
     if key in ("a", "i") and word:
         return word in ("because", "since", "as", "due")
+    if key == "no" and re.match(r"\.? ?#?\d", rest):
+        return False  # "No. 2"
     if key in NO_WORDS and word:
         return key == "no" and word in AFTER_NO
     return True
@@ -199,6 +223,7 @@ class LabelTable:
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self._levels = [_Level(labels, fold) for fold in _LEVELS]
+        self._whole_levels = (*self._levels, _Level(labels, _unaccented))
         self._keys = {label: label_key(label) for label in labels}
         # "a" or "2" in running text is an article or a number, not a choice; and a sign may be any punctuation
         self._findable = all(_findable(key) for key in self._keys.values())
@@ -223,11 +248,14 @@ class LabelTable:
             return whole
         level = self._levels[-1] if not self._levels[-1].alike else self._levels[1]
         folded = level.fold(text)
-        found = {m.label for m in level.mentions(folded) if self._said(level, folded, m)} if self._findable else set()
+        found: set[str] = set()
+        if self._findable:
+            mentions = (m for m in level.mentions(folded) if not _ASKED.match(folded, m.end))
+            found = {m.label for m in mentions if self._said(level, folded, m)}
         said = self._introduced(text)
         if said is not None:
             return said if found <= {said} else None
-        if refuses(text):
+        if refuses(text) and not any(refuses(label) for label in found):
             return None
         if self._findable:
             return found.pop() if len(found) == 1 else None
@@ -242,7 +270,7 @@ class LabelTable:
     def _whole(self, text: str) -> str | None:
         """The label that the whole text is, what is wrapped around it apart; the closest way to read it counts."""
         variants = _variants(text)
-        for level in self._levels:
+        for level in self._whole_levels:
             for variant in variants:
                 key = level.fold(variant)
                 if key in level.by_key:
@@ -271,13 +299,14 @@ class LabelTable:
         first = level.at(folded)
         if first is not None and _STANDS.match(folded, first.end):
             return self._alone(level, folded, first)
-        head = re.match(r"\s*[*_(\[]*([^\s()\[\].:*_]{1,3})(?:[)\]:]+|[*_]*\.(?=\s))", text)
+        head = _HEAD.match(text)
         if head and level.fold(head.group(1)) in level.by_key:
             return level.by_key[level.fold(head.group(1))]
         named = {
             level.by_key[key]
             for m in _OPTION.finditer(text)
-            if (key := level.fold(m.group(1))) in level.by_key and not _denied(folded, _Mention("", m.start(), m.end()))
+            if (key := level.fold(next(g for g in m.groups() if g))) in level.by_key
+            and not _denied(folded, _Mention("", m.start(), m.end()))
         }
         return named.pop() if len(named) == 1 else None
 

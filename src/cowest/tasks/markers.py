@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from cowest.models.turns import TURN_TOKEN
 from cowest.tasks.words import (
     MARKER_ADJECTIVES,
     MARKERS,
@@ -38,6 +39,7 @@ _DASHED: Final = re.compile(
 )
 _TAG: Final = re.compile(r"<(?:final_?)?answer>|\[ANSWER\]", re.IGNORECASE)
 
+_CLOSING_TAG: Final = re.compile(r"</(?:final_?)?answer>|\[/ANSWER\]", re.IGNORECASE)
 _JSON_NAME: Final = re.compile(r'"\s*:$')
 _JSON_VALUE: Final = re.compile(r'"((?:[^"\\]|\\.)*)"\s*[,}].*|(-?\d[\d.eE+-]*|true|false)\s*[,}].*')
 
@@ -47,17 +49,14 @@ _SENTENCE_START: Final = re.compile(
 )
 _WORDS: Final = re.compile(r"[^\W\d_][\w'\u2019]*")
 
-_TURN_TOKEN: Final = (
-    r"<\|[a-zA-Z_]{2,30}\|>|<\uff5c[^<>\uff5c]{2,40}\uff5c>|</?s>|<(?:start|end)_of_turn>|<turn\||<\|turn>|<[be]os>"
-    r"|\[/?INST\]|\[(?:EOS|end_of_text)\]"
-)
-_LEADING_TURN: Final = re.compile(rf"\s*(?:{_TURN_TOKEN})\s*(?:(?:assistant|model)\b)?\s*")
-_TURN: Final = re.compile(_TURN_TOKEN)
+_LEADING_TURN: Final = re.compile(rf"\s*(?:{TURN_TOKEN})\s*(?:(?:assistant|model)\b)?\s*")
+_TURN: Final = re.compile(TURN_TOKEN)
 _NEXT: Final = re.compile(
     r"^[ \t]*(?:[-=]{3,}[ \t]*\n[ \t]*)?(?:[#*_>]{1,6}[ \t]*)?(?:(?:next|new|another|example)[ \t]+)?"
-    rf"(?:{QUESTIONS})[ \t]*(?:[#(]?\d{{1,4}}\)?)?[ \t*_]{{0,4}}[:\uff1a]",
+    rf"(?:{QUESTIONS})[ \t]*(?:(?:[#(]?\d{{1,4}}\)?)?[ \t*_]{{0,4}}[:\uff1a]|[#(]?\d{{1,4}}[).][ \t])",
     re.IGNORECASE | re.MULTILINE,
 )
+_NEXT_INLINE: Final = re.compile(r"(?<=\S)[ \t]+(?:Question|Q|Input|User|Human)[ \t]*\d{0,3}:(?=\s)")
 _MOST_TURNS: Final = 20
 
 
@@ -75,6 +74,10 @@ def own_turn(text: str, answers: Callable[[str], bool]) -> str:
     for header, _ in zip(_NEXT.finditer(text), range(_MOST_TURNS), strict=False):
         before = text[: header.start()]
         if before.strip() and answers(before):
+            return before
+    for header, _ in zip(_NEXT_INLINE.finditer(text), range(_MOST_TURNS), strict=False):
+        before = text[: header.start()]
+        if marked_answer(before) and answers(before):
             return before
     return text
 
@@ -115,8 +118,9 @@ def _first_line(text: str, begin: int) -> tuple[str, int]:
     at = begin
     for line in text[begin:].splitlines(keepends=True):
         at += len(line)
-        if re.sub(r"\\[\[(]|```\w*|[$*_`#\-=\s]", "", line) or re.fullmatch(r"\s*[-+=#*]\s*", line):
-            bare = line.strip()
+        if re.sub(r"\\[\[(]|```\w*|[$*_`#\-=\s]", "", line) or re.fullmatch(r"\s*(?:[-+=#*]|==)\s*", line):
+            closed = _CLOSING_TAG.search(line)
+            bare = (line[: closed.start()] if closed else line).strip()
             if bare.startswith("}"):  # of "\\boxed{\\text{Answer: } 5}"
                 bare = bare.lstrip("} ")
                 bare = bare.removesuffix("}") if bare.count("}") > bare.count("{") else bare

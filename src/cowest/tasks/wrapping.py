@@ -57,11 +57,15 @@ _SYMBOLS: Final = tuple(
 )
 _CONFIDENCE: Final = re.compile(
     r"[\s,;.(\[\u2013\u2014-]*\b(?:confidence|certainty|probability)(?: level| score)?\s*(?:[:=]|is)\s*"
-    r"(?:\d|high|low|medium|very|moderate).{0,60}$",
+    r"(?:\d|high|low|medium|very|moderate).{0,60}$"
+    r"|[\s,;.(\[\u2013\u2014-]+(?:with |at |i am |i['\u2019]m )?(?:about |around |~ ?)?\d{1,3}(?:\.\d+)? ?% "
+    r"(?:confiden(?:t|ce)|certain(?:ty)?|sure)"
+    r"[)\].\s]*$",
     re.IGNORECASE | re.DOTALL,
 )
 CONFIDENCE_LINE: Final = re.compile(
-    r"^[ \t*_(\[]*(?:my )?(?:confidence|certainty|probability)(?: level| score)?[*_ \t]*[:=].{0,60}$",
+    r"^[ \t*_(\[]*(?:my )?(?:confidence|certainty|probability|konfidenz|sicherheit|confiance|confianza|confian\u00e7a|fiducia"
+    r"|уверенность|置信度|信心|確信度|信頼度|신뢰도|확신도)(?: level| score)?[*_ \t]*[:=\uff1a].{0,60}$",
     re.IGNORECASE | re.MULTILINE,
 )
 """A line of its own that says how sure the model is."""
@@ -76,7 +80,7 @@ def unwrapped(answer: str) -> str:
         before, answer = answer, _TAGS.sub("", answer).strip()
         if "\\" in answer or "$" in answer:
             answer = _without_latex(answer)
-        answer = _outer(answer.strip()).strip(QUOTES).strip()
+        answer = _unquoted(_outer(answer.strip())).strip()
         if answer == before:
             break
     return answer
@@ -110,6 +114,14 @@ def _outer(answer: str) -> str:
     return answer
 
 
+def _unquoted(answer: str) -> str:
+    """Without quotation marks at the ends; behind a digit a mark that nothing opened is a unit (12", 40')."""
+    bare = answer.lstrip(QUOTES)
+    if bare == answer and re.search(r"\d['\"]+$", answer):
+        return answer
+    return bare.rstrip(QUOTES)
+
+
 def _without_latex(text: str) -> str:
     text = _MATH.sub(lambda m: next(g for g in m.groups() if g is not None), text)
     text = _INLINE_MATH.sub(r"\1", text)
@@ -131,13 +143,25 @@ _NOUN: Final = re.compile(
     re.IGNORECASE,
 )
 _CONNECTIVE: Final = re.compile(r"(?:so|thus|hence|therefore|then|finally)\b,?\s+", re.IGNORECASE)
+_NOT_BUT: Final = re.compile(
+    r"(?:not|nicht|no|pas|non)\s+[^.;\n]{1,40}?,?\s+(?:but|sondern|sino|mais|ma)(?:\s+rather)?\s+", re.IGNORECASE
+)
+_SURELY: Final = re.compile(
+    r"(?:(?:an?\s+)?(?:definite(?:ly)?|clear(?:ly)?|certain(?:ly)?|surely|obviously|absolutely|simply|almost|most|likely|probably|overall"
+    r"|mostly|indeed|firm|resounding)\b,?\s+){1,3}",
+    re.IGNORECASE,
+)
+# "la B", "die C": other languages put an article before the letter of a choice.
+_ARTICLE: Final = re.compile(
+    r"(?:la|le|el|il|l['\u2019]|die|der|das|de|het|az?)\s*(?=[*(]*[A-Z](?![^\W_]))|l['\u2019](?=[^\W_]{4})"
+)
 
 
 def introduced(answer: str) -> list[str]:
     """The answer without "the answer is", "it is", "option" and the like before it; nothing where none is."""
     found = []
     rest = answer
-    for pattern in (_CONNECTIVE, LEAD_IN, _PRONOUN, _NOUN):
+    for pattern in (_CONNECTIVE, LEAD_IN, _PRONOUN, _NOT_BUT, _SURELY, _ARTICLE, _NOUN):
         match = pattern.match(rest)
         if match and rest[match.end() :].strip():
             rest = rest[match.end() :]
