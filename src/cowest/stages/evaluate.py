@@ -101,21 +101,29 @@ def _beyond_the_frames(context: Context) -> Depends:
 def systems_of(context: Context) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """The systems that are there to be evaluated, and why the others that the recipe asks for are not."""
     specs, left_out = _asked_for(context)
-    if any(spec.needs == "align" for spec in specs):
-        why = selection(context).skipped
-        if why is not None:
-            left_out |= {spec.name: why for spec in specs if spec.needs == "align"}
+    left_out |= {spec.name: why for spec in specs if (why := not_aligned(context, spec))}
     return tuple(spec for spec in specs if spec.name not in left_out), left_out
+
+
+def not_aligned(context: Context, spec: SystemSpec) -> str | None:
+    """Why there is no aligned model for a system that needs one: what stands in its place is the model before alignment."""
+    return selection(context).skipped if spec.needs == "align" else None
 
 
 def weak_ref(context: Context, which: Which) -> ModelRef:
     """The weak model at that point of its training, as the run made it; one that is served elsewhere is what it is.
 
-    Raises FileNotFoundError where the run is not as far, DataError where the weights are gone.
+    Raises FileNotFoundError where the run is not as far, DataError where the weights are gone, StageError for an aligned model
+    where there was nothing to learn from.
     """
     if which == "base" or not context.weak.trainable:
         return context.weak.base()
-    return sft_model(context) if which == "sft" else context.located(selection(context).model)
+    if which == "sft":
+        return sft_model(context)
+    chosen = selection(context)
+    if chosen.skipped is not None:
+        raise StageError(f"{context.run.path}: it has no aligned weak model: {chosen.skipped}")
+    return context.located(chosen.model)
 
 
 def _limit(spec: SystemSpec) -> str:
@@ -167,7 +175,7 @@ async def _evaluate(context: Context) -> Done:
         file = context.run.file(f"predictions/{spec.name}.jsonl", Prediction)
         predictions[spec.name] = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers)
     for name, why in left_out.items():
-        context.reporter.info(f"{context.label}evaluate: no row {name}: {why}")
+        context.reporter.info(f"{context.label}evaluate: warning: no row {name}: {why}")
     found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
     failed = {name: failures(rows) for name, rows in predictions.items()}
     counts = {"queries": len(queries), "systems": len(predictions)}

@@ -13,7 +13,7 @@ from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, named, write_atomic
-from cowest.run.weights import Weights
+from cowest.run.weights import Weights, make_movable
 from cowest.stages import depends
 from cowest.stages.advice import why_no_pairs
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
@@ -96,6 +96,7 @@ async def _sft(context: Context) -> Done:
         done = await in_thread(
             lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
         )
+    make_movable(context.run, done.model)
     write_atomic(out / "model_ref.json", context.named(done.model).model_dump_json(indent=2) + "\n")
     return Done({"rows": len(rows), "skipped_without_rationale": skipped, **done.counts})
 
@@ -156,6 +157,8 @@ async def _align(context: Context, round_: Round) -> Done:
         done = await _train(context, round_, policy, out)
     except NothingToLearnError as error:
         return _skipped(context, round_, policy, out, str(error))
+    for checkpoint in done.checkpoints:
+        make_movable(context.run, checkpoint.model)
     candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
