@@ -133,12 +133,18 @@ def _limit(spec: SystemSpec) -> str:
 
 
 async def answer_queries(
-    context: Context, spec: SystemSpec, file: JsonlFile[Prediction], label: str, retrievers: Retrievers
+    context: Context,
+    spec: SystemSpec,
+    file: JsonlFile[Prediction],
+    label: str,
+    retrievers: Retrievers,
+    proven: bool = False,
 ) -> list[Prediction]:
     """A system's answers to the test queries; those that are in the file already are kept.
 
     A model that cannot serve the system (FLARE, and no log-probabilities) does not take the other systems' answers away: all
-    of its queries are entered as failed. Raises StageError where calls keep failing in another way.
+    of its queries are entered as failed. ``proven``: its strong model has answered other systems. Raises StageError where calls
+    keep failing in another way.
     """
     queries, opened = test_queries(context), list[ChatModel]()
 
@@ -149,7 +155,15 @@ async def answer_queries(
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
         return await fill(
-            label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer, limit=_limit(spec)
+            label,
+            context,
+            file,
+            queries,
+            lambda e: e.id,
+            lambda p: p.example_id,
+            system.answer,
+            limit=_limit(spec),
+            proven=proven,
         )
     except StageError as error:
         if error.kind != "no_logprobs":
@@ -170,10 +184,12 @@ async def _evaluate(context: Context) -> Done:
     before = context.run.manifest().stages.get(EVALUATE)
     earlier = 0.0 if before is None else before.seconds
     specs, left_out = systems_of(context)
-    predictions: dict[str, list[Prediction]] = {}
+    predictions, proven = dict[str, list[Prediction]](), False
     for spec in specs:
         file = context.run.file(f"predictions/{spec.name}.jsonl", Prediction)
-        predictions[spec.name] = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers)
+        rows = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers, proven)
+        predictions[spec.name] = rows
+        proven = proven or (spec.uses != "weak" and any(p.error is None for p in rows))
     for name, why in left_out.items():
         context.reporter.info(f"{context.label}evaluate: warning: no row {name}: {why}")
     found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}

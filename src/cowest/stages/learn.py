@@ -162,7 +162,8 @@ async def _align(context: Context, round_: Round) -> Done:
     candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
-        score, missing = await _score(context, round_, step, model)
+        # After one has answered, a checkpoint that writes nothing is a bad one, and no reason to stop.
+        score, missing = await _score(context, round_, step, model, proven=any(s.n for s in scores))
         scores.append(score)
         failed += missing
         if score.score is not None:
@@ -202,7 +203,9 @@ def _write(out: Path, chosen: Selection) -> None:
     write_atomic(out / "selection.json", chosen.model_dump_json(indent=2) + "\n")
 
 
-async def _score(context: Context, round_: Round, step: int, model: ModelRef) -> tuple[CheckpointScore, int]:
+async def _score(
+    context: Context, round_: Round, step: int, model: ModelRef, proven: bool
+) -> tuple[CheckpointScore, int]:
     """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first.
 
     Beside the score: how many calls failed.
@@ -213,7 +216,14 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
     system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
     file = context.run.file(round_.file(f"align/validation/{name}.jsonl"), Prediction)
     answers = await fill(
-        f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
+        f"choose: step {step}",
+        context,
+        file,
+        queries,
+        lambda e: e.id,
+        lambda p: p.example_id,
+        system.answer,
+        proven=proven,
     )
     await weak.aclose()
     scorer = context.metric_scorer()
