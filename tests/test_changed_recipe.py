@@ -148,7 +148,7 @@ def chosen(out: Path) -> Selection:
 def test_they_are_told_and_asked_again(finished: Finished, tmp_path: Path, times: Sequence[int]) -> None:
     """All checkpoints' calls for a question, or one of them; also where they fail a second time."""
     out, question = tmp_path / "run", world().examples("validation")[0].input
-    weights: dict[Path, int] = {}
+    weights, failed = dict[Path, int](), 0
     for number, failing in enumerate(times):
         strong, log = Failing(question, failing), Log()
         done = run_tiny(finished.weak, out, strong, log)  # type: ignore[arg-type]
