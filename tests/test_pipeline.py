@@ -20,11 +20,10 @@ from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_mod
 from cowest.assembly.opened import most_at_risk
 from cowest.errors import ConfigError, DataError, ModelCallError, StageError, WiringError
 from cowest.models.endpoint import make_app, serve
-from cowest.pipeline import report_again, run, stages_of
+from cowest.pipeline import export_weak, report_again, run, stages_of
 from cowest.recipe.config import config_from_dict
 from cowest.recipe.kept import kept_recipe
 from cowest.stages.base import checked
-from cowest.stages.export import export_weak
 from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
 
 FEEDBACK_TOKENS = 512  # the default of feedback.sampling, which tells that stage's requests from the evaluation's

@@ -23,7 +23,7 @@ from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary, purpose
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
-from cowest.recipe.kept import keep_recipe, kept_recipe
+from cowest.recipe.kept import keep_recipe, kept_recipe, kept_task
 from cowest.run.freshness import Verdict, inputs_of, judge, make_room
 from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
@@ -31,12 +31,14 @@ from cowest.run.store import RunDir
 from cowest.stages.base import Stage, checked, executed
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
+from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage, pairs_stage, sample_stage
 from cowest.stages.learn import SFT, SFT_POLICY, align_stage, learned_from
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import BASE, Round
 from cowest.stages.upgrade import upgrade
 from cowest.systems.registry import evaluated
+from cowest.types import ModelRef
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
@@ -75,9 +77,11 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     contexts = prepare(config, out, reporter, objects=objects)
     models = contexts[0].models
     try:
-        for number, context in enumerate(contexts):
+        for context in contexts:
             with context.run.locked():
                 upgrade(context, stages_of(context.config), out)
+        for number, context in enumerate(contexts):
+            with context.run.locked():
                 if number == 0:
                     keep_recipe(config, out)
                 await run_stages(context)
@@ -113,6 +117,19 @@ async def report_again(out: Path, target: Path | None = None) -> RunSummary:
         require_current(context, stages_of(context.config))
     written = await write_results(config, contexts, target or out)
     return RunSummary(out, written.report, written.results)
+
+
+def export_weak(run: Path, which: str, target: Path, task: str | None = None) -> ModelRef:
+    """Merge a task's weak model (``sft`` or ``aligned``) into one checkpoint in ``target``.
+
+    Raises ConfigError where the run has none, StageError or DataError where it is not what recipe.yaml says.
+    """
+    if which not in FILES:
+        raise ConfigError(f"--which {which!r}: say 'aligned' or 'sft'")
+    config, out, name = kept_task(run, task)
+    context = next(c for c in prepare(config, out, QuietReporter(), offline=True) if c.name == name)
+    require_current(context, stages_of(context.config), {"sft"} if which == "sft" else {"sft", "align"})
+    return merged(context, which, target)
 
 
 async def run_stages(context: Context, stages: Sequence[Stage] | None = None, pool: Sequence[RunDir] = ()) -> None:

@@ -10,6 +10,7 @@ from cowest.assembly.opened import OpenModels
 from cowest.assembly.sources import Source
 from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.signals import SIGNALS
+from cowest.errors import ModelNotFoundError
 from cowest.protocols import DraftFormat, Frames, Reporter, Scorer, Signal, Task, Tracker
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
@@ -101,4 +102,8 @@ class Context:
 
     def located(self, weights: Weights) -> ModelRef:
         """The weights that the run's files name. Raises DataError where they are gone, or are not those that were trained."""
-        return located(self.run, weights, {self.config.weak.model: self.weak.base().base})
+        try:
+            base = self.weak.base().base
+        except ModelNotFoundError:  # weights that were trained as a whole do not need it
+            return located(self.run, weights)
+        return located(self.run, weights, {self.config.weak.model: base, base: base})

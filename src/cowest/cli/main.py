@@ -237,7 +237,7 @@ def merge(
     task: Annotated[Optional[str], typer.Option(help="Which domain of a run with several.")] = None,  # noqa: UP045
 ) -> None:
     """Export a run's weak model as one ordinary checkpoint (adapter merged into its base)."""
-    from cowest.stages.export import export_weak
+    from cowest.pipeline import export_weak
 
     print(export_weak(directory, which, out, task).base)
 

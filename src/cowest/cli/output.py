@@ -26,7 +26,7 @@ def print_results(done: RunSummary) -> None:
     console = Console(width=None if Console().is_terminal else 132)
     for name, results in done.results.items():
         console.print(_table(name or results.task, results))
-        for line in (*_cut_lines(results), *_main_comparisons(results)):
+        for line in (*_cut_lines(results), *_left_out_lines(results), *_main_comparisons(results)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
     if done.bill is not None:
@@ -67,6 +67,11 @@ def _cut_lines(results: Results) -> list[str]:
                 f"{100 * first.mean_cut_wrong:.1f} (raise {setting})"
             )
     return lines
+
+
+def _left_out_lines(results: Results) -> list[str]:
+    """Why a row that the recipe asks for is not there."""
+    return [f"  warning: no row {name}: {why}" for name, why in results.left_out.items()]
 
 
 def _cell(value: MetricValue) -> str:

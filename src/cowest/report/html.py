@@ -100,6 +100,7 @@ class TaskView(Record):
     metrics: list[str]
     verdicts: list[Verdict]
     rows: list[SystemRow]
+    left_out: list[tuple[str, str]]
     comparisons: list[ComparisonRow]
     other_comparisons: list[ComparisonRow]
     overview: dict[str, OverviewCell]
@@ -143,6 +144,7 @@ def _task_view(task: TaskReport, key: str) -> TaskView:
         metrics=[metric_label(m) for m in metrics],
         verdicts=verdicts(results, main),
         rows=_rows(task, metrics),
+        left_out=list(results.left_out.items()),
         comparisons=[_comparison(c) for c in comparisons if c.metric == main],
         other_comparisons=[_comparison(c) for c in comparisons if c.metric != main],
         overview=_overview(task),

@@ -28,7 +28,7 @@ GIVE_UP_AFTER = 20  # failures in a row, all of one kind, before a stage stops
 ABOUT_THE_QUERY = frozenset(
     {"bad_json", "bad_response", "content_filter", "empty", "no_choices", "refusal", "thinking_only"}
 )
-"""Failures that say something of the query asked and nothing of the endpoint: after a first success they stop no stage."""
+"""Failures that say something of the query asked and nothing of the endpoint: after a first answer they stop no stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
 class _Patience:
     """Stops a stage whose calls all fail, or fail all in the same way: an endpoint that is down is not asked for days."""
 
-    def __init__(self, label: str, items: int, succeeded: bool) -> None:
-        self._label, self._enough = label, min(GIVE_UP_AFTER, items)
+    def __init__(self, label: str, items: int, succeeded: bool, proven: bool = False) -> None:
+        self._label, self._enough, self._proven = label, min(GIVE_UP_AFTER, items), proven
         self._any, self._row, self._kind = succeeded, 0, ""
 
     def see(self, error: str | None) -> None:
@@ -131,7 +131,7 @@ class _Patience:
             self._any, self._row = True, 0
             return
         kind = error.split(":")[0]
-        if self._any and kind in ABOUT_THE_QUERY:
+        if (self._any or self._proven) and kind in ABOUT_THE_QUERY:
             return
         self._row = self._row + 1 if kind == self._kind or not self._any else 1
         self._kind = kind
@@ -150,18 +150,20 @@ async def fill(
     make: Callable[[I], Awaitable[R]],
     at_once: int = IN_FLIGHT,
     limit: str = "max_tokens",
+    proven: bool = False,
 ) -> list[R]:
     """Make one record for each item that has none yet; each is on disk before it counts. Failed ones are made again.
 
     Returns the records in the items' order, which is also the order of the file when all are there; ``at_once`` of them are under
-    way together. ``limit`` names the setting that bounds their length, for the warning where many are cut off. Raises
-    StageError when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError, which then also says
-    how far it came.
+    way together. ``limit`` names the setting that bounds their length, for the warning where many are cut off. ``proven``: the
+    model has answered elsewhere, so that it refuses these queries where it refuses, and is not out of order. Raises StageError
+    when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError, which then also says how far it came.
     """
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
     todo = [item for item in items if key_of_item(item) not in done]
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    patience, watch = _Patience(label, len(items), succeeded=bool(done)), CutWatch(context, label, limit, len(todo))
+    patience = _Patience(label, len(items), bool(done), proven)
+    watch = CutWatch(context, label, limit, len(todo))
 
     async def work(rest: Iterable[I]) -> None:
         for item in rest:

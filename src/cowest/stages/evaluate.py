@@ -101,21 +101,29 @@ def _beyond_the_frames(context: Context) -> Depends:
 def systems_of(context: Context) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """The systems that are there to be evaluated, and why the others that the recipe asks for are not."""
     specs, left_out = _asked_for(context)
-    if any(spec.needs == "align" for spec in specs):
-        why = selection(context).skipped
-        if why is not None:
-            left_out |= {spec.name: why for spec in specs if spec.needs == "align"}
+    left_out |= {spec.name: why for spec in specs if (why := not_aligned(context, spec))}
     return tuple(spec for spec in specs if spec.name not in left_out), left_out
+
+
+def not_aligned(context: Context, spec: SystemSpec) -> str | None:
+    """Why there is no aligned model for a system that needs one: what stands in its place is the model before alignment."""
+    return selection(context).skipped if spec.needs == "align" else None
 
 
 def weak_ref(context: Context, which: Which) -> ModelRef:
     """The weak model at that point of its training, as the run made it; one that is served elsewhere is what it is.
 
-    Raises FileNotFoundError where the run is not as far, DataError where the weights are gone.
+    Raises FileNotFoundError where the run is not as far, DataError where the weights are gone, StageError for an aligned model
+    where there was nothing to learn from.
     """
     if which == "base" or not context.weak.trainable:
         return context.weak.base()
-    return sft_model(context) if which == "sft" else context.located(selection(context).model)
+    if which == "sft":
+        return sft_model(context)
+    chosen = selection(context)
+    if chosen.skipped is not None:
+        raise StageError(f"{context.run.path}: it has no aligned weak model: {chosen.skipped}")
+    return context.located(chosen.model)
 
 
 def _limit(spec: SystemSpec) -> str:
@@ -125,12 +133,18 @@ def _limit(spec: SystemSpec) -> str:
 
 
 async def answer_queries(
-    context: Context, spec: SystemSpec, file: JsonlFile[Prediction], label: str, retrievers: Retrievers
+    context: Context,
+    spec: SystemSpec,
+    file: JsonlFile[Prediction],
+    label: str,
+    retrievers: Retrievers,
+    proven: bool = False,
 ) -> list[Prediction]:
     """A system's answers to the test queries; those that are in the file already are kept.
 
     A model that cannot serve the system (FLARE, and no log-probabilities) does not take the other systems' answers away: all
-    of its queries are entered as failed. Raises StageError where calls keep failing in another way.
+    of its queries are entered as failed. ``proven``: its strong model has answered other systems. Raises StageError where calls
+    keep failing in another way.
     """
     queries, opened = test_queries(context), list[ChatModel]()
 
@@ -141,7 +155,15 @@ async def answer_queries(
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
         return await fill(
-            label, context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer, limit=_limit(spec)
+            label,
+            context,
+            file,
+            queries,
+            lambda e: e.id,
+            lambda p: p.example_id,
+            system.answer,
+            limit=_limit(spec),
+            proven=proven,
         )
     except StageError as error:
         if error.kind != "no_logprobs":
@@ -162,12 +184,14 @@ async def _evaluate(context: Context) -> Done:
     before = context.run.manifest().stages.get(EVALUATE)
     earlier = 0.0 if before is None else before.seconds
     specs, left_out = systems_of(context)
-    predictions: dict[str, list[Prediction]] = {}
+    predictions, proven = dict[str, list[Prediction]](), False
     for spec in specs:
         file = context.run.file(f"predictions/{spec.name}.jsonl", Prediction)
-        predictions[spec.name] = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers)
+        rows = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers, proven)
+        predictions[spec.name] = rows
+        proven = proven or (spec.uses != "weak" and any(p.error is None for p in rows))
     for name, why in left_out.items():
-        context.reporter.info(f"{context.label}evaluate: no row {name}: {why}")
+        context.reporter.info(f"{context.label}evaluate: warning: no row {name}: {why}")
     found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
     failed = {name: failures(rows) for name, rows in predictions.items()}
     counts = {"queries": len(queries), "systems": len(predictions)}

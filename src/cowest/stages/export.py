@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cowest.assembly.prepare import prepare
+from cowest.assembly.context import Context
 from cowest.errors import ConfigError
-from cowest.recipe.kept import kept_task
-from cowest.run.progress import QuietReporter
 from cowest.stages.learn import selection, sft_model
+from cowest.systems.registry import COLLAB_ALIGNED, possible
 from cowest.types import ModelRef
 
+FILES = {"sft": "sft/model_ref.json", "aligned": "align/selection.json"}
+"""What may be exported, and the file that names its weights."""
 
-def export_weak(run: Path, which: str, target: Path, task: str | None = None) -> ModelRef:
+
+def merged(context: Context, which: str, target: Path) -> ModelRef:
     """Merge the SFT (``sft``) or chosen aligned (``aligned``) weak model of a task's run into one checkpoint.
 
-    Raises ConfigError where it is not there, DataError where its weights are not those that were trained.
+    Raises ConfigError where the run has none, DataError where its weights are not those that were trained.
     """
     from cowest.training.merge import merge
 
-    file = {"sft": "sft/model_ref.json", "aligned": "align/selection.json"}.get(which)
-    if file is None:
-        raise ConfigError(f"--which {which!r}: say 'aligned' or 'sft'")
-    config, out, name = kept_task(run, task)
-    context = next(c for c in prepare(config, out, QuietReporter(), offline=True) if c.name == name)
-    if not context.path(file).exists():
-        raise ConfigError(
-            f"{context.path(file)} is not there: the run has no such model (yet); `cowest run` continues it"
-        )
-    ref = sft_model(context) if which == "sft" else context.located(selection(context).model)
-    return merge(ref, target)
+    run, file = context.run.path, context.path(FILES[which])
+    if not context.weak.trainable:
+        raise ConfigError(f"{run}: its weak model is served elsewhere, so that there are no weights of it to export")
+    why = possible(context.config, (COLLAB_ALIGNED,))[1].get(COLLAB_ALIGNED.name) if which == "aligned" else None
+    if why is None and not file.exists():
+        raise ConfigError(f"{file} is not there: the run has no such model (yet); `cowest run` continues it")
+    if why is None and which == "aligned":
+        why = selection(context).skipped
+    if why is not None:
+        raise ConfigError(f"{run}: it has no aligned weak model: {why}. `--which sft` exports the one before alignment")
+    return merge(sft_model(context) if which == "sft" else context.located(selection(context).model), target)

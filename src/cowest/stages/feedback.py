@@ -97,7 +97,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
     asked = context.signal.asks
     solos = await _solos(context, round_, list(queries.values())) if "solo" in asked else []
-    refinements = await _refinements(context, round_, queries, drafts) if "refine" in asked else []
+    proven = any(s.error is None for s in solos)
+    refinements = await _refinements(context, round_, queries, drafts, proven) if "refine" in asked else []
     alone, refined = {s.example_id: s for s in solos}, {r.draft_id: r for r in refinements}
     work = [
         (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
@@ -196,9 +197,12 @@ def _at_once(context: Context) -> int:
 
 
 async def _refinements(
-    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft]
+    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft], proven: bool
 ) -> list[Refinement]:
-    """Refine every draft; equal drafts of a query share one call, since its request would be the same."""
+    """Refine every draft; equal drafts of a query share one call, since its request would be the same.
+
+    ``proven``: the strong model alone has answered.
+    """
     strong = context.models.strong(context.config.feedback.mode)
     calls: dict[str, asyncio.Task[Refinement]] = {}
     file = context.run.file(round_.file("refinements.jsonl"), Refinement)
@@ -233,6 +237,7 @@ async def _refinements(
             make,
             _at_once(context),
             "feedback.sampling.max_tokens",
+            proven,
         )
     finally:
         for call in calls.values():

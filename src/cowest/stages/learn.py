@@ -13,7 +13,7 @@ from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, named, write_atomic
-from cowest.run.weights import Weights
+from cowest.run.weights import Weights, make_movable
 from cowest.stages import depends
 from cowest.stages.advice import why_no_pairs
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
@@ -96,6 +96,7 @@ async def _sft(context: Context) -> Done:
         done = await in_thread(
             lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
         )
+    make_movable(context.run, done.model)
     write_atomic(out / "model_ref.json", context.named(done.model).model_dump_json(indent=2) + "\n")
     return Done({"rows": len(rows), "skipped_without_rationale": skipped, **done.counts})
 
@@ -156,10 +157,13 @@ async def _align(context: Context, round_: Round) -> Done:
         done = await _train(context, round_, policy, out)
     except NothingToLearnError as error:
         return _skipped(context, round_, policy, out, str(error))
+    for checkpoint in done.checkpoints:
+        make_movable(context.run, checkpoint.model)
     candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
-        score, missing = await _score(context, round_, step, model)
+        # After one has answered, a checkpoint that writes nothing is a bad one, and no reason to stop.
+        score, missing = await _score(context, round_, step, model, proven=any(s.n for s in scores))
         scores.append(score)
         failed += missing
         if score.score is not None:
@@ -199,7 +203,9 @@ def _write(out: Path, chosen: Selection) -> None:
     write_atomic(out / "selection.json", chosen.model_dump_json(indent=2) + "\n")
 
 
-async def _score(context: Context, round_: Round, step: int, model: ModelRef) -> tuple[CheckpointScore, int]:
+async def _score(
+    context: Context, round_: Round, step: int, model: ModelRef, proven: bool
+) -> tuple[CheckpointScore, int]:
     """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first.
 
     Beside the score: how many calls failed.
@@ -210,7 +216,14 @@ async def _score(context: Context, round_: Round, step: int, model: ModelRef) ->
     system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
     file = context.run.file(round_.file(f"align/validation/{name}.jsonl"), Prediction)
     answers = await fill(
-        f"choose: step {step}", context, file, queries, lambda e: e.id, lambda p: p.example_id, system.answer
+        f"choose: step {step}",
+        context,
+        file,
+        queries,
+        lambda e: e.id,
+        lambda p: p.example_id,
+        system.answer,
+        proven=proven,
     )
     await weak.aclose()
     scorer = context.metric_scorer()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
@@ -25,7 +26,7 @@ from cowest.report.data import (
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import selection
+from cowest.stages.learn import learned_from, selection
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
@@ -75,6 +76,7 @@ def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonVal
         task: {
             "results": f"{task}/results.json",
             "systems": {s: {m: v.mean for m, v in r.metrics.items()} for s, r in found.systems.items()},
+            "left_out": dict(found.left_out),
         }
         for task, found in results.items()
     }
@@ -85,14 +87,14 @@ async def task_report(context: Context) -> TaskReport:
     """All that the page shows about one task."""
     results = read_results(context.path("results.json"))
     gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
-    chosen = (
-        selection(context) if context.path("align/selection.json").exists() else None
-    )  # none where nothing is trained
+    aligns = context.weak.trainable and bool(learned_from(context.config))  # a folder of an earlier recipe may be there
+    chosen = selection(context) if aligns and context.path("align/selection.json").exists() else None
+    trained: tuple[Literal["sft", "align"], ...] = (
+        ("sft", "align") if aligns else ("sft",) if context.weak.trainable else ()
+    )
     return TaskReport(
         results=results,
-        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in ("sft", "align")]
-        if chosen
-        else [],
+        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in trained],
         checkpoints=[
             CheckpointView(step=c.step, score=c.score, selected=chosen is not None and c.step == chosen.chosen)
             for c in (chosen.checkpoints if chosen else ())

@@ -55,9 +55,9 @@ def _grid(tables: Sequence[Table], axis: str | None) -> Figure:
     metric, labels = tables[0].metrics[0], [table.label for table in tables]
     figure = Figure(figsize=(max(5.0, 1.4 * len(labels) + 2.5), 4))
     axes = figure.subplots()
-    names = list(tables[0].rows)
+    names = list(dict.fromkeys(name for table in tables for name in table.rows))
     for i, name in enumerate(names):
-        known = [(x, t.rows[name].metrics[metric]) for x, t in enumerate(tables)]
+        known = [(x, t.rows[name].metrics[metric]) for x, t in enumerate(tables) if name in t.rows]
         known = [(x, value) for x, value in known if value.mean is not None]
         shift = 0.5 * (i - (len(names) - 1) / 2) / max(1, len(names))  # so that intervals do not hide each other
         axes.errorbar(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from cowest.assembly.context import Context
 from cowest.errors import StageError
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
-from cowest.stages.evaluate import outcomes, test_queries
+from cowest.stages.evaluate import not_aligned, outcomes, test_queries
 from cowest.systems.registry import current_name
 from cowest.systems.spec import SystemSpec
 from cowest.table.plan import Plan
@@ -96,13 +96,17 @@ class TableResults(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """All answers to one task's queries at one point of the grid: by row, then by seed."""
+    """All answers to one task's queries at one point of the grid: by row, then by seed.
+
+    ``left_out`` are rows that it does not have, with the reason: for one of the seeds, or for all, nothing could be aligned.
+    """
 
     task: str
     label: str
     context: Context
     answers: Mapping[str, Mapping[str, Sequence[Prediction]]]
     outcomes: Mapping[str, Mapping[str, list[Outcome]]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def pooled(self) -> dict[str, list[Outcome]]:
@@ -121,13 +125,24 @@ def pools(plan: Plan, opened: Sequence[Sequence[Variant]]) -> list[Pool]:
 def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence[Variant]]]) -> Pool:
     there = {seed: [v for v in variants if v.label == label] for seed, variants in units}
     contexts = {seed: variants[0].context for seed, variants in there.items()}
-    answers = {row.name: {seed: _predictions(row, variants) for seed, variants in there.items()} for row in plan.rows}
+    left_out = {row.name: why for row in plan.rows if (why := _left_out(row, there))}
+    rows = [row for row in plan.rows if row.name not in left_out]
+    answers = {row.name: {seed: _predictions(row, variants) for seed, variants in there.items()} for row in rows}
     found = {
         row: {seed: outcomes(contexts[seed], test_queries(contexts[seed]), made) for seed, made in by_seed.items()}
         for row, by_seed in answers.items()
     }
     context = next(iter(contexts.values()))
-    return Pool(task or context.task.name, label, context, answers, found)
+    return Pool(task or context.task.name, label, context, answers, found, left_out)
+
+
+def _left_out(row: SystemSpec, there: Mapping[str, Sequence[Variant]]) -> str | None:
+    """Why a row has no answers with some of the seeds."""
+    for seed, variants in there.items():
+        why = not_aligned(_variant(row, variants).context, row)
+        if why is not None:
+            return f"with seed {seed} {why}" if len(there) > 1 else why
+    return None
 
 
 def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
@@ -135,15 +150,35 @@ def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
     by_task: dict[str, dict[str, Pool]] = {}
     for one in found:
         by_task.setdefault(one.task, {})[one.label] = one
+    baseline = _baseline(plan, found)
     return TableResults(
         name=plan.config.name,
-        baseline=plan.baseline,
+        baseline=baseline,
         seeds=list(plan.config.comparison.seeds or (plan.config.seed,)),
         axis=plan.config.comparison.axis,
-        tables=[_table(plan, one) for one in found],
+        tables=[_table(plan, one, baseline) for one in found],
         grid_differences=[d for points in by_task.values() for d in _along_the_grid(points, plan.config.seed)],
-        left_out=dict(plan.left_out),
+        left_out={**plan.left_out, **_all_left_out(found)},
     )
+
+
+def _baseline(plan: Plan, found: Sequence[Pool]) -> str:
+    """The plan's, or where a table does not have it the last row that all have. Raises StageError where no row is left."""
+    everywhere = [row.name for row in plan.rows if all(row.name in one.outcomes for one in found)]
+    if not everywhere:
+        told = "; ".join(f"{name}: {why}" for name, why in _all_left_out(found).items())
+        raise StageError(f"no row is left for the table: {told}")
+    return plan.baseline if plan.baseline in everywhere else everywhere[-1]
+
+
+def _all_left_out(found: Sequence[Pool]) -> dict[str, str]:
+    """The rows that some table does not have, with where and why."""
+    said: dict[str, list[str]] = {}
+    for one in found:
+        where = f"in {one.task}{f', {one.label}' if one.label else ''} " if len(found) > 1 else ""
+        for name, why in one.left_out.items():
+            said.setdefault(name, []).append(where + why)
+    return {name: "; ".join(reasons) for name, reasons in said.items()}
 
 
 def _along_the_grid(points: Mapping[str, Pool], seed: int) -> list[GridDifference]:
@@ -155,6 +190,7 @@ def _along_the_grid(points: Mapping[str, Pool], seed: int) -> list[GridDifferenc
         (row, label, _paired(metric, labels, label, first, {label: there[label][row], first: found[row]}, seed))
         for row in found
         for label in others
+        if row in there[label]
     ]
     corrected = holm([c.p for _, _, c in made])
     return [
@@ -163,7 +199,7 @@ def _along_the_grid(points: Mapping[str, Pool], seed: int) -> list[GridDifferenc
     ]
 
 
-def _table(plan: Plan, one: Pool) -> Table:
+def _table(plan: Plan, one: Pool, baseline: str) -> Table:
     task, seed, found = one.context.task, plan.config.seed, one.pooled
     metrics, labels, about = task.metrics, task.labels, {row.name: row.about for row in plan.rows}
     values = {name: summarise(metrics, labels, rows, seed) for name, rows in found.items()}
@@ -185,13 +221,17 @@ def _table(plan: Plan, one: Pool) -> Table:
             )
             for name in found
         },
-        differences=[d for metric in metrics for d in _differences(metric, labels, plan.baseline, found, seed)],
+        differences=[d for metric in metrics for d in _differences(metric, labels, baseline, found, seed)],
         by_seed=by_seed,
     )
 
 
+def _variant(row: SystemSpec, variants: Sequence[Variant]) -> Variant:
+    return next(v for v in variants if row in v.rows)
+
+
 def _predictions(row: SystemSpec, variants: Sequence[Variant]) -> list[Prediction]:
-    variant = next(v for v in variants if row in v.rows)
+    variant = _variant(row, variants)
     found = variant.context.run.file(row_file(row), Prediction).load()
     order = {e.id: i for i, e in enumerate(test_queries(variant.context))}
     if {p.example_id for p in found} != set(order):

@@ -8,7 +8,7 @@ from cowest.recipe.config import RunConfig
 from cowest.run.freshness import Depends
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures
-from cowest.stages.evaluate import answer_queries, system_depends
+from cowest.stages.evaluate import answer_queries, not_aligned, system_depends
 from cowest.systems.spec import SystemSpec
 from cowest.types import Prediction
 
@@ -28,6 +28,11 @@ def row_stage(row: SystemSpec, config: RunConfig, retrievers: Retrievers) -> Sta
         return depends.value("row", row.name) | system_depends(context, row)
 
     async def evaluate(context: Context) -> Done:
+        why = not_aligned(context, row)
+        if why is not None:
+            context.reporter.info(f"{context.label}warning: no row {row.name}: {why}")
+            context.run.file(row_file(row), Prediction).replace([])
+            return Done({"queries": 0})
         made = await answer_queries(context, row, context.run.file(row_file(row), Prediction), row.name, retrievers)
         failed = failures(made)
         counts = {

@@ -99,6 +99,8 @@ def claims(metric: str, labels: Sequence[str], found: Mapping[str, Sequence[Outc
     ]
     made = []
     for text, a, b in tested:
+        if a not in found:
+            continue  # nothing could be aligned, which the table says
         worst = max(compare(metric, labels, a, found[a], b, found[b], 0), key=lambda c: 1.0 if c.p is None else c.p)
         holds = worst.diff is not None and worst.diff > 0 and worst.p is not None and worst.p < ALPHA
         made.append(Claim(claim=text, comparison=worst, holds=holds))

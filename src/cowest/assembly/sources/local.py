@@ -64,8 +64,11 @@ class LocalSource:
         ENGINES.find(self.config.engine, f"{where}.engine")
 
     def window(self, answer_tokens: int) -> Window | None:
-        """From its config.json. A hub name's is not known here: its model says so itself when a prompt is too long."""
-        folder = model_path(self.config.model)
+        """From its config.json. Where that is not here the model says so itself when a prompt is too long."""
+        try:
+            folder = model_path(self.config.model)
+        except ModelNotFoundError:  # it was trained as a whole, and the run was moved to another machine
+            return None
         return room_in(self.config.model, _positions(folder), folder, answer_tokens)
 
     def base(self) -> ModelRef:
