@@ -144,6 +144,15 @@ def test_an_unknown_price_is_said(tmp_path: Path, cowest: Cowest) -> None:
     assert json.loads(cowest("ledger", path, "--json")[1])["cost_usd"] is None
 
 
+def test_a_table_that_was_stopped_has_a_bill(finished: tuple[Path, int], tmp_path: Path, cowest: Cowest) -> None:
+    """Its folder holds the ledger, and the recipe only at the end."""
+    code, _, err = cowest("ledger", tmp_path)
+    assert code == 2 and "no run directory" in err
+    (tmp_path / "ledger.sqlite").write_bytes((finished[0].parent / "shared.sqlite").read_bytes())
+    code, printed, _ = cowest("ledger", tmp_path, "--json")
+    assert code == 0 and json.loads(printed)["answered"] > 0
+
+
 def test_export(tmp_path: Path, cowest: Cowest) -> None:
     path, target = tmp_path / "ledger.sqlite", tmp_path / "calls.jsonl"
     timeout = Attempt(at=1.0, latency_s=30.0, outcome="timeout", maybe_paid=True)

@@ -264,3 +264,15 @@ def test_a_kill_without_a_budget_leaves_what_was_under_way_in_at_most(killed: Pa
     Ledger(killed, "run").close()
     bill = summarise_ledger(killed)
     assert (bill.under_way, bill.maybe_paid, bill.paid_calls) == (0, 7, 0)
+
+
+async def test_what_no_call_uses_is_not_on_the_bill_of_a_run_that_goes_on(path: Path) -> None:
+    """Rows that go from call to call stay on disk; when the bill is made at a run's end they are nothing that was paid."""
+    ledger = Ledger(path, "run")
+    with ledger.call():
+        held = await ledger.reserve([MOST, MOST], PRICE)
+        assert ledger.summary("run").under_way == 2
+        await ledger.release(held)
+    bill = ledger.summary("run")
+    assert bill.under_way == 0 and bill.at_most_usd == bill.cost_usd == 0.0
+    ledger.close()

@@ -46,6 +46,8 @@ def ledger_of(out: Path) -> tuple[Path, str | None]:
     """
     if out.is_file():
         return out, None
+    if not (out / "recipe.yaml").exists() and (out / "ledger.sqlite").exists():
+        return out / "ledger.sqlite", None  # a table that was stopped: its recipe is kept at the end
     config = kept_recipe(out)
     path = ledger_path(config, out)
     if not path.exists() and not any(source.paid for _, source in sources_of(config)):

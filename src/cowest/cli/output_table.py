@@ -34,7 +34,11 @@ def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSumm
     for name, why in results.left_out.items():
         console.print(f"left out: {name}, since {why}", markup=False, soft_wrap=True)
     if bill is not None:
-        console.print(f"Paid in all: {cost_line(bill)}; `cowest ledger` has the details.", markup=False, soft_wrap=True)
+        console.print(
+            f"Paid in all: {cost_line(bill)}; `cowest ledger {bill.path}` has the details.",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print("Written: " + ", ".join(map(str, written)), markup=False, highlight=False, soft_wrap=True)
 
 

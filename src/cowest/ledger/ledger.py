@@ -261,6 +261,7 @@ class Ledger:
     def summary(self, run: str | None = None) -> LedgerSummary:
         """The bill of one run, or of all that share the file."""
         self._flush_hits()
+        self._writer.call(self._under_way.tidy)
         try:
             return summarise(self._reader, self.path, run)
         except (sqlite3.Error, ValueError, TypeError) as error:

@@ -120,8 +120,12 @@ class UnderWay:
 
     def leave(self, db: sqlite3.Connection) -> None:
         """The ledger is closed: what no call uses is free, and what one still uses may be paid."""
-        self._tidy(db, self._pool.stale(-1.0))
+        self.tidy(db)
         self._lose(db, set(self._mine))
+
+    def tidy(self, db: sqlite3.Connection) -> None:
+        """Delete the pooled rows that no call uses now: a bill would count them as under way."""
+        self._tidy(db, self._pool.stale(-1.0))
 
     def chore(self) -> Callable[[sqlite3.Connection], None] | None:
         """For the writer, now and then: delete pooled rows that no call needs any more."""
