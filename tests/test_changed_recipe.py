@@ -96,7 +96,7 @@ def test_old_numbers_are_not_read_under_a_new_recipe(
     if stale[0] is not None:
         for read in (lambda: open_served(out, Settings()), lambda: export_weak(out, "aligned", tmp_path / "merged")):
             with pytest.raises(StageError, match=stale[0]):
-                read()  # type: ignore[no-untyped-call]
+                read()
     if stale[1] is not None:
         with pytest.raises(StageError, match=stale[1]):
             export_weak(out, "sft", tmp_path / "merged")

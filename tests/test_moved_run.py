@@ -54,7 +54,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
 def made(request: pytest.FixtureRequest, weak: str, tmp_path_factory: pytest.TempPathFactory) -> Made:
     way: str = request.param
     out = tmp_path_factory.mktemp("runs") / "original"
-    found = run_tiny(weak, out, Oracle(), **training(way)).results[""]
+    found = run_tiny(weak, out, Oracle(), Log(), **training(way)).results[""]
     return Made(way, weak, out, found)
 
 
@@ -138,7 +138,7 @@ def test_swapped_weights_are_refused(made: Made, tmp_path: Path) -> None:
         lambda: export_weak(run, "sft", tmp_path / "merged"),
     ):
         with pytest.raises((StageError, DataError), match="is not as it was left") as told:
-            read()  # type: ignore[no-untyped-call]
+            read()
         assert "\n" not in str(told.value) and ".safetensors" in str(told.value)
     assert not (tmp_path / "merged").exists()
 
@@ -268,7 +268,7 @@ def test_an_older_run_that_is_continued_with_another_model_is_made_again(made: M
 @pytest.fixture(scope="module")
 def several(weak: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     task, out = tiny_recipe("", "")["task"], tmp_path_factory.mktemp("several") / "run"
-    run_tiny(weak, out, Oracle(), task=None, tasks={"one": task, "two": task}, **training("full"))
+    run_tiny(weak, out, Oracle(), Log(), task=None, tasks={"one": task, "two": task}, **training("full"))
     return out
 
 
