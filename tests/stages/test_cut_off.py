@@ -114,7 +114,7 @@ def test_results_json_has_the_counts_of_every_stage(ran: tuple[RunSummary, Log, 
 
 def test_the_run_warns_at_the_first_batch_and_names_the_setting(ran: tuple[RunSummary, Log, Thinker]) -> None:
     warnings = [line for line in ran[1].lines if "warning" in line]
-    assert len(warnings) == 2
+    assert len(warnings) == 3 and "no row collab_aligned: " in warnings[2]
     assert "strong alone" in warnings[0] and "raise feedback.sampling.max_tokens" in warnings[0]
     assert "evaluate strong" in warnings[1] and "raise evaluate.answer.max_tokens" in warnings[1]
 
