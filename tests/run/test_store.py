@@ -128,3 +128,11 @@ def test_a_full_disk_has_the_files_name_whoever_says_it(tmp_path: Path, error: E
     assert told.value.errno == errno.ENOSPC and told.value.filename == str(tmp_path / "sft")
     with pytest.raises(ZeroDivisionError), named(tmp_path):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_quota_or_a_folder_that_cannot_be_written_is_told_too(tmp_path: Path, number: int) -> None:
+    """As safetensors says it, when a model is saved."""
+    with pytest.raises(OSError, match=os.strerror(number)) as told, named(tmp_path / "sft"):
+        raise RuntimeError(f"Error while serializing: I/O error: something (os error {number})")
+    assert told.value.errno == number and told.value.filename == str(tmp_path / "sft")

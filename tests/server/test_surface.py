@@ -271,3 +271,16 @@ async def test_a_default_settings_object_keeps_no_browser_header(client: Client)
     got = await client.ask(headers={"Origin": "https://evil.example"})
     assert not [name for name in got.headers if name.lower().startswith("access-control")]
     assert Settings().cors_origin is None
+
+
+@pytest.mark.parametrize("left_out", [{}, {"created": None, "object": ""}, {"created": "yesterday", "object": 3}])
+async def test_an_answer_has_its_time_and_kind_whatever_the_endpoint_leaves_out(
+    client: Client, upstream: Upstream, left_out: dict[str, object]
+) -> None:
+    bare = {key: value for key, value in reply().items() if key not in ("created", "object", "id", "model")}
+    upstream.plan = [bare | left_out, bare | left_out]
+    whole = (await client.ask()).json
+    assert whole["object"] == "chat.completion" and whole["created"] > 1_700_000_000 and "/" not in whole["id"]
+    chunks = (await client.ask(stream=True)).chunks
+    assert len(chunks) > 1 and {c["object"] for c in chunks} == {"chat.completion.chunk"}
+    assert len({c["created"] for c in chunks}) == 1 and chunks[0]["created"] > 1_700_000_000

@@ -64,13 +64,17 @@ def named(path: Path) -> Iterator[None]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
     except Exception as error:
-        if not any(said in str(error) for said in _FULL):
+        number = next((number for said, number in _SAID.items() if said in str(error)), None)
+        if number is None:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
-_FULL = (f"(os error {errno.ENOSPC})", "PytorchStreamWriter failed writing")
-"""How safetensors and torch say that a disk is full."""
+_SAID = {
+    **{f"(os error {n})": n for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)},
+    "PytorchStreamWriter failed writing": errno.ENOSPC,
+}
+"""How safetensors and torch say that a disk is full, a quota used up, or a folder not to be written."""
 
 
 class JsonlFile(Generic[R]):

@@ -90,9 +90,10 @@ class Served:
 
 @dataclass(slots=True)
 class Exchange:
-    """What became of one request. Times are in seconds; None: it did not come to that."""
+    """What became of one request. Times are in seconds (``created``: since 1970); None: it did not come to that."""
 
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
+    created: int = field(default_factory=lambda: int(time.time()))
     mode: Mode | None = None
     degraded: str | None = None
     route: RouteDecision | None = None
@@ -152,7 +153,7 @@ class Gateway:
             async for chunk in chunks:
                 if last is None:
                     exchange.first_s = loop.time() - start
-                self._dress(served, chunk, exchange)
+                self._dress(served, chunk, exchange, "chat.completion.chunk")
                 last = chunk
                 yield chunk
         exchange.strong_s = loop.time() - began if exchange.mode != "weak_alone" else None
@@ -306,8 +307,8 @@ class Gateway:
         finish = "content_filter" if kind == "draft_refused" else "stop"
         return _Plan(_Ready(completion_of("", [Completion(text="", finish_reason=finish)])), plan.body)
 
-    def _dress(self, served: Served, answer: Body, exchange: Exchange) -> None:
-        """Our id and model name in an answer or chunk, and both models' tokens in its usage."""
+    def _dress(self, served: Served, answer: Body, exchange: Exchange, kind: str = "chat.completion") -> None:
+        """Our id, time and model name in an answer or chunk, whatever the endpoint says, and both models' tokens in its usage."""
         mode = exchange.mode or "both"
         found = usage_of(answer)
         if found is not None:
@@ -317,6 +318,7 @@ class Gateway:
                 exchange.strong_usage = found
                 count_both(answer, found, exchange.weak_usage)
         answer["id"], answer["model"] = exchange.id, served.name_of(mode)
+        answer["object"], answer["created"] = kind, exchange.created
 
 
 class _Ready:
@@ -353,7 +355,7 @@ def details(exchange: Exchange, total_s: float) -> Body:
 
 def _early(served: Served, exchange: Exchange) -> Body:
     """A chunk with nothing but the draft, for who wants to see it before the strong model has answered."""
-    head: Body = {"id": exchange.id, "object": "chat.completion.chunk", "created": int(time.time()), "model": served.id}
+    head: Body = {"id": exchange.id, "object": "chat.completion.chunk", "created": exchange.created, "model": served.id}
     return head | {"choices": [], "cowest": {"draft": exchange.drafted.text}}
 
 
