@@ -73,7 +73,7 @@ def test_normalisation_is_squads_but_for_the_stated_departures(ifqa: SimpleTask)
     texts = {r for split in SPLITS for e in ifqa.examples(split) for r in e.references}
     assert len(texts) > 2500
     differ = {text for text in texts if normalise(text) != squad(text)}
-    # numbers keep what carries their value (primes among it), names a plus; characters beyond ASCII are folded; nothing else may differ
+    # numbers keep what carries their value (primes, too), names a plus; characters beyond ASCII are folded; nothing else may differ
     stated = re.compile(r"\d[./:*-]\d|\d['\"]|-\.?\d|\d(?:%| percent)|\w\+|[^\x00-\x7f]|(?<!\S)\.\d")
     assert not [text for text in differ if not stated.search(text)]
     assert 0 < len(differ) < len(texts) / 20
