@@ -24,31 +24,24 @@ _TAG_WORDS: Final = (
     r"scratch[_-]?pad",
 )
 _FORMATS: Final = (
-    *((rf"<\s*(?:{word})(?:\s[^<>]{{0,80}})?>", rf"<\s*/\s*(?:{word})\s*>") for word in _TAG_WORDS),
-    (r"\[THINK\]", r"\[/THINK\]"),
-    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-    (r"<\|(?:think(?:ing)?|thought)\|>", r"<\|/(?:think(?:ing)?|thought)\|>"),
-    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
-    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-    (r"<\|channel>thought\b", r"<channel\|>"),
-    (r"<unused94>thought\b", r"<unused95>"),
-    (r"(?<![^\n])Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
-    (r"(?<![^\n])Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]"),
+    *((rf"<\s*(?:{word})(?:\s[^<>]{{0,80}})?>", rf"<\s*/\s*(?:{word})\s*>", "") for word in _TAG_WORDS),
+    (r"\[THINK\]", r"\[/THINK\]", "[/THINK]"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>", "<|end_of_thought|>"),
+    (r"<\|think\|>", r"<\|/think\|>", "<|/think|>"),
+    (r"<\|thinking\|>", r"<\|/thinking\|>", "<|/thinking|>"),
+    (r"<\|thought\|>", r"<\|/thought\|>", "<|/thought|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "<|END_THINKING|>"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7", "\u25c1/think\u25b7"),
+    (r"<\|channel>thought\b", r"<channel\|>", "<channel|>"),
+    (r"<unused94>thought\b", r"<unused95>", "<unused95>"),
+    (r"(?<![^\n])Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:", "Here's my response:"),
+    (r"(?<![^\n])Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]", "[BEGIN FINAL RESPONSE]"),
 )
-"""What opens thinking and what closes it, by format."""
-_CLOSINGS: Final = (
-    *("",) * len(_TAG_WORDS),  # a tag's is made of its word
-    "[/THINK]",
-    "<|end_of_thought|>",
-    "<|END_THINKING|>",
-    "\u25c1/think\u25b7",
-    "<channel|>",
-    "<unused95>",
-    "Here's my response:",
-)
-_OPENED: Final = tuple(re.compile(opening, re.IGNORECASE) for opening, _ in _FORMATS)
+"""What opens thinking, what closes it, and how the closing is written ('': as the opening tag's word says), by format."""
+_OPENED: Final = tuple(re.compile(opening, re.IGNORECASE) for opening, _, _ in _FORMATS)
 _MARK: Final = re.compile(
-    "|".join(f"(?P<o{i}>{opening})|(?P<c{i}>{closing})" for i, (opening, closing) in enumerate(_FORMATS)), re.IGNORECASE
+    "|".join(f"(?P<o{i}>{opening})|(?P<c{i}>{closing})" for i, (opening, closing, _) in enumerate(_FORMATS)),
+    re.IGNORECASE,
 )
 _QUOTED: Final = "`\"'\u201c\u2018"  # a mark right after one of these is spoken of, not used
 # gpt-oss: "<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>..."
@@ -108,7 +101,7 @@ def closing_of(opening: str) -> str:
     >>> closing_of("<think>"), closing_of("[THINK]")
     ('</think>', '[/THINK]')
     """
-    closing = next(c for pattern, c in zip(_OPENED, _CLOSINGS, strict=True) if pattern.fullmatch(opening))
+    closing = next(written for pattern, _, written in _FORMATS if re.fullmatch(pattern, opening, re.IGNORECASE))
     return closing or f"</{opening.strip('<> ').split()[0]}>"
 
 

@@ -10,7 +10,7 @@ from cowest.assembly.systems import build_system
 from cowest.errors import NothingToLearnError, StageError
 from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
-from cowest.run.freshness import Depends
+from cowest.run.freshness import Depends, count_lines
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, named, write_atomic
 from cowest.run.weights import Weights, make_movable
@@ -171,6 +171,8 @@ async def _align(context: Context, round_: Round) -> Done:
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
+    if context.objective is not None and "pairs.jsonl" in context.objective.reads:
+        counts["pairs"] = count_lines(context.path(round_.file("pairs.jsonl")))
     return Done(counts | done.counts, failed)
 
 
