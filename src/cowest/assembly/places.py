@@ -1,18 +1,30 @@
-"""Where a model's files are."""
+"""Where a model's files are: the one place that turns the name in a recipe into what is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cowest.errors import ModelNotFoundError
+from cowest.models.gguf import cached, dequantised, has_template, is_gguf, read_gguf
+from cowest.models.models_dir import VARIABLE, stand_in
 
 LAB_WEIGHTS = Path(__file__).parents[1] / "lab" / "weights"
 
 
 def model_path(name: str) -> str:
-    """A model's hub name or folder; ``lab:strong`` and ``lab:weak`` are the ones shipped with cowest.
+    """What transformers loads: a folder, or a hub name. A GGUF file is dequantised into the cache first, once.
 
-    Raises ModelNotFoundError for a folder that is not there, or an unknown lab model.
+    Raises as :func:`model_source`, and for a GGUF file that cannot be used.
+    """
+    place = model_source(name)
+    return str(dequantised(Path(place))) if Path(place).is_file() else place
+
+
+def model_source(name: str) -> str:
+    """Where a model is: a folder, a GGUF file, or a hub name; nothing is loaded or made.
+
+    ``lab:strong`` and ``lab:weak`` are the ones shipped with cowest; COWEST_MODELS_DIR may have a stand-in for a hub name. Raises
+    ModelNotFoundError for a folder or file that is not there, or an unknown lab model.
     """
     if name.startswith("lab:"):
         folder = LAB_WEIGHTS / name.removeprefix("lab:")
@@ -20,10 +32,36 @@ def model_path(name: str) -> str:
             known = ", ".join(f"lab:{p.name}" for p in sorted(LAB_WEIGHTS.glob("*"))) or "none is installed"
             raise ModelNotFoundError(f"{name}: there is no such lab model; there are {known}")
         return str(folder)
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
-    folder = Path(name).expanduser()
-    if looks_like_path and not folder.is_dir():
+    place = Path(name).expanduser()
+    if place.is_dir() or is_gguf(place):
+        return str(place)
+    if place.is_file():
         raise ModelNotFoundError(
-            f"{name}: no such folder. Give a folder with config.json and safetensors weights, or a hub name like org/model."
+            f"{name}: this file is no model; give its folder, a GGUF file, or a hub name like org/model"
         )
-    return str(folder) if folder.is_dir() else name
+    file = name.lower().endswith(".gguf")
+    if not _is_path(name) and (found := stand_in(name)):
+        return str(found)
+    if _is_path(name) or file:
+        what = "file" if file else "folder"
+        raise ModelNotFoundError(
+            f"{name}: no such {what}. Give a folder with config.json and safetensors weights, a GGUF file, or a hub name like org/model."
+        )
+    return name
+
+
+def check_model(name: str) -> list[str]:
+    """Look at a model without loading it; what there is to say of it. Raises as :func:`model_path`."""
+    place = Path(model_source(name))
+    said = []
+    if not Path(name).expanduser().exists() and not name.startswith("lab:") and place.exists():
+        said.append(f"{name} from {VARIABLE}: {place.name}")
+    ready = cached(place) if place.is_file() else place  # what was dequantised was fit for it
+    template = read_gguf(place).template if ready is None else not ready.is_dir() or has_template(ready)
+    if not template:
+        said.append(f"{place.name} has no chat template; it gets a plain one (docs/training.md)")
+    return said
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name

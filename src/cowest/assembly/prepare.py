@@ -10,6 +10,7 @@ from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
+from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter
@@ -30,6 +31,9 @@ def prepare(
     """
     if not offline:
         check_models(config, objects)
+        for where, source in sources_of(config, objects):
+            for note in source.notes() if isinstance(source, LocalSource) else ():
+                reporter.info(f"{where}: {note}")
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
 

@@ -34,7 +34,9 @@ class LocalModelConfig(Section):
     trainable: ClassVar[bool] = True
 
     kind: Literal["local"]
-    model: str = Field(description="A hub name, a folder, or lab:strong, lab:weak and their smaller ones (shipped).")
+    model: str = Field(
+        description="A hub name, a folder, a GGUF file, or lab:strong, lab:weak and their smaller ones (shipped)."
+    )
     adapter: str | None = Field(default=None, description="A PEFT adapter's folder or hub name.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -51,8 +53,10 @@ class LocalModelConfig(Section):
 
 
 def beside(folder: Path, name: str) -> str:
-    """The folder of this name beside a recipe, where there is one; else the name."""
-    return str((folder / name).resolve()) if (folder / name).is_dir() else name
+    """The folder or GGUF file of this name beside a recipe, where there is one; else the name."""
+    place = folder / name
+    found = place.is_dir() or (place.is_file() and name.lower().endswith(".gguf"))
+    return str(place.resolve()) if found else name
 
 
 class PriceConfig(Section):

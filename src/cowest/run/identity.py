@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+GGUF_MARK = "cowest-gguf.json"
+"""In a folder that was dequantised from a GGUF file: that file's SHA-256, which is what identifies the model."""
+
 INCIDENTAL = ("latency_s", "usage", "attempts")
 """Fields of a record that tell how it came about: two runs that differ in nothing else have made the same."""
 
@@ -39,10 +42,17 @@ def _hash(path: str, size: int, mtime_ns: int, inode: int) -> str:
 
 
 def hash_model(name: str) -> str:
-    """What identifies a model: for a folder the contents of its weights, configuration and tokenizer, else its name."""
+    """What identifies a model: for a folder the contents of its weights, configuration and tokenizer, else its name.
+
+    For a GGUF file, and the folder that was dequantised from it, it is the file's content.
+    """
     folder = Path(name)
+    if folder.is_file():
+        return fingerprint({"gguf": hash_file(folder)})
     if not folder.is_dir():
         return name
+    if (mark := folder / GGUF_MARK).is_file():
+        return fingerprint({"gguf": json.loads(mark.read_text(encoding="utf-8"))["sha256"]})
     files = sorted(p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors", ".jinja"} and p.is_file())
     return fingerprint({file.relative_to(folder).as_posix(): hash_file(file) for file in files})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from cowest.assembly.engines import ENGINES
-from cowest.assembly.places import model_path
+from cowest.assembly.places import check_model, model_path, model_source
 from cowest.assembly.sources.protocol import no_batch, room_in
 from cowest.errors import ModelNotFoundError
 from cowest.ledger.ledger import Ledger
@@ -59,9 +59,13 @@ class LocalSource:
         return found | Depends({key: None if name is None else _weights(name) for key, name in parts.items()})
 
     def check(self, where: str) -> None:
-        """Its folder must be there, and its engine."""
-        model_path(self.config.model)
+        """Its folder or file must be there and fit for use, and its engine."""
+        check_model(self.config.model)
         ENGINES.find(self.config.engine, f"{where}.engine")
+
+    def notes(self) -> list[str]:
+        """What there is to say of it before it is opened: that it stands in for a hub name, that it has no chat template."""
+        return check_model(self.config.model)
 
     def window(self, answer_tokens: int) -> Window | None:
         """From its config.json. Where that is not here the model says so itself when a prompt is too long."""
@@ -89,7 +93,7 @@ class LocalSource:
 
 def _weights(name: str) -> JsonValue:
     try:
-        place = model_path(name)
+        place = model_source(name)
     except ModelNotFoundError:
         return UNKNOWN  # a finished run is read where its models are not
     return content(hash_model(place), Path(name).name)
