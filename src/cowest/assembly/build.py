@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from cowest.assembly.documents import with_contexts
+from cowest.assembly.objects import Objects
 from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
+from cowest.collaboration.sight import sighted
 from cowest.errors import ConfigError
 from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
@@ -28,13 +31,18 @@ from cowest.tasks.pubmedqa import load_pubmedqa
 
 
 def build_task(config: RunConfig, name: str = "") -> Task:
-    """The task of a single-task recipe, with what was collected for it; ``name`` is its key in the recipe.
+    """The task of a single-task recipe, with what was collected for it and the contexts that it asks for.
+
+    ``name`` is its key in the recipe.
 
     Raises DataError or ConfigError for bad data.
     """
-    task = _build_task(config, name)
-    collected = None if config.task is None else config.task.collected
-    return task if collected is None else with_collected(task, collected)
+    task, section = _build_task(config, name), config.task
+    if section is None:
+        return task
+    if section.collected is not None:
+        task = with_collected(task, section.collected)
+    return with_contexts(task, section)
 
 
 def _build_task(config: RunConfig, name: str) -> Task:
@@ -70,6 +78,26 @@ def _build_task(config: RunConfig, name: str) -> Task:
 def build_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> Frames:
     """The recipe's own prompts where it has them, then the lab's for a lab world, then the default frames.
 
+    They show the context to whom the task's ``context_for`` names. Raises ConfigError as :func:`_build_frames`.
+    """
+    return sighted(_build_frames(config, task, format_), "both" if config.task is None else config.task.sight)
+
+
+def frames_of(config: RunConfig, task: Task, objects: Objects) -> Frames:
+    """The frames that were handed over, or else the recipe's; either show the context to whom ``context_for`` names."""
+    if objects.frames is None:
+        return build_frames(config, task, objects.format)
+    return sighted(objects.frames, "both" if config.task is None else config.task.sight)
+
+
+def handed_over(task: Task, config: RunConfig) -> Task:
+    """A task that a script made, with the contexts that the recipe asks for."""
+    return task if config.task is None else with_contexts(task, config.task)
+
+
+def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) -> Frames:
+    """The frames for who sees all.
+
     Raises ConfigError for a refine template that leaves the draft out, or any that leaves the question out.
     """
     prompts = config.prompts
@@ -85,5 +113,8 @@ def build_frames(config: RunConfig, task: Task, format_: DraftFormat | None = No
 
 
 def build_baseline_frames(config: RunConfig, task: Task) -> BaselineFrames:
-    """The baselines' prompts: the lab's for a lab world, else the defaults with the task's instruction."""
+    """The baselines' prompts: the lab's for a lab world, else the defaults with the task's instruction.
+
+    They show the context that an example has; :func:`cowest.assembly.systems.build_system` takes away what is not to be seen.
+    """
     return LabBaselineFrames() if isinstance(config.task, LabTaskConfig) else DefaultBaselineFrames(task.instruction)

@@ -9,17 +9,19 @@ from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels
 from cowest.assembly.sources import Source
 from cowest.collaboration.formats import FORMATS
+from cowest.collaboration.sight import BlindScorer, hidden, sees
 from cowest.collaboration.signals import SIGNALS
 from cowest.errors import ModelNotFoundError
 from cowest.protocols import DraftFormat, Frames, Reporter, Scorer, Signal, Task, Tracker
 from cowest.recipe.config import RunConfig
+from cowest.recipe.tasks import ContextFor
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import SCORERS, MetricScorer
 from cowest.training.objectives import OBJECTIVES, Objective
-from cowest.types import ModelRef
+from cowest.types import Example, ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,21 @@ class Context:
         named = self.config.feedback.scorer
         return MetricScorer(self.task, self.metric) if named is None else SCORERS.find(named, "feedback.scorer")
 
+    @property
+    def sight(self) -> ContextFor:
+        """Who is shown the context of a question."""
+        return "both" if self.config.task is None else self.config.task.sight
+
+    def for_strong(self, example: Example) -> Example:
+        """The question as the strong model, or a judge, may see it."""
+        return example if sees("strong", self.sight) else hidden(example)
+
     def scorer(self) -> Scorer:
-        """The evaluator E behind the gains: a judge where the recipe names one."""
+        """The evaluator E behind the gains: a judge where the recipe names one, which sees what the strong model sees."""
         if self.config.feedback.judge is None:
             return self.metric_scorer()
-        return JudgeScorer(self.models.judge(), extract=self.task.extract)
+        judge = JudgeScorer(self.models.judge(), extract=self.task.extract)
+        return judge if sees("strong", self.sight) else BlindScorer(judge)
 
     def named(self, ref: ModelRef) -> Weights:
         """How the run's files name weights."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from cowest.assembly.build import build_frames, build_task
+from cowest.assembly.build import build_task, frames_of, handed_over
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
@@ -39,7 +39,7 @@ def prepare(
 
     models, contexts = OpenModels(config, out, objects=objects), []
     for name, single in config.by_task().items():
-        task = build_task(single, name) if objects.task is None else objects.task
+        task = build_task(single, name) if objects.task is None else handed_over(objects.task, single)
         if objects.metric is not None:
             task = Measured(task, objects.metric)
         for note in notes_of(task):
@@ -51,7 +51,7 @@ def prepare(
             name=name,
             config=single,
             task=task,
-            frames=objects.frames or build_frames(single, task, objects.format),
+            frames=frames_of(single, task, objects),
             run=RunDir(out / name if name else out),
             reporter=reporter,
             models=models,

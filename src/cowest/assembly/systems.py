@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from cowest.assembly.build import build_baseline_frames, build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_path
+from cowest.collaboration.sight import BlindBaselines, BlindSystem, Side, SightedFrames, sees, task_for
 from cowest.errors import ConfigError, MissingExtraError
 from cowest.protocols import ChatModel, Frames, Retriever, System
 from cowest.recipe.config import Format, with_settings
@@ -22,14 +23,14 @@ from cowest.types import Draft
 
 @dataclass(slots=True)
 class Retrievers:
-    """The indexes over a task's training texts, made once for all systems."""
+    """The indexes over a task's training texts, made once for all systems: of those that the strong model may see."""
 
     made: dict[str, Retriever] = field(default_factory=dict)
 
     def of(self, kind: Index, context: Context) -> Retriever:
         """Raises DataError where there is nothing to index."""
         if kind not in self.made:
-            documents = documents_of(context.task)
+            documents = documents_of(task_for("strong", context.task, context.sight))
             if kind == "bm25":
                 self.made[kind] = Bm25Retriever(documents)
             else:
@@ -53,11 +54,21 @@ def build_system(
 
     ``retriever`` unset makes an index for this system alone; ``drafted`` stands in for the drafts where none are there yet;
     ``name`` is another one than the system's, as for a checkpoint that is tried.
+
+    A context that the strong model may not see (``task.context_for``) is in nothing that the system gets to put to it. One that
+    asks the strong model alone never has it, so that its frames may show what it looks up itself.
     """
-    config, task, settings = context.config, context.task, context.config.evaluate
+    config, who, settings = context.config, context.sight, context.config.evaluate
+    side: Side = "weak" if spec.uses == "weak" else "strong"
+    task, blind = task_for(side, context.task, who), spec.uses == "strong" and not sees("strong", who)
+    bare = blind and not spec.live
+    baseline = build_baseline_frames(config, task)
+
+    def shown(frames: Frames) -> Frames:
+        return frames.inner if bare and isinstance(frames, SightedFrames) else frames
 
     def frames(format_: Format) -> Frames:
-        return build_frames(with_settings(config, {"draft.format": format_}), task)
+        return shown(build_frames(with_settings(config, {"draft.format": format_}), task))
 
     def found(kind: Index) -> Retriever:
         return Retrievers().of(kind, context)
@@ -66,13 +77,13 @@ def build_system(
         rows = context.run.file("drafts.jsonl", Draft).load()
         return {d.example_id: d.text for d in rows if d.index == 0 and d.text is not None}
 
-    return spec.build(
+    system = spec.build(
         Parts(
             name=name or spec.name,
             task=task,
             frames=frames,
-            own=context.frames,
-            baseline=build_baseline_frames(config, task),
+            own=shown(context.frames),
+            baseline=baseline if sees("strong", who) or bare else BlindBaselines(baseline),
             open_strong=strong,
             weak=weak,
             retriever=retriever or found,
@@ -86,6 +97,7 @@ def build_system(
             strong_window=context.strong.window(settings.answer.max_tokens),
         )
     )
+    return BlindSystem(system) if bare else system
 
 
 def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> None:
@@ -100,7 +112,7 @@ def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> 
                 f"{where}: {spec.name} needs bm25s: pip install 'cowest[retrieval]', or leave it out"
             )
         if spec.retrieves:
-            documents_of(context.task)
+            documents_of(task_for("strong", context.task, context.sight))
         if spec.retrieves == "dense":
             model_path(context.config.comparison.embedder)
         if spec.needs != "nothing" and context.weak.trainable:

@@ -198,7 +198,9 @@ class _Workload:
             calls, already = ZERO, len(texts)
         elif known:
             queries = {e.id: e for e in self._train}
-            to_come, already = self._ask(judge, [judge_request(queries[i], text or "") for i, text in texts])
+            to_come, already = self._ask(
+                judge, [judge_request(self._context.for_strong(queries[i]), text or "") for i, text in texts]
+            )
             calls = Range(low=to_come, expected=to_come, high=2 * to_come + already)
         else:
             several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
@@ -210,7 +212,7 @@ class _Workload:
             calls,
             already,
             self._train,
-            lambda e, draft: judge_request(e, self._context.task.target(e)).messages,
+            lambda e, draft: judge_request(self._context.for_strong(e), self._context.task.target(e)).messages,
             judge_request(self._train[0], "").sampling,
         )
 

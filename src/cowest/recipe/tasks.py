@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
 from cowest.recipe.models import Section, beside
 
+ContextFor = Literal["both", "weak", "strong", "none"]
+"""Who is shown the context of a query."""
+
+
+class DocumentsConfig(Section):
+    """Documents of your own: passages of them that fit the question become its context."""
+
+    folder: Path | None = Field(
+        default=None,
+        description="Your .txt, .md and .jsonl files (rows with `text`, perhaps `title`), folders in it included. Relative paths "
+        "start at the recipe's folder. Unset, with kind ifqa: its own published passages, of all splits together.",
+    )
+    retriever: Literal["bm25", "dense"] = Field(
+        default="bm25", description="bm25: by words; dense: by the cosine of embeddings (the encoder below)."
+    )
+    passages: int = Field(default=3, ge=1, description="Passages a question, best first.")
+    passage_chars: int = Field(
+        default=800, ge=80, description="Longest passage: files are cut at ends of sentences. 800 are about 200 tokens."
+    )
+    embedder: str = Field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        description="dense: any encoder on the hub or in a folder; its hidden states are mean-pooled.",
+    )
+
 
 class TaskSection(Section):
     """What every kind of task has."""
+
+    default_sight: ClassVar[ContextFor] = "both"
+    """Who sees the context where the recipe says nothing."""
+
+    context_for: ContextFor | None = Field(
+        default=None,
+        description="Who is shown a question's context (given, or retrieved from your documents): both models; weak: the one on your "
+        "machine reads what must not be sent to the strong one's API; strong; none. Unset: both (ifqa without documents: none). "
+        "What it protects: docs/tasks.md.",
+    )
+    documents: DocumentsConfig | None = Field(
+        default=None, description="Look up each question's context in documents of your own."
+    )
 
     collected: Path | None = Field(
         default=None,
@@ -19,11 +56,26 @@ class TaskSection(Section):
         "beside it (the same name, ending in .pairs.jsonl) to those of the run. Relative paths start at the recipe's folder.",
     )
 
+    @model_validator(mode="after")
+    def _documents_are_for_someone(self) -> Self:
+        if self.documents is not None and self.context_for == "none":
+            raise ValueError("documents are looked up for nobody: say context_for: weak, strong or both")
+        return self
+
+    @property
+    def sight(self) -> ContextFor:
+        """Who is shown the context."""
+        return self.context_for or ("both" if self.documents else self.default_sight)
+
     def resolved(self, folder: Path) -> Self:
         """See Section."""
-        if self.collected is None:
-            return self
-        return self.model_copy(update={"collected": (folder / self.collected).resolve()})
+        update: dict[str, object] = {}
+        if self.collected is not None:
+            update["collected"] = (folder / self.collected).resolve()
+        if self.documents is not None and self.documents.folder is not None:
+            found = {"folder": (folder / self.documents.folder).resolve()}
+            update["documents"] = self.documents.model_copy(update=found)
+        return self.model_copy(update=update) if update else self
 
 
 class WorldConfig(Section):
@@ -111,6 +163,8 @@ class BenchmarkTaskConfig(TaskSection):
 class IfqaTaskConfig(BenchmarkTaskConfig):
     """IfQA (Yu et al. 2023): counterfactual questions; train.json, dev.json, test.json. It has no official copy on the hub."""
 
+    default_sight: ClassVar[ContextFor] = "none"
+
     kind: Literal["ifqa"]
 
 
@@ -119,10 +173,25 @@ class PubmedqaTaskConfig(BenchmarkTaskConfig):
 
     kind: Literal["pubmedqa"]
     hub: str | None = "qiaojin/PubMedQA"
-    context: bool = Field(default=True, description="Show the abstract (without its conclusion) beside the question.")
+    context: bool = Field(
+        default=True, description="false is context_for: none, as older recipes say it: the abstract is not shown."
+    )
     fold: int = Field(
         default=0, ge=0, le=9, description="Which of the ten official folds of training is for validation."
     )
+
+    @model_validator(mode="after")
+    def _one_sight(self) -> Self:
+        if not self.context and self.context_for not in (None, "none"):
+            raise ValueError(
+                f"context: false and context_for: {self.context_for} contradict each other; leave context out"
+            )
+        return self
+
+    @property
+    def sight(self) -> ContextFor:
+        """See TaskSection."""
+        return super().sight if self.context or self.documents else "none"
 
 
 class ProsocialTaskConfig(BenchmarkTaskConfig):
@@ -132,6 +201,9 @@ class ProsocialTaskConfig(BenchmarkTaskConfig):
     hub: str | None = "allenai/prosocial-dialog"
     history: bool = Field(
         default=True, description="Show the dialogue's earlier turns beside the utterance to be judged."
+    )
+    split_seed: int = Field(
+        default=0, ge=0, description="How labelled.jsonl, first utterances without published splits, is split."
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from cowest.assembly.context import Context
+from cowest.collaboration.sight import Side, sees
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import fingerprint
 from cowest.types import Example, Message
@@ -14,6 +16,14 @@ from cowest.types import Example, Message
 def value(name: str, it: JsonValue) -> Depends:
     """One value by its name."""
     return Depends({name: it})
+
+
+def seen(context: Context, *sides: Side) -> Depends:
+    """Whether these models are shown the context, where there is one."""
+    values: dict[str, JsonValue] = {f"the {side} model sees the context": sees(side, context.sight) for side in sides}
+    shown: dict[str, JsonValue] = dict.fromkeys(values, True)
+    # For nobody there is no context in the questions: whoever would see it makes no difference.
+    return Depends(shown if context.sight == "none" else values, shown)
 
 
 def questions(name: str, examples: Sequence[Example]) -> Depends:

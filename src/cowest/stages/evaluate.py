@@ -76,6 +76,7 @@ def _asked(context: Context) -> Depends:
         | depends.prompt("a draft", frames.draft(test[0]))
         | depends.prompt("the collaboration", frames.refine(test[0], "DRAFT"))
         | depends.prompt("the strong model alone", frames.solo(test[0]))
+        | depends.seen(context, "weak", "strong")
     )
 
 

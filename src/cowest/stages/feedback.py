@@ -30,6 +30,7 @@ def _sample_depends(context: Context) -> Depends:
         settings_of("draft", c.draft)
         | depends.questions("drafted", training_queries(context))
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
     )
     if context.weak.trainable:
@@ -82,6 +83,7 @@ def _feedback_depends(context: Context) -> Depends:
         | depends.questions("drafted", training_queries(context))
         | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(first))
+        | depends.seen(context, "strong")
         | context.strong.identity("strong")
         | depends.value("the metric", context.metric)
         | depends.value("seed", c.seed)
@@ -250,6 +252,7 @@ def _pairs_depends(context: Context) -> Depends:
         settings_of("pairs", c.pairs)
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.seen(context, "weak")
         | depends.value(
             "collected pairs",
             content(fingerprint(*(pair.model_dump(mode="json") for pair in collected)), f"{len(collected)} pairs")

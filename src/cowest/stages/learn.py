@@ -72,6 +72,7 @@ def _sft_depends(context: Context) -> Depends:
         | depends.questions("training", sft_examples(context))
         | depends.value("draft.format", c.draft.format)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
     )
 
@@ -145,6 +146,7 @@ def _align_depends(context: Context) -> Depends:
         | settings_of("evaluate.answer", c.evaluate.answer)
         | context.strong.identity("strong")
         | depends.prompt("the collaboration", context.frames.refine(context.task.examples("validation")[0], "DRAFT"))
+        | depends.seen(context, "weak", "strong")
         | depends.value("the metric", context.metric)
         | depends.value("checkpoints are chosen by", "weak" if context.signal.alone else "collaboration")
         | depends.value("seed", c.seed)

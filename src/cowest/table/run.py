@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cowest.assembly.build import build_frames
+from cowest.assembly.build import frames_of
 from cowest.assembly.context import Context
 from cowest.assembly.opened import OpenModels, ledger_path
 from cowest.assembly.prepare import check_installed, prepare
@@ -74,7 +74,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
                 base,
                 name=told,
                 config=changed,
-                frames=plan.objects.frames or build_frames(changed, base.task, plan.objects.format),
+                frames=frames_of(changed, base.task, plan.objects),
                 run=RunDir(folder / name),
                 reporter=reporter,
                 models=models,

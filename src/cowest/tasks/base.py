@@ -92,11 +92,10 @@ class SimpleTask:
 
 
 @dataclass(frozen=True)
-class ExtendedTask:
-    """Any task with more training examples, which come first; everything else is the inner task's."""
+class WrappedTask:
+    """A task with other examples; everything else is the inner task's."""
 
     inner: Task
-    extra: tuple[Example, ...]
     notes: tuple[str, ...]
 
     @property
@@ -116,14 +115,41 @@ class ExtendedTask:
         return self.inner.instruction
 
     def examples(self, split: str) -> Sequence[Example]:
-        found = self.inner.examples(split)
-        return (*self.extra, *found) if split == "train" else found
+        return self.inner.examples(split)
 
     def target(self, example: Example) -> str:
         return self.inner.target(example)
 
     def extract(self, text: str, example: Example) -> str | None:
         return self.inner.extract(text, example)
+
+
+@dataclass(frozen=True)
+class ExtendedTask(WrappedTask):
+    """A task with more training examples, which come first."""
+
+    extra: tuple[Example, ...]
+
+    def examples(self, split: str) -> Sequence[Example]:
+        found = self.inner.examples(split)
+        return (*self.extra, *found) if split == "train" else found
+
+
+@dataclass(frozen=True)
+class OtherContexts(WrappedTask):
+    """A task whose questions have other contexts, by their id; None takes a context away.
+
+    ``documents`` are texts of the user's, shown or not, that may be sent to nobody who does not see the context.
+    """
+
+    contexts: Mapping[str, str | None]
+    documents: tuple[str, ...] = ()
+
+    def examples(self, split: str) -> Sequence[Example]:
+        return tuple(
+            e.model_copy(update={"context": self.contexts[e.id]}) if e.id in self.contexts else e
+            for e in self.inner.examples(split)
+        )
 
 
 class Measured:
@@ -133,8 +159,9 @@ class Measured:
         self.name, self.labels, self.instruction = inner.name, inner.labels, inner.instruction
         self.metrics = (metric, *(own for own in inner.metrics if own != metric))
         self.examples, self.target, self.extract = inner.examples, inner.target, inner.extract
+        self.documents: tuple[str, ...] = getattr(inner, "documents", ())
 
 
 def notes_of(task: Task) -> tuple[str, ...]:
     """What a user must know of a task's data, each with its count; a plug-in's own kind of task has none."""
-    return task.notes if isinstance(task, SimpleTask | ExtendedTask) else ()
+    return task.notes if isinstance(task, SimpleTask | WrappedTask) else ()

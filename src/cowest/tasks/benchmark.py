@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,15 +50,29 @@ def digest(examples: Iterable[Example]) -> str:
     return hashlib.sha256("\x1e".join(rows).encode()).hexdigest()[:16]
 
 
+DATA_DIR = "COWEST_DATA_DIR"
+"""The environment variable that names a folder with one folder of data for each kind of benchmark."""
+
+
 def folder_of(config: BenchmarkTaskConfig, name: str) -> Path | None:
-    """The folder with the files; None where the data comes from the hub. Raises ConfigError when neither is given."""
+    """The folder with the files; None where the data comes from the hub.
+
+    Where the recipe names none, ``$COWEST_DATA_DIR/KIND`` goes before the hub. Raises ConfigError where there is neither.
+    """
     if config.sample:
         return SAMPLES / name
-    if config.path is None and config.hub is None:
+    if config.path is not None or config.hub != type(config).model_fields["hub"].default:
+        return config.path
+    everyones = os.environ.get(DATA_DIR)
+    if everyones and (Path(everyones).expanduser() / name).is_dir():
+        return Path(everyones).expanduser().resolve() / name
+    if config.hub is None:
+        looked = f"{DATA_DIR}={everyones} has no folder {name!r}" if everyones else f"{DATA_DIR} is not set"
         raise ConfigError(
-            f"task {name}: give path, the folder with the published files, or hub, a dataset on the hub with the same fields"
+            f"task {name}: where is its data? Set {DATA_DIR} to a folder that holds {name}/ with the published files ({looked}), "
+            "or give task.path, the folder with the files, or task.hub, a dataset on the hub with the same fields"
         )
-    return config.path
+    return None
 
 
 def read_splits(

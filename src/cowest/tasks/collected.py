@@ -55,7 +55,7 @@ def with_collected(task: Task, path: Path) -> Task:
         extra.append(example)
     told = [f"{n} {_WHY[why]}" for why, n in left_out.items()]
     note = f"{len(extra)} collected questions added to training" + (f"; left out: {', '.join(told)}" if told else "")
-    return ExtendedTask(task, tuple(extra), (*notes_of(task), f"{note} ({Place(path)})"))
+    return ExtendedTask(task, (*notes_of(task), f"{note} ({Place(path)})"), tuple(extra))
 
 
 class _Fitting:

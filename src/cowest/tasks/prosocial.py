@@ -9,20 +9,26 @@ One published row (``train.json`` 120,236, ``valid.json`` 20,416, ``test.json`` 
 ``context`` is the utterance to be judged; earlier turns of the dialogue are shown with it (``history``), as the annotators saw
 them. The rules-of-thumb (``rots``) are the rationale; casual utterances have none. Also read: the authors' direct
 download (an array of dialogues, whose turns have ``text`` and ``labels``) and an object of columns.
+
+``labelled.jsonl`` is read where the published files are not there: first utterances of dialogues with ``context`` and
+``safety_label`` alone. It has no published splits (``official: false``), so :mod:`cowest.tasks.first_utterances` makes some. The
+data is offensive by nature: it is made to learn what calls for care.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cowest.recipe.config import ProsocialTaskConfig
 from cowest.tasks.answers import MARKER
 from cowest.tasks.base import CLASS_METRICS, SimpleTask
-from cowest.tasks.benchmark import Published, finished, joined, read_splits
-from cowest.tasks.jsonl_rows import Problems, RowError, kind_of, suggestion, text_field
-from cowest.tasks.sources import Record, encodable, parse_each
+from cowest.tasks.benchmark import Published, finished, folder_of, joined, read_splits
+from cowest.tasks.first_utterances import split_utterances
+from cowest.tasks.jsonl_rows import Place, Problems, RowError, kind_of, suggestion, text_field
+from cowest.tasks.sources import Record, encodable, parse_each, read_records
 from cowest.types import Example
 
 LABELS: Final = (
@@ -40,6 +46,8 @@ INSTRUCTION = (
     f"dangerous? Answer with one of: {', '.join(LABELS)} (from harmless to someone being in danger). Reason briefly with "
     f'rules of thumb for good conduct, then end with a line "{MARKER} ..." that holds exactly one of them.'
 )
+LABELLED: Final = "labelled.jsonl"
+FIRST_INSTRUCTION = INSTRUCTION.replace("the last utterance of a dialogue", "the first utterance of a dialogue")
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class _Turn:
 def load_prosocial(config: ProsocialTaskConfig) -> SimpleTask:
     """The task. Raises DataError for data that is missing or not as published, ConfigError where no source is given."""
     problems = Problems()
+    folder = folder_of(config, "prosocial")
+    if folder is not None and (folder / LABELLED).is_file() and not (folder / "train.json").is_file():
+        return _labelled(config, folder / LABELLED)
     records, where = read_splits(config, "prosocial", FILES, problems)
     splits: dict[str, tuple[Example, ...]] = {}
     for split, rows in records.items():
@@ -66,6 +77,35 @@ def load_prosocial(config: ProsocialTaskConfig) -> SimpleTask:
         problems.raise_if_any()
     kept, notes = finished(config, splits)
     return SimpleTask("prosocial", CLASS_METRICS, LABELS, config.instruction or INSTRUCTION, kept, notes)
+
+
+def _labelled(config: ProsocialTaskConfig, path: Path) -> SimpleTask:
+    """First utterances alone: no rules-of-thumb, no dialogue, splits of our own."""
+    problems = Problems()
+    if config.official:
+        problems.add(
+            Place(path),
+            "first utterances alone, with no published splits; set official: false to use them by a split of cowest's",
+        )
+    problems.raise_if_any()
+    examples = parse_each(read_records(path, problems), _first_utterance, problems)
+    problems.raise_if_any()
+    splits, note = split_utterances(examples, config.split_seed, Place(path))
+    kept, notes = finished(config, splits)
+    return SimpleTask("prosocial", CLASS_METRICS, LABELS, config.instruction or FIRST_INSTRUCTION, kept, (note, *notes))
+
+
+def _first_utterance(position: int, record: Record) -> Example:
+    row = record.fields()
+    utterance = encodable(text_field(row, "context"))
+    return Example(id=f"utterance-{position}", input=utterance, references=(_label(row),))
+
+
+def _label(row: Mapping[str, object]) -> str:
+    label = text_field(row, "safety_label", f"one of {', '.join(LABELS)}")
+    if label not in LABELS:
+        raise RowError(f'"safety_label" is {label[:40]!r}{suggestion(label, LABELS)}; known are {", ".join(LABELS)}')
+    return label
 
 
 def _turn_records(records: list[Record], problems: Problems) -> list[Record]:
@@ -90,9 +130,7 @@ def _turn_records(records: list[Record], problems: Problems) -> list[Record]:
 
 def _turn(position: int, record: Record) -> _Turn:
     row = record.fields()
-    label = text_field(row, "safety_label", f"one of {', '.join(LABELS)}")
-    if label not in LABELS:
-        raise RowError(f'"safety_label" is {label[:40]!r}{suggestion(label, LABELS)}; known are {", ".join(LABELS)}')
+    label = _label(row)
     return _Turn(
         dialogue=_number(row, "dialogue_id"),
         position=_number(row, "response_id"),

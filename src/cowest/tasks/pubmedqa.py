@@ -5,7 +5,7 @@ One published record of ``ori_pqal.json`` (1,000, by PubMed id; ``test_ground_tr
     "21645374": {"QUESTION": "Do mitochondria play a role in ...?", "CONTEXTS": ["Programmed cell death is ...", "..."],
                  "LABELS": ["BACKGROUND", "RESULTS"], "LONG_ANSWER": "Results depicted ...", "final_decision": "yes"}
 
-``CONTEXTS`` is the abstract without its conclusion, ``LONG_ANSWER`` the conclusion: the rationale. With ``context`` the
+``CONTEXTS`` is the abstract without its conclusion, ``LONG_ANSWER`` the conclusion: the rationale. Unless ``context_for: none`` the
 abstract is shown beside the question (the benchmark's reasoning-required setting). The hub has no splits: the test ids
 ship with cowest, and so do the ten cross-validation folds of the other 500 (``pubmedqa_splits.txt``), as the authors'
 ``split_dataset.py`` (seed 0) makes them: its test ids are exactly the published ones. Fold ``fold`` is the validation split.
@@ -33,16 +33,20 @@ PUBLISHED = Published("PubMedQA's PQA-L", {"all": 1000}, {"all": "8fd984b44a7b93
 def load_pubmedqa(config: PubmedqaTaskConfig) -> SimpleTask:
     """The task. Raises DataError for data that is missing or not as published, ConfigError where no source is given."""
     problems, official = Problems(), config.official and not config.sample
-    folder, assigned = folder_of(config, "pubmedqa"), official_splits()
+    folder, assigned, shown = (
+        folder_of(config, "pubmedqa"),
+        official_splits(),
+        config.sight != "none" and config.context,
+    )
     test: Collection[str] = assigned["test"]
     if folder is None:
         where: Place | str = f"{config.hub}: pqa_labeled"
         rows = hub_records(config.hub or "", "pqa_labeled", {"all": ("train",)})["all"]
-        examples = parse_each(rows, _parser(_hub_row, config.context), problems)
+        examples = parse_each(rows, _parser(_hub_row, shown), problems)
     else:
         where = Place(folder / "ori_pqal.json")
         records = read_keyed(where.path, problems)
-        examples = parse_each(records, _parser(_file_row, config.context), problems)
+        examples = parse_each(records, _parser(_file_row, shown), problems)
         truth = read_keyed(folder / "test_ground_truth.json", problems)
         problems.raise_if_any()
         _check_truth(truth, examples, where, problems)
