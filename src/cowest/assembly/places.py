@@ -45,22 +45,28 @@ def model_source(name: str) -> str:
     if _is_path(name) or file:
         what = "file" if file else "folder"
         raise ModelNotFoundError(
-            f"{name}: no such {what}. Give a folder with config.json and safetensors weights, a GGUF file, or a hub name like org/model."
+            f"{name}: no such {what}. Give a folder with config.json and safetensors weights, a GGUF file, or a hub name like "
+            "org/model."
         )
     return name
 
 
 def check_model(name: str) -> list[str]:
     """Look at a model without loading it; what there is to say of it. Raises as :func:`model_path`."""
-    place = Path(model_source(name))
-    said = []
-    if not Path(name).expanduser().exists() and not name.startswith("lab:") and place.exists():
-        said.append(f"{name} from {VARIABLE}: {place.name}")
+    said, place = standing_in(name), Path(model_source(name))
     ready = cached(place) if place.is_file() else place  # what was dequantised was fit for it
     template = read_gguf(place).template if ready is None else not ready.is_dir() or has_template(ready)
     if not template:
         said.append(f"{place.name} has no chat template; it gets a plain one (docs/training.md)")
     return said
+
+
+def standing_in(name: str) -> list[str]:
+    """The line that tells of a stand-in for a name; none where there is no stand-in."""
+    place = Path(model_source(name))
+    if name.startswith("lab:") or not place.exists() or Path(name).expanduser().exists():
+        return []
+    return [f"{name} from {VARIABLE}: {place.name}"]
 
 
 def _is_path(name: str) -> bool:

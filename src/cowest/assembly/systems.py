@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from cowest.assembly.build import build_baseline_frames, build_frames
 from cowest.assembly.context import Context
-from cowest.assembly.places import model_path
+from cowest.assembly.places import model_path, model_source, standing_in
 from cowest.collaboration.sight import BlindBaselines, BlindSystem, Side, SightedFrames, sees, task_for
 from cowest.errors import ConfigError, MissingExtraError
 from cowest.protocols import ChatModel, Frames, Retriever, System
@@ -36,7 +36,10 @@ class Retrievers:
             else:
                 from cowest.retrieval.embedding import TransformerEmbedder
 
-                embedder = TransformerEmbedder(model_path(context.config.comparison.embedder))
+                name = context.config.comparison.embedder
+                for note in standing_in(name):
+                    context.reporter.info(f"{context.label}comparison.embedder: {note}")
+                embedder = TransformerEmbedder(model_path(name))
                 self.made[kind] = DenseRetriever(documents, embedder)
         return self.made[kind]
 
@@ -114,7 +117,7 @@ def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> 
         if spec.retrieves:
             documents_of(task_for("strong", context.task, context.sight))
         if spec.retrieves == "dense":
-            model_path(context.config.comparison.embedder)
+            model_source(context.config.comparison.embedder)
         if spec.needs != "nothing" and context.weak.trainable:
             _check_rationales(context, spec, where)
 

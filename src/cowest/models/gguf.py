@@ -2,14 +2,15 @@
 
 transformers reads such a file slowly, and gives a model that it then refuses to save or train. So a file is dequantised once, into
 a folder that everything here, and vLLM, loads like any other checkpoint. The folder is named by the file's content: to move
-or rename the file changes nothing. Weights are bfloat16 there: half of float32's size, the type in which such models were trained, and
-its rounding is far below that of the file's own 4 to 8 bits (docs/training.md has what was measured).
+or rename the file changes nothing. Weights are bfloat16 there: half of float32's size, the type in which such models were
+trained, and its rounding is far below that of the file's own 4 to 8 bits (docs/training.md has what was measured).
 
 What a file lacks is found in its header, in well under a second, before anything runs.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,8 +19,9 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -56,8 +58,8 @@ def is_gguf(path: Path) -> bool:
 def read_gguf(path: Path) -> Gguf:
     """The header of a file that can be used; tensors are not read.
 
-    Raises ModelNotFoundError, with what is wrong and what to do, for a file that is no GGUF, is cut off, is one part of several, has an
-    architecture that transformers does not read, or nothing that could end a turn; MissingExtraError without the libraries.
+    Raises ModelNotFoundError, with what is wrong and what to do, for a file that is no GGUF, is cut off, is one part of several,
+    has an architecture that transformers does not read, or nothing that could end a turn; MissingExtraError without the libraries.
     """
     _check_first_bytes(path)
     missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
@@ -90,8 +92,9 @@ def read_gguf(path: Path) -> Gguf:
 def has_template(model: Path) -> bool:
     """Whether a GGUF file, or a folder with a tokenizer, has a chat template. A file that cannot be read has none."""
     if model.is_file():
+        ready = cached(model)  # quicker to look at
         try:
-            return read_gguf(model).template
+            return has_template(ready) if ready else read_gguf(model).template
         except (ModelNotFoundError, MissingExtraError):
             return False
     settings = model / "tokenizer_config.json"
@@ -103,8 +106,8 @@ def has_template(model: Path) -> bool:
 def dequantised(path: Path, tell: Callable[[str], None] | None = None) -> Path:
     """The folder with the file's weights as safetensors, its configuration and its tokenizer; made on first use.
 
-    It is whole or not there: it is made beside its place, under a lock, and renamed at the end. ``tell`` gets the lines of progress;
-    unset, they go to stderr. Raises as :func:`read_gguf`, and DiskError where there is no room.
+    It is whole or not there: it is made beside its place, under a lock, and renamed at the end. ``tell`` gets the lines of
+    progress; unset, they go to stderr. Raises as :func:`read_gguf`, and DiskError where there is no room.
     """
     if ready := cached(path):
         return ready
@@ -165,7 +168,7 @@ def _convert(path: Path, target: Path) -> None:
 
     where = {"gguf_file": path.name, "trust_remote_code": False}
     try:
-        with _quiet():
+        with _reading():
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
             model = AutoModelForCausalLM.from_pretrained(
                 str(path.parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
@@ -237,22 +240,20 @@ def _to_stderr(line: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's bars and its advice on keeping weights packed: ours are the lines."""
-    import transformers.modeling_gguf_pytorch_utils as legacy
-    from transformers.utils import logging
+def _reading() -> Iterator[None]:
+    """One reading of the file for all that transformers asks of it, and none of its bars and advice on stderr: ours are the lines.
 
-    shown, level, bar = logging.is_progress_bar_enabled(), logging.get_verbosity(), legacy.tqdm
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    legacy.tqdm = lambda rows, **_: rows
+    The library parses the whole file three times (tokenizer, configuration, weights), a vocabulary of 150,000 words in 12 s each.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(maxsize=1)(reader)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        legacy.tqdm = bar
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+        gguf.GGUFReader = reader
 
 
 @contextmanager

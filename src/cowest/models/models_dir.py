@@ -1,10 +1,10 @@
 """COWEST_MODELS_DIR: a folder of model files that stand in for hub names, so that a recipe runs where no hub can be reached.
 
-``org/Name`` is looked for as ``Name`` or ``org/Name`` (a folder with config.json) and as ``Name.gguf``, in any letter case. The rule
-behind it: a file's name without its ending and without the mark of its quantisation (``-Q4_K_M``), and the hub's name, are compared
-without punctuation; where none is equal, the file's name may be some neighbouring words of the hub's: ``smollm2-135m.gguf``
-is ``HuggingFaceTB/SmolLM2-135M-Instruct``, ``minilm`` is ``sentence-transformers/all-MiniLM-L6-v2``. A size (``135M``) is never left out, and
-what stands in for an instruct model has a chat template. Whoever uses a stand-in says so.
+``org/Name`` is looked for as ``Name`` or ``org/Name`` (a folder with config.json) and as ``Name.gguf``, in any letter case. The
+rule behind it: a file's name without its ending and without the mark of its quantisation (``-Q4_K_M``), and the hub's
+name, are compared without punctuation; where none is equal, the file's name may be some neighbouring words of the hub's:
+``smollm2-135m.gguf`` is ``HuggingFaceTB/SmolLM2-135M-Instruct``, ``minilm`` is ``sentence-transformers/all-MiniLM-L6-v2``. A size
+(``135M``) is never left out, and what stands in for an instruct model has a chat template. Whoever uses a stand-in says so.
 """
 
 from __future__ import annotations
@@ -51,24 +51,15 @@ def stand_in(name: str) -> Path | None:
     return found[0] if found else None
 
 
-def _models(folder: Path) -> Iterator[tuple[Path, str, str]]:
+def _models(folder: Path, owner: str = "") -> Iterator[tuple[Path, str, str]]:
     """Each model with its owner ('' directly in the folder) and what it is called."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix.lower() == ".gguf":
-            yield path, "", _QUANTISED.sub("", path.stem)
+            yield path, owner, _QUANTISED.sub("", path.stem)
         elif (path / "config.json").is_file():
-            yield path, "", path.name
-        elif path.is_dir():
-            for inner, owner, called in _directly(path):
-                yield inner, owner, called
-
-
-def _directly(owner: Path) -> Iterator[tuple[Path, str, str]]:
-    for path in sorted(owner.iterdir()):
-        if path.is_file() and path.suffix.lower() == ".gguf":
-            yield path, _plain(owner.name), _QUANTISED.sub("", path.stem)
-        elif (path / "config.json").is_file():
-            yield path, _plain(owner.name), path.name
+            yield path, owner, path.name
+        elif path.is_dir() and not owner:
+            yield from _models(path, _plain(path.name))
 
 
 def _is_some_words_of(called: str, name: str) -> bool:

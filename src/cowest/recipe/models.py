@@ -48,15 +48,13 @@ class LocalModelConfig(Section):
     )
 
     def resolved(self, folder: Path) -> Self:
-        """A folder beside the recipe goes before a hub name."""
+        """A folder or file beside the recipe goes before a hub name."""
         return self.model_copy(update={"model": beside(folder, self.model)})
 
 
 def beside(folder: Path, name: str) -> str:
-    """The folder or GGUF file of this name beside a recipe, where there is one; else the name."""
-    place = folder / name
-    found = place.is_dir() or (place.is_file() and name.lower().endswith(".gguf"))
-    return str(place.resolve()) if found else name
+    """The folder or file of this name beside a recipe, where there is one; else the name."""
+    return str((folder / name).resolve()) if (folder / name).exists() else name
 
 
 class PriceConfig(Section):
