@@ -42,8 +42,8 @@ class TaskSection(Section):
 
     context_for: ContextFor | None = Field(
         default=None,
-        description="Who is shown a question's context (given, or retrieved from your documents): both models; weak: the one on your "
-        "machine reads what must not be sent to the strong one's API; strong; none. Unset: both (ifqa without documents: none). "
+        description="Who is shown a question's context (given, or retrieved from your documents): both models; weak: the one on "
+        "your machine reads what must not be sent to the strong one's API; strong; none. Unset: both (ifqa without documents: none). "
         "What it protects: docs/tasks.md.",
     )
     documents: DocumentsConfig | None = Field(
