@@ -16,17 +16,18 @@ from pydantic import JsonValue
 from tests.helpers import tiny_recipe
 
 from cowest.assembly.context import Context
+from cowest.assembly.opened import OpenModels
 from cowest.assembly.prepare import prepare
 from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
 from cowest.collaboration.sight import QUOTE, Quotations, task_for
 from cowest.recipe.config import config_from_dict
 from cowest.run.progress import QuietReporter
-from cowest.scoring.judge import JudgeScorer
 from cowest.stages import depends
 from cowest.systems.registry import SYSTEMS, variant_of
 from cowest.systems.retrieval import with_passages
 from cowest.systems.spec import SystemSpec
+from cowest.types import Completion, Message, Sampling
 
 pytest.importorskip("bm25s")
 URL = "http://127.0.0.1:1/v1"
@@ -122,24 +123,30 @@ def test_the_strong_model_may_see_what_it_looked_up_itself(contexts: dict[str, C
     assert "safe?\nAnswer: " in blind  # training questions and answers stand in for texts that it may not see
 
 
-def test_a_judge_sees_what_the_strong_model_sees(contexts: dict[str, Context]) -> None:
-    for who, shown in (("both", True), ("weak", False)):
-        context = contexts[who]
-        example, asked = context.task.examples("test")[0], list[str]()
+class Judge:
+    """Gives every answer the same grade, and keeps what it was asked."""
 
-        class Heard(JudgeScorer):
-            pass
+    name = "judge"
 
-        judge = context.models.judge()
-        inner = judge.generate
+    def __init__(self) -> None:
+        self.asked = ""
 
-        async def heard(messages: Sequence[object], sampling: object, inner: object = inner) -> object:
-            asked.append(str(messages))
-            return await inner(messages, sampling)  # type: ignore[operator]
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.asked = messages[-1].content
+        return Completion(text='{"coherence": 5, "consistency": 5, "explanation": ""}')
 
-        context.models.judge().generate = heard  # type: ignore[method-assign, assignment]
-        asyncio.run(context.scorer().score(example, "Answer: yes"))
-        assert asked and (str(example.context)[:60] in asked[0]) is shown
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+@pytest.mark.parametrize(("who", "shown"), [("both", True), ("strong", True), ("weak", False)])
+def test_a_judge_sees_what_the_strong_model_sees(
+    who: str, shown: bool, contexts: dict[str, Context], secret: Quotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, judge = contexts[who], Judge()
+    monkeypatch.setattr(OpenModels, "judge", lambda models: judge)
+    score = asyncio.run(context.scorer().score(context.task.examples("test")[0], "Answer: yes"))
+    assert score.value == 0.5 and bool(secret.quoted(judge.asked)) is shown
 
 
 def test_a_rationale_goes_to_the_strong_model_unless_it_quotes(contexts: dict[str, Context]) -> None:
