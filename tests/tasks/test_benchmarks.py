@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +15,14 @@ from cowest.assembly.build import build_task
 from cowest.errors import ConfigError, DataError
 from cowest.recipe.config import IfqaTaskConfig, ProsocialTaskConfig, PubmedqaTaskConfig, RunConfig, config_from_dict
 from cowest.scoring.metrics import accuracy, exact_match
+from cowest.tasks import hub
 from cowest.tasks.base import SPLITS, SimpleTask, notes_of
 from cowest.tasks.benchmark import SAMPLES, cut_text
+from cowest.tasks.evidence import MOST_CHARS
 from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.prosocial import LABELS, load_prosocial
 from cowest.tasks.pubmedqa import load_pubmedqa
+from cowest.types import Example
 
 KINDS = ("ifqa", "pubmedqa", "prosocial")
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -313,15 +316,61 @@ def test_a_sample_does_not_pass_for_the_published_data(copies: Path, kind: str) 
     assert counts.get(kind, "holds 4 ids, and not just the 500 published ones") in told
 
 
-def test_settings_that_contradict_or_lack_a_source() -> None:
-    with pytest.raises(ConfigError, match="task ifqa: give path, the folder with the published files, or hub"):
+def test_settings_that_contradict_or_lack_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COWEST_DATA_DIR", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"ifqa: where is its data\? Set COWEST_DATA_DIR to a folder that holds ifqa/ .*is not set"
+    ):
         build_task(recipe({"kind": "ifqa"}))
+    with pytest.raises(ConfigError, match="context: false and context_for: weak contradict each other"):
+        recipe({"kind": "pubmedqa", "context": False, "context_for": "weak"})
+    with pytest.raises(ConfigError, match="documents are looked up for nobody"):
+        recipe({"kind": "pubmedqa", "documents": {"folder": "x"}, "context_for": "none"})
     with pytest.raises(ConfigError, match="give either 'path' or 'sample: true', not both"):
         recipe({"kind": "ifqa", "path": "x", "sample": True})
     with pytest.raises(ConfigError, match=r"task\.fold: .*less than or equal to 9"):
         recipe({"kind": "pubmedqa", "fold": 10})
     with pytest.raises(ConfigError, match=r"task\.contxt: unknown key; did you mean 'context'\?"):
         recipe({"kind": "pubmedqa", "contxt": True})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_folder_the_data_is_looked_for_where_everyones_is(
+    copies: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = build_task(recipe({"kind": kind, "path": str(copies / kind), "official": False}))
+    monkeypatch.setenv("COWEST_DATA_DIR", str(copies))
+    found = build_task(recipe({"kind": kind, "official": False}))
+    assert list(found.examples("test")) == list(named.examples("test"))
+    monkeypatch.setenv("COWEST_DATA_DIR", str(copies / "nothing"))
+    monkeypatch.setattr(hub, "hub_records", lambda *_: pytest.fail("asked the hub"))
+    if kind == "ifqa":
+        with pytest.raises(ConfigError, match="nothing has no folder 'ifqa'"):
+            build_task(recipe({"kind": kind, "official": False}))
+
+
+def test_ifqas_passages_are_the_context_for_whom_the_recipe_names(copies: Path) -> None:
+    def train(**settings: JsonValue) -> Sequence[Example]:
+        config: dict[str, JsonValue] = {"kind": "ifqa", "path": str(copies / "ifqa"), "official": False}
+        return build_task(recipe(config | settings)).examples("train")
+
+    plain, weak, strong = train(), train(context_for="weak"), train(context_for="strong")
+    assert train(context_for="none") == plain and train(context_for="both") == weak
+    assert all(e.context is None and e.rationale for e in plain)
+    assert [e.context for e in weak] == [e.rationale for e in plain] == [e.rationale for e in strong]
+    for e in weak:  # it learns to write a part of what it reads
+        assert e.context and e.rationale and len(e.rationale) <= MOST_CHARS
+        assert all(part in e.context for part in e.rationale.split(". ")[:1])
+
+
+def test_an_open_book_is_searched_for_every_question(copies: Path) -> None:
+    config: dict[str, JsonValue] = {"kind": "ifqa", "path": str(copies / "ifqa"), "official": False}
+    task = build_task(recipe(config | {"documents": {"passages": 2}, "context_for": "weak"}))
+    published = {s: build_task(recipe(config)).examples(s) for s in ("train", "test")}
+    book = "\n".join(e.rationale or "" for rows in published.values() for e in rows)
+    for example in task.examples("test"):
+        assert example.context and all(text in book for text in example.context.split("\n\n"))
+    assert any("looked up by bm25 for weak" in note for note in notes_of(task))
 
 
 def test_a_relative_path_starts_at_the_recipe_and_survives_a_second_reading(copies: Path) -> None:

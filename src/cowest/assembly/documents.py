@@ -65,6 +65,10 @@ class Documents:
         }
         return cls(settings, "IfQA's own passages", tuple(found.values()))
 
+    def looked_up(self, example: Example) -> Example:
+        """The question with passages before its own context."""
+        return example.model_copy(update={"context": self.contexts([example])[0]})
+
     def contexts(self, examples: Sequence[Example]) -> list[str | None]:
         """Each question's context: the passages that were found, best first, then what it had before."""
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -37,14 +37,11 @@ class DocumentsConfig(Section):
 class TaskSection(Section):
     """What every kind of task has."""
 
-    default_sight: ClassVar[ContextFor] = "both"
-    """Who sees the context where the recipe says nothing."""
-
     context_for: ContextFor | None = Field(
         default=None,
-        description="Who is shown a question's context (given, or retrieved from your documents): both models; weak: the one on your "
-        "machine reads what must not be sent to the strong one's API; strong; none. Unset: both (ifqa without documents: none). "
-        "What it protects: docs/tasks.md.",
+        description="Who is shown a question's context (given, or retrieved from your documents): both models; weak: the one on "
+        "your machine reads what must not be sent to the strong one's API; strong; none. Unset: both; ifqa has no context then, "
+        "unless there are documents. What it protects: docs/tasks.md.",
     )
     documents: DocumentsConfig | None = Field(
         default=None, description="Look up each question's context in documents of your own."
@@ -64,8 +61,8 @@ class TaskSection(Section):
 
     @property
     def sight(self) -> ContextFor:
-        """Who is shown the context."""
-        return self.context_for or ("both" if self.documents else self.default_sight)
+        """Who is shown the context, where there is one."""
+        return self.context_for or "both"
 
     def resolved(self, folder: Path) -> Self:
         """See Section."""
@@ -163,8 +160,6 @@ class BenchmarkTaskConfig(TaskSection):
 class IfqaTaskConfig(BenchmarkTaskConfig):
     """IfQA (Yu et al. 2023): counterfactual questions; train.json, dev.json, test.json. It has no official copy on the hub."""
 
-    default_sight: ClassVar[ContextFor] = "none"
-
     kind: Literal["ifqa"]
 
 
@@ -187,11 +182,6 @@ class PubmedqaTaskConfig(BenchmarkTaskConfig):
                 f"context: false and context_for: {self.context_for} contradict each other; leave context out"
             )
         return self
-
-    @property
-    def sight(self) -> ContextFor:
-        """See TaskSection."""
-        return super().sight if self.context or self.documents else "none"
 
 
 class ProsocialTaskConfig(BenchmarkTaskConfig):

@@ -18,7 +18,7 @@ def read_folder(folder: Path, max_chars: int) -> tuple[Document, ...]:
     A passage has at most ``max_chars`` characters and is of one file, or of one row of a ``.jsonl`` (``text``, and ``title`` before
     it where there is one). Its id is the file's name in the folder and the passage's number. Hidden files are left out.
 
-    Raises DataError, with file and line, for a folder that is not there or holds no text, a file that is not UTF-8, a row without text.
+    Raises DataError, with file and line, for a folder that is not there or has no text, a file that is not UTF-8, or a row without.
     """
     if not folder.is_dir():
         raise DataError(f"task.documents.folder: {folder} is no folder; name one with {', '.join(KINDS)} files")

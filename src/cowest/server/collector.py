@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -143,6 +144,9 @@ def open_collector(
 
 def _entry(served: Served, chat: ChatRequest, exchange: Exchange) -> Exchanged:
     asked = conversation(chat, exchange.id)
+    asked = replace(
+        asked, example=asked.example.model_copy(update={"context": exchange.context})
+    )  # with what was looked up
     drafted = exchange.draft_s is not None
     return Exchanged(
         id=exchange.id,

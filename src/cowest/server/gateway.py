@@ -6,9 +6,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -26,11 +26,12 @@ from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest, wants_usage
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend
-from cowest.types import Completion, RouteDecision, RouteFacts, Usage
+from cowest.types import Completion, Example, RouteDecision, RouteFacts, Usage
 
 logger = logging.getLogger("cowest.server")
 
 Mode = Literal["both", "strong_alone", "weak_alone"]
+Lookup = Callable[[Example], Example]
 _NO_DRAFT: Final = Drafted(None)
 _NOTHING: Final = Usage()
 _NO_BREAKERS: Final[Mapping[str, Breaker]] = MappingProxyType({})
@@ -65,7 +66,7 @@ class Served:
     (``both``: that of a system which makes calls of its own to either.) ``frames`` put the question; ``weak_id`` and ``strong_id``
     are the ids under which either alone answers; ``task`` is the recipe's domain, '' its only one. A collaboration asks ``route``
     who answers, and ``weak`` where that is the weak model alone. ``strong`` stands in where the weak model of a system of several
-    calls gave no draft.
+    calls gave no draft. ``lookup`` adds passages of the operator's documents to a question's context; blocking.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Served:
     strong: Alone | None = None
     route: Route = BOTH
     about: About = About("", 0, None)
+    lookup: Lookup | None = None
 
     def name_of(self, mode: Mode) -> str:
         """The id that tells which of the models answered."""
@@ -103,6 +105,7 @@ class Exchange:
     first_s: float | None = None
     strong_usage: Usage | None = None
     weak_usage: Usage = _NOTHING
+    context: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,8 @@ class Gateway:
 
         Nobody is asked before the request is known to be answerable, as far as that can be known. Raises ApiError, Unavailable.
         """
-        asked = conversation(request, exchange.id)
+        asked = await self._looked_up(served, conversation(request, exchange.id))
+        exchange.context = asked.example.context
         if served.drafter is None:
             return self._single(served, request, asked, exchange)
         alone = _Plan(served.backend, _with(request, asked.alone(served.frames)))
@@ -210,6 +214,15 @@ class Gateway:
             return alone
         exchange.mode = "both"
         return refined
+
+    async def _looked_up(self, served: Served, asked: Conversation) -> Conversation:
+        """With passages of the documents in the context, which go through the redaction like a client's texts. Raises ApiError."""
+        if served.lookup is None or not asked.has_question:
+            return asked
+        found = await asyncio.to_thread(served.lookup, asked.example)
+        if self._redactor is not None and found.context is not None and found.context != asked.example.context:
+            found = found.model_copy(update={"context": await self._redactor.text(found.context)})
+        return replace(asked, example=found)
 
     def _single(self, served: Served, request: ChatRequest, asked: Conversation, exchange: Exchange) -> _Plan:
         """The plan for an id behind which there is one model, or a system that makes its own calls."""

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from cowest.assembly.build import build_frames, build_task
 from cowest.assembly.context import Context
+from cowest.assembly.documents import Documents
 from cowest.assembly.opened import OpenModels, ledger_path, sources_of
 from cowest.assembly.prepare import prepare
 from cowest.assembly.systems import Retrievers, build_system
@@ -36,7 +37,7 @@ from cowest.systems.collaboration import Collaboration
 from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
 from cowest.systems.single import SingleCall
 from cowest.systems.spec import SystemSpec, Which
-from cowest.types import ModelRef, Sampling
+from cowest.types import Example, ModelRef, Sampling
 
 ALWAYS: Final = (COLLAB, WEAK, STRONG)
 
@@ -145,6 +146,12 @@ class _Opener:
             raise ConfigError(f"--systems: {system} is not possible here: {why}")
         prefix = f"{config.name}.{name}" if name else config.name
         served = {f"{prefix}.{spec.name}": self._served(prefix, spec, context, name, retrievers) for spec in specs}
+        if config.task is not None and config.task.documents is not None:
+            found = Documents.of(config.task)
+            found.looked_up(
+                Example(id="", input="ready?", references=("",))
+            )  # the index is made now, and not in a first request
+            served = {id_: replace(one, lookup=found.looked_up) for id_, one in served.items()}
         best = min(specs, key=_rank)  # the first of equals
         self._opened.served |= {prefix: replace(served[f"{prefix}.{best.name}"], id=prefix)} | served
 
@@ -200,7 +207,7 @@ class _Opener:
         return Served(
             id_,
             HandedOver(),
-            ChatBackend(RowModel(system), sampling, self._opened.breakers[side]),
+            ChatBackend(RowModel(system, shows_context=context.sight == "both"), sampling, self._opened.breakers[side]),
             "both" if spec.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
             strong_id=f"{prefix}.{STRONG.name}",
             task=name,

@@ -31,10 +31,14 @@ class HandedOver:
 
 
 class RowModel:
-    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls."""
+    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls.
 
-    def __init__(self, system: System) -> None:
-        self._system = system
+    Earlier turns go before the question's context. Where that is not shown to every model (``shows_context`` False), they go before
+    the question itself: the client sent them to all.
+    """
+
+    def __init__(self, system: System, shows_context: bool = True) -> None:
+        self._system, self._shows_context = system, shows_context
 
     @property
     def name(self) -> str:
@@ -48,7 +52,9 @@ class RowModel:
             raise ModelCallError("no_question", f"{self.name}: there is no user turn with a text")
         example = Example.model_validate_json(messages[question].content)
         earlier = "\n\n".join(f"{m.role}: {m.content}" for m in messages[:question])
-        if earlier:
+        if earlier and not self._shows_context:
+            example = example.model_copy(update={"input": f"{earlier}\n\n{example.input}"})
+        elif earlier:
             example = example.model_copy(update={"context": f"{earlier}\n\n{example.context or ''}".strip()})
         answered = await self._system.answer(example)
         if answered.text is None:

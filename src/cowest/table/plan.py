@@ -83,12 +83,21 @@ def _point(config: RunConfig, label: str, settings: Mapping[str, JsonValue]) -> 
     if label and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ +-]*", label):
         raise ConfigError(f"table.grid: the label {label!r} becomes a folder: use letters, digits, spaces and ._+-")
     for key in settings:
-        if key.split(".")[0] in ("table", "name", "seed", "ledger", "task", "tasks"):
+        if key.split(".")[0] in ("table", "name", "seed", "ledger", "task", "tasks") and not _keeps_the_questions(key):
             raise ConfigError(f"table.grid.{label}: {key} cannot vary within a table; make a table of its own")
     try:
         return with_settings(config, settings)
     except ConfigError as error:
         raise ConfigError(f"table.grid.{label}: {error}") from None
+
+
+def _keeps_the_questions(key: str) -> bool:
+    """Settings of a task that leave its questions and answers as they are, so that points of a grid can be compared."""
+    parts = key.split(".")
+    return parts[1 if parts[0] == "task" else 2 :][:1] in (["context_for"], ["documents"]) and parts[0] in (
+        "task",
+        "tasks",
+    )
 
 
 def table_folder(config: RunConfig) -> Path:

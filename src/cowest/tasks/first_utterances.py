@@ -44,7 +44,9 @@ def split_utterances(
                 taken += len(group)
                 sides |= dict.fromkeys(group, split)
         sides |= dict.fromkeys((i for group in found for i in group), "train")
-    splits = {split: tuple(e for i, e in enumerate(examples) if sides[i] == split) for split in SPLITS}
+    order = list(enumerate(examples))
+    random.Random(f"cowest-utterances/{seed}").shuffle(order)  # the first hundred of a split are then a fair part of it
+    splits = {split: tuple(e for i, e in order if sides[i] == split) for split in SPLITS}
     together = sum(len(group) for group in groups if len(group) > 1)
     sizes = " / ".join(f"{len(splits[split]):,}" for split in SPLITS)
     counts = Counter(e.references[0] for e in splits["test"])

@@ -25,7 +25,8 @@ def hub_records(name: str, config: str | None, splits: Mapping[str, Sequence[str
         first = next(iter(str(error).splitlines()), "")[:200]
         raise DataError(
             f"{name}: cannot be loaded from the hub ({type(error).__name__}: {first}). "
-            "Check the name and the network, or download the published files and give their folder as task.path, or as a folder in COWEST_DATA_DIR."
+            "Check the name and the network, or download the published files and give their folder as task.path, or put it into "
+            "the folder that COWEST_DATA_DIR names."
         ) from None
     rows: dict[str, list[Record]] = {}
     for split, names in splits.items():

@@ -61,8 +61,9 @@ def passages_of(config: IfqaTaskConfig) -> tuple[str, ...]:
 
 
 def _parser(split: str, config: IfqaTaskConfig) -> Callable[[int, Record], Example]:
-    given = config.sight != "none" and config.documents is None  # else there is none, or it is looked up later
-    read = config.sight in ("weak", "both")
+    shown = config.context_for not in (None, "none")
+    given = shown and config.documents is None  # else there is none, or it is looked up later
+    read = (shown or config.documents is not None) and config.sight in ("weak", "both")
 
     def parse(position: int, record: Record) -> Example:
         row = record.fields()

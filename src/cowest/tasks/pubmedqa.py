@@ -36,7 +36,7 @@ def load_pubmedqa(config: PubmedqaTaskConfig) -> SimpleTask:
     folder, assigned, shown = (
         folder_of(config, "pubmedqa"),
         official_splits(),
-        config.sight != "none" and config.context,
+        config.context and config.sight != "none",
     )
     test: Collection[str] = assigned["test"]
     if folder is None:
