@@ -199,7 +199,7 @@ async def test_a_hostile_draft_stays_inside_its_fence(upstream: Upstream, draft:
     text: str = messages[0]["content"]
     start, end = text.rindex("<draft>\n"), text.index("\n</draft>")
     assert len(re.findall(r"<[\s\u200b-\u200f]*/[\s\u200b-\u200f]*draft", text, re.IGNORECASE)) == 1
-    assert text.endswith("\n</draft>") and start < end
+    assert start < end and text[end:].startswith("\n</draft>\n\nQuestion:\n")
     inside = text[start + 8 : end]
     for mark in ("<|", "<\uff5c", "[INST]", "[/INST]", "<<SYS", "</s>", "<s>", "<start_of_turn>", "<end_of_turn>"):
         assert mark not in inside

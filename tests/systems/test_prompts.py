@@ -26,13 +26,22 @@ def test_chain_of_thought_is_the_request_of_the_strong_model_alone() -> None:
     assert FRAMES.chain_of_thought(EXAMPLE) == DefaultFrames(INSTRUCTION).solo(EXAMPLE)
 
 
+def test_all_that_answer_end_as_the_strong_model_alone_is_asked() -> None:
+    asked = (FRAMES.chain_of_thought(EXAMPLE), FRAMES.self_refine(EXAMPLE, "a"), FRAMES.predicted(EXAMPLE, "no", None))
+    assert all(content(messages).endswith(f"\n\n{INSTRUCTION}") for messages in asked)
+
+
 def test_zero_shot_asks_for_the_answer_at_once() -> None:
     assert content(FRAMES.zero_shot(EXAMPLE)) == (f"{QUERY}\n\nDo not explain. Give the answer only, as 'Answer: ...'.")
 
 
 def test_a_prediction_comes_with_its_confidence_where_that_is_known() -> None:
     known, unknown = (content(FRAMES.predicted(EXAMPLE, "no", sure)) for sure in (0.934, None))
-    assert known.startswith(QUERY) and "<prediction>\nno\n</prediction>" in known and "Its confidence is 93%." in known
+    assert (
+        known.startswith("Answer yes or no.\n\nContext:\nCon.\n\nA small model")
+        and "<prediction>\nno\n</prediction>" in known
+        and "Its confidence is 93%." in known
+    )
     assert unknown == known.replace(" Its confidence is 93%.", "")
 
 
@@ -53,8 +62,10 @@ def test_drafts_to_choose_from_are_numbered_from_one() -> None:
     ],
 )
 def test_untrusted_text_cannot_close_its_fence(tag: str, text: str) -> None:
-    assert text.startswith(QUERY)
-    assert text.casefold().count(f"</{tag}>") == 1 and text.endswith(f"\n</{tag}>")
+    assert text.startswith("Answer yes or no.\n\nContext:\nCon.\n\n")
+    assert text.casefold().count(f"</{tag}>") == 1
+    last = text.partition(f"\n</{tag}>")[2]
+    assert last in ("", f"\n\n{INSTRUCTION}", f"\n\nQuestion:\nIs it safe?\n\nChoices: yes; no\n\n{INSTRUCTION}")
 
 
 def test_judgements_are_asked_for_with_what_they_are_about() -> None:
