@@ -101,14 +101,15 @@ def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) ->
     Raises ConfigError for a refine template that leaves the draft out, or any that leaves the question out.
     """
     prompts = config.prompts
-    for key, template in prompts:
+    for key, template in (("draft", prompts.draft), ("solo", prompts.solo), ("refine", prompts.refine)):
         needed = ["{input}", "{draft}"] if key == "refine" else ["{input}"]
         for mark in needed:
             if template is not None and mark not in template:
                 raise ConfigError(f"prompts.{key}: the template has no {mark}; put it where that text belongs")
     if isinstance(config.task, LabTaskConfig) and prompts == type(prompts)():
         return LabFrames()
-    fallback = DefaultFrames(task.instruction, format_ or FORMATS.find(config.draft.format, "draft.format"))
+    draft_format = format_ or FORMATS.find(config.draft.format, "draft.format")
+    fallback = DefaultFrames(task.instruction, draft_format, prompts.reasons)
     return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
 
 
@@ -117,4 +118,6 @@ def build_baseline_frames(config: RunConfig, task: Task) -> BaselineFrames:
 
     They show the context that an example has; :func:`cowest.assembly.systems.build_system` takes away what is not to be seen.
     """
-    return LabBaselineFrames() if isinstance(config.task, LabTaskConfig) else DefaultBaselineFrames(task.instruction)
+    if isinstance(config.task, LabTaskConfig):
+        return LabBaselineFrames()
+    return DefaultBaselineFrames(task.instruction, config.prompts.reasons)

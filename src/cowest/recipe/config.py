@@ -183,6 +183,11 @@ class PromptsConfig(Section):
     draft: str | None = None
     solo: str | None = None
     refine: str | None = None
+    reasons: bool = Field(
+        default=True,
+        description="Without templates: the strong model thinks in words before it answers, alone and with a draft alike. false: "
+        "it answers at once, which small models do better (try both on training questions: python -m benchmarks.frames).",
+    )
 
 
 class RunConfig(Section):

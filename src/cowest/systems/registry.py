@@ -145,6 +145,10 @@ STRONG: Final = SystemSpec(
     "strong", "the strong model alone, asked to reason (the paper's strong row)", _strong(lambda p: p.own.solo), live=True,
     label="strong alone", spoken="the strong model alone", aliases=("strong_cot",),
 )  # fmt: skip
+STRONG_REASONS: Final = SystemSpec(
+    "strong_reasons", "the strong model alone, asked to reason even where prompts.reasons is off",
+    _strong(lambda p: p.baseline.chain_of_thought),
+)  # fmt: skip
 COLLAB: Final = SystemSpec(
     "collab", "collaboration, drafts in the recipe's format", _collaboration("sft"), "sft", uses="both", live=True,
     label="collaboration, SFT weak", spoken="collaboration with the SFT weak model",
@@ -197,6 +201,7 @@ SYSTEMS: tuple[SystemSpec, ...] = (
     COLLAB,
     COLLAB_ALIGNED,
     WEAK_ALIGNED,
+    STRONG_REASONS,
     *(s for s in TABLE if s not in (WEAK, STRONG)),
 )
 """All that ship with cowest, those of ``cowest run`` first."""
