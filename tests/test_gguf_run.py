@@ -64,7 +64,7 @@ def test_a_run_on_a_file_goes_on_where_both_have_moved(tmp_path: Path, monkeypat
     write_gguf(moved, seed=1)  # other weights under the same name
     changed = Log()
     run_tiny(str(moved), run, Oracle(), changed, **TRAINING)
-    assert changed.verdicts["sft"].startswith("run again, because weak.model changed from elsewhere.gguf (")
+    assert changed.verdicts["sft"].startswith("run again, because weak.model changed from weak.gguf (")
 
     moved.write_bytes(moved.read_bytes()[:5000])
     untouched = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.suffix != ".lock"}

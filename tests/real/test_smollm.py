@@ -125,8 +125,8 @@ def test_the_file_and_its_cache_agree(smollm: str) -> None:
     with torch.inference_mode():
         ours, theirs = (model(ids).logits[0].log_softmax(-1) for model in (kept, direct))
     divergence = (theirs.exp() * (theirs - ours)).sum(-1).mean()  # KL, in nats a token
-    assert divergence < 1e-3
-    assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() > 0.9
+    assert divergence < 5e-4
+    assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() > 0.95
     assert (
         -theirs[:-1].gather(1, ids[0, 1:, None]).mean() < 3.5
     )  # it knows English: a wrong layout would give about ln 49152 = 10.8
