@@ -52,7 +52,8 @@ def test_a_run_on_a_file_goes_on_where_both_have_moved(tmp_path: Path, monkeypat
         for stage, why in again.verdicts.items()
         if stage in ("sft", "sample", "feedback", "align", "evaluate")
     }
-    assert len(stages) == 5 and all(why.startswith("reused") for why in stages.values()), stages
+    kept = ("reused", "continued, to retry")  # a draft of so random a model may be empty, and is asked for again
+    assert len(stages) == 5 and all(why.startswith(kept) for why in stages.values()), stages
     assert second.systems == first.systems
 
     merged = export_weak(run, "sft", tmp_path / "merged")

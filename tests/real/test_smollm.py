@@ -144,8 +144,6 @@ async def test_sft_teaches_it_to_stop_at_its_turns_end(made: Made) -> None:
     assert talks.finish_reason == "length"  # as it comes, it goes on in sentences
     greedy = JsonlFile(made.out / "predictions/weak.jsonl", Prediction).load()
     assert greedy and all(p.text in ("Answer: yes", "Answer: no") and not p.truncated for p in greedy)
-    losses = [row["loss"] for row in made.training_log("sft") if "loss" in row]
-    assert losses[-1] < losses[0]
 
 
 def test_it_drafts(made: Made) -> None:
@@ -188,7 +186,9 @@ async def test_it_is_served_as_it_was_evaluated(made: Made) -> None:
                     rows = JsonlFile(made.out / f"predictions/{system}.jsonl", Prediction).load()
                     for found in rows:
                         answer = await client.ask(
-                            f"Is {found.example_id} a metal?", model=f"real.{system}", cowest={"details": True}
+                            f"Is {found.example_id} a metal?",
+                            model=f"real.{system}",
+                            cowest={"details": True, "choices": ["yes", "no"]},
                         )
                         assert (answer.status, answer.text) == (200, found.text)
                         assert answer.json["cowest"].get("draft") == found.draft
