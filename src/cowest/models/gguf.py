@@ -92,8 +92,8 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 def _header(path: Path, file: BinaryIO) -> tuple[dict[str, int | str | None], list[tuple[int, ...]], int]:
     """The settings of a file (texts and 32-bit numbers; None for the others), its tensors' shapes, and where its last tensor ends.
 
-    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The libraries' readers take 12 s for a vocabulary
-    of 150,000 words, or do not know some of the quantisations that they dequantise.
+    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The libraries' readers take 12 s for a
+    vocabulary of 150,000 words, or do not know some of the quantisations that they dequantise.
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
