@@ -1,4 +1,4 @@
-"""What every test shares: no hub, no telemetry, one thread per process, and the optional real data."""
+"""What every test shares: no hub, no telemetry, one thread per process, and the optional real data and real model."""
 
 from __future__ import annotations
 
@@ -44,3 +44,23 @@ def data_dir() -> Path:
     if absent := [name for name in DATASETS if not (folder / name).is_dir()]:
         pytest.fail(f"COWEST_DATA_DIR={named} has no folder {', '.join(absent)}")
     return folder
+
+
+SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="session")
+def smollm() -> str:
+    """The hub name of a really pretrained model, whose file is in COWEST_MODELS_DIR (smollm2-135m.gguf).
+
+    Unset, the test skips and warns. Set but without it, it fails. ``model_path(smollm)`` is its folder.
+    """
+    from cowest.models.models_dir import VARIABLE, stand_in
+
+    if not os.environ.get(VARIABLE):
+        message = f"{VARIABLE} is not set: the tests on a really pretrained model DO NOT RUN"
+        warnings.warn(message, stacklevel=1)
+        pytest.skip(message)
+    if stand_in(SMOLLM) is None:
+        pytest.fail(f"{VARIABLE}={os.environ[VARIABLE]} has no file for {SMOLLM}, such as smollm2-135m.gguf")
+    return SMOLLM

@@ -28,10 +28,11 @@ def write_gguf(
     template: str | None = TEMPLATE,
     eos: bool = True,
     quantised: bool = False,
+    kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0,
 ) -> LlamaForCausalLM:
     """Write a random Llama of two layers with a byte-level tokenizer; returns it, with weights that bfloat16 holds exactly.
 
-    ``quantised`` stores its matrices as Q8_0, else all is float32.
+    ``quantised`` stores its matrices as ``kind``, else all is float32.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -39,7 +40,8 @@ def write_gguf(
         num_key_value_heads=HEADS, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
         rms_norm_eps=1e-5,
     )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)
+    model.eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -52,7 +54,6 @@ def write_gguf(
     _tokenizer(writer, template, eos)
     for name, tensor in _tensors(model).items():
         if quantised and tensor.ndim == 2:
-            kind = GGMLQuantizationType.Q8_0
             writer.add_tensor(name, quantize(tensor, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, tensor)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gguf_file import write_gguf
+from gguf import GGMLQuantizationType
+from tests.gguf_file import LAYERS, TOKENS, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cowest.assembly.places import check_model, model_path, model_source
@@ -150,6 +151,14 @@ def test_two_at_once_make_it_once(file: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(found) == 2 and found[0] == found[1] and len(made) == 1
 
 
+def test_kinds_of_quantisation_that_only_one_reader_knows_are_read(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "q5.gguf", quantised=True, kind=GGMLQuantizationType.Q5_0)  # as in Gemma's Q4_K_M files
+    assert read_gguf(tmp_path / "q5.gguf").parameters == 32 * (len(TOKENS) + 1) + LAYERS * (
+        4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+    )
+    dequantised(tmp_path / "q5.gguf")
+
+
 def page(path: Path) -> None:
     path.write_text("<!DOCTYPE html><title>404</title>")
 
@@ -210,7 +219,7 @@ def test_without_the_package_the_command_to_install_it_is_said(file: Path, monke
 
 
 def test_a_full_disk_is_said_before_it_is_full(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(DiskError, match="COWEST_CACHE_DIR names another folder"):
         dequantised(file)
     assert not list(cache.glob("tiny*"))

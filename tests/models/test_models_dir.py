@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from cowest.assembly.places import check_model, model_path, model_source, standing_in
+from cowest.assembly.sources.local import LocalSource
 from cowest.errors import ModelNotFoundError
 from cowest.models import models_dir
 from cowest.models.models_dir import stand_in
+from cowest.recipe.models import LocalModelConfig
 
 
 @pytest.fixture
@@ -84,6 +86,15 @@ def test_what_is_named_by_its_path_is_not_looked_for(folder: Path, tmp_path: Pat
     assert standing_in("lab:weak") == []
     with pytest.raises(ModelNotFoundError, match="no such folder"):
         model_source("./minilm")
+
+
+def test_what_a_run_was_made_with_tells_of_the_stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = LocalSource(LocalModelConfig(kind="local", model="HuggingFaceTB/SmolLM2-135M-Instruct"))
+    with_it = source.identity("weak").values["weak.model"]
+    assert isinstance(with_it, dict) and with_it["shown"] == "smollm2-135m.gguf for SmolLM2-135M-Instruct"
+    monkeypatch.delenv("COWEST_MODELS_DIR")
+    without = source.identity("weak").values["weak.model"]
+    assert isinstance(without, dict) and without["hash"] != with_it["hash"]
 
 
 def test_a_variable_that_names_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 from cowest.errors import DiskError, MissingExtraError, ModelNotFoundError
 from cowest.run.identity import GGUF_MARK, hash_file
@@ -65,28 +65,97 @@ def read_gguf(path: Path) -> Gguf:
     missing = [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]
     if missing:
         raise MissingExtraError(f"{path}: a GGUF file needs {', '.join(missing)}: pip install 'cowest[local]'")
-    from transformers.integrations.gguf import GgufHeader, read_gguf_metadata
-
     try:
-        found, _ = read_gguf_metadata(str(path))
-        header = GgufHeader.from_file(str(path))
-    except ValueError as error:  # a version, or a kind of quantisation, that the library names
-        raise ModelNotFoundError(f"{path}: transformers cannot read this GGUF file: {_line(error)}") from None
-    except (struct.error, UnicodeDecodeError, OverflowError, MemoryError, IndexError, KeyError):
+        with path.open("rb") as file:
+            found, shapes, ends = _header(path, file)
+    except (struct.error, UnicodeDecodeError, OverflowError, MemoryError, OSError):
         raise _cut_off(path, "its header ends in the middle") from None
     size = path.stat().st_size
-    ends = max((header.data_start + t.offset + t.nbytes for t in header.tensors), default=0)
     if size < ends:
         raise _cut_off(path, f"it has {size:,} bytes, and its header tells of {ends:,}")
-    _check_architecture(path, header.architecture)
+    architecture = str(found.get("general.architecture", "none"))
+    _check_architecture(path, architecture)
     template = "tokenizer.chat_template" in found
     if not template and "tokenizer.ggml.eos_token_id" not in found:
         raise ModelNotFoundError(
             f"{path}: it has neither a chat template nor an end-of-sequence token, so the model could never end an answer; take "
             "another conversion of it"
         )
-    name = str(found.get("general.name") or found.get("general.basename") or header.architecture)
-    return Gguf(path, header.architecture, name, sum(prod(t.shape) for t in header.tensors), template)
+    name = str(found.get("general.name") or found.get("general.basename") or architecture)
+    return Gguf(path, architecture, name, sum(map(prod, shapes)), template)
+
+
+_WIDTHS: Final = {0: 1, 1: 1, 7: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 10: 8, 11: 8, 12: 8}
+_UINT32, _STRING, _ARRAY = 4, 8, 9
+
+
+def _header(path: Path, file: BinaryIO) -> tuple[dict[str, int | str | None], list[tuple[int, ...]], int]:
+    """The settings of a file (texts and 32-bit numbers; None for the others), its tensors' shapes, and where its last tensor ends.
+
+    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The libraries' readers take 12 s for a
+    vocabulary of 150,000 words, or do not know some of the quantisations that they dequantise.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    file.seek(len(MAGIC))
+    version, tensors, settings = _numbers(file, "<IQQ")
+    if version not in (2, 3):
+        raise ModelNotFoundError(
+            f"{path}: this is version {version} of GGUF, and 2 and 3 can be read; take a newer conversion"
+        )
+    found: dict[str, int | str | None] = {}
+    for _ in range(settings):
+        name = _text(file)
+        found[name] = _value(file, *_numbers(file, "<I"))
+    shapes, ends = [], [0]
+    for _ in range(tensors):
+        _text(file)
+        (dimensions,) = _numbers(file, "<I")
+        shape = _numbers(file, f"<{min(dimensions, 16)}Q")
+        kind, offset = _numbers(file, "<IQ")
+        try:
+            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        except ValueError:
+            raise ModelNotFoundError(
+                f"{path}: its tensors are of type {kind}, which the package gguf does not know; update it"
+            ) from None
+        shapes.append(shape)
+        ends.append(offset + prod(shape) // block * size)
+    align = found.get("general.alignment") or 32
+    assert isinstance(align, int)
+    return found, shapes, -(-file.tell() // align) * align + max(ends)
+
+
+def _value(file: BinaryIO, kind: int) -> int | str | None:
+    if kind == _STRING:
+        return _text(file)
+    if kind == _UINT32:
+        return _numbers(file, "<I")[0]
+    if kind != _ARRAY:
+        file.seek(_width(kind), os.SEEK_CUR)
+        return None
+    inner, count = _numbers(file, "<IQ")
+    if inner == _STRING:
+        for _ in range(count):  # a vocabulary: each word has its length before it
+            file.seek(_numbers(file, "<Q")[0], os.SEEK_CUR)
+    else:
+        file.seek(count * _width(inner), os.SEEK_CUR)
+    return None
+
+
+def _width(kind: int) -> int:
+    if kind not in _WIDTHS:
+        raise struct.error(f"a value of type {kind}")
+    return _WIDTHS[kind]
+
+
+def _text(file: BinaryIO) -> str:
+    (length,) = _numbers(file, "<Q")
+    return file.read(length).decode("utf-8")
+
+
+def _numbers(file: BinaryIO, layout: str) -> tuple[int, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
 
 
 def has_template(model: Path) -> bool:
@@ -170,7 +239,7 @@ def _convert(path: Path, target: Path) -> None:
     try:
         with _reading():
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **where)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 str(path.parent), dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
             )
             # These are ordinary weights now; with the note of where they came from they would be neither saved nor trained.
@@ -207,8 +276,8 @@ def _check_first_bytes(path: Path) -> None:
 
 
 def _check_architecture(path: Path, architecture: str) -> None:
-    from transformers.integrations import GGUF_CONFIG_MAPPING
-    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
 
     known = {*GGUF_CONFIG_MAPPING, *GGUF_CONFIG_ARCHS} - _NOT_CAUSAL
     # llama.cpp writes qwen2moe and gpt-oss where transformers has qwen2_moe and gpt_oss.
@@ -245,8 +314,9 @@ def _reading() -> Iterator[None]:
 
     The library parses the whole file three times (tokenizer, configuration, weights), a vocabulary of 150,000 words in 12 s each.
     """
-    import gguf
+    import gguf as library
 
+    gguf: Any = library
     reader = gguf.GGUFReader
     gguf.GGUFReader = lru_cache(maxsize=1)(reader)
     try:

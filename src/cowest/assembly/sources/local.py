@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from cowest.assembly.engines import ENGINES
-from cowest.assembly.places import check_model, model_path, model_source
+from cowest.assembly.places import check_model, model_path, model_source, standing_in
 from cowest.assembly.sources.protocol import no_batch, room_in
 from cowest.errors import ModelNotFoundError
 from cowest.ledger.ledger import Ledger
@@ -96,7 +96,8 @@ def _weights(name: str) -> JsonValue:
         place = model_source(name)
     except ModelNotFoundError:
         return UNKNOWN  # a finished run is read where its models are not
-    return content(hash_model(place), Path(name).name)
+    shown = f"{Path(place).name} for {Path(name).name}" if standing_in(name) else Path(name).name
+    return content(hash_model(place), shown)
 
 
 def _positions(folder: str) -> int | None:
