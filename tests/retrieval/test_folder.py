@@ -41,11 +41,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def recipe(folder: Path, **settings: JsonValue) -> RunConfig:
+def recipe(at: Path, **settings: JsonValue) -> RunConfig:
     files: dict[str, JsonValue] = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
     task: dict[str, JsonValue] = {"kind": "jsonl", **files, "documents": {"folder": "docs", **settings}}
     models: dict[str, JsonValue] = {"weak": {"kind": "local", "model": "org/m"}, "strong": {"kind": "scripted"}}
-    return config_from_dict({"name": "r", "task": task, **models}, folder)
+    return config_from_dict({"name": "r", "task": task, **models}, at)
 
 
 def test_every_kind_of_file_is_read_in_the_order_of_names(folder: Path) -> None:
@@ -84,11 +84,14 @@ def test_a_folder_that_is_not_there_or_empty(folder: Path) -> None:
 def test_each_question_gets_its_passages_before_its_own_context(folder: Path) -> None:
     task = build_task(recipe(folder, passages=1))
     drug, town, nothing = (e.context for e in task.examples("test"))
-    assert drug == "Velmo is bitter." and town == "Torvale is a town in the east, led by Mira Ost."
+    assert (
+        drug == "# Drugs\nVelmo is safe up to 62 mg. Kasti lowers limits."
+        and town == "Torvale is a town in the east, led by Mira Ost."
+    )
     assert nothing == "Own."  # no word of the question is in any document
     assert "for 3 of 9 questions nothing was found" in notes_of(task)[-1]
     both = build_task(recipe(folder, passages=2)).examples("test")[0].context
-    assert both == "Velmo is bitter.\n\n# Drugs\nVelmo is safe up to 62 mg. Kasti lowers limits."
+    assert both == f"{drug}\n\nVelmo is bitter."
 
 
 def test_a_changed_document_changes_the_questions(folder: Path) -> None:
