@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 SETTINGS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test lint check format bench clean
+.PHONY: help install install-dev demo real test lint check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,13 @@ install-dev: $(VENV)/.installed-dev ## the same, with the tools for tests and ch
 
 demo: install ## run the whole loop on the lab's models (recipes/lab.yaml); minutes on two cores
 	$(BIN)/cowest run recipes/lab.yaml --jobs 2 $(ARGS)
+
+real: install ## the loop with really pretrained models on real data (recipes/real/ethics.yaml); two hours on two cores
+	@HF_HUB_OFFLINE=1 $(BIN)/cowest validate recipes/real/ethics.yaml || { \
+	  echo "Nothing is fetched here. Set COWEST_MODELS_DIR to a folder with the two models (folders or GGUF files), and" >&2; \
+	  echo "COWEST_DATA_DIR to one that holds prosocial/ (labelled.jsonl, or the published files); recipes/README.md has more." >&2; exit 1; }
+	HF_HUB_OFFLINE=1 $(BIN)/cowest estimate recipes/real/ethics.yaml
+	HF_HUB_OFFLINE=1 $(BIN)/cowest run recipes/real/ethics.yaml $(ARGS)
 
 test: install-dev ## run the tests; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest $(ARGS)
