@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from cowest.assembly import documents
 from cowest.assembly.build import build_task
 from cowest.errors import ConfigError, DataError
+from cowest.models.gguf import cache_folder
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.retrieval.folder import read_folder
 from cowest.tasks.base import notes_of
@@ -121,12 +121,12 @@ def test_dense_look_ups_are_kept_and_a_damaged_cache_is_made_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cowest.retrieval.embedding.TransformerEmbedder", Letters)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("COWEST_CACHE_DIR", str(folder / "cache"))
     config = recipe(folder, retriever="dense", embedder="org/encoder", passages=1)
     first = build_task(config).examples("test")
     assert first[1].context == "Torvale is a town in the east, led by Mira Ost." and Letters.seen == 4 + 9
     assert build_task(config).examples("test") == first and Letters.seen == 13
-    (kept,) = (documents.cache_folder() / "retrieved").glob("*.json")
+    (kept,) = (cache_folder() / "retrieved").glob("*.json")
     kept.write_text("[[999]")
     assert build_task(config).examples("test") == first and Letters.seen == 26
     with (folder / "docs" / "sub" / "towns.txt").open("a") as handle:
