@@ -20,7 +20,7 @@ from cowest.assembly.opened import OpenModels
 from cowest.assembly.prepare import prepare
 from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
-from cowest.collaboration.sight import QUOTE, Quotations, task_for
+from cowest.collaboration.sight import QUOTE, Quotations, carried, task_for
 from cowest.recipe.config import config_from_dict
 from cowest.run.progress import QuietReporter
 from cowest.stages import depends
@@ -171,6 +171,12 @@ def test_only_what_a_change_of_sight_touches_is_made_again(contexts: dict[str, C
     assert both.frames.draft(both.task.examples("train")[0]) == weak.frames.draft(weak.task.examples("train")[0])
     assert none.frames.solo(none.task.examples("train")[0]) == weak.frames.solo(weak.task.examples("train")[0])
     assert with_passages(none.task.examples("test")[0], ["found"]).context == "found"
+
+
+def test_what_a_draft_carries_is_counted_in_sequences_of_words() -> None:
+    context = " ".join(f"w{i}" for i in range(17))  # ten sequences of eight
+    assert carried(context, "So: W3 w4\nw5 w6 w7 w8 w9 w10 w11 too") == 0.2
+    assert carried(context, context) == 1.0 and carried(context, "w1 w2 w3") == carried("short", context) == 0.0
 
 
 @given(st.text(alphabet="ab ", max_size=150), st.text(alphabet="ab ", max_size=150), st.integers(0, 100))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from cowest.assembly import documents
 from cowest.assembly.build import build_task
 from cowest.errors import ConfigError, DataError
+from cowest.models.gguf import cache_folder
 from cowest.recipe.config import RunConfig, config_from_dict
 from cowest.retrieval.folder import read_folder
 from cowest.tasks.base import notes_of
@@ -41,11 +41,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def recipe(folder: Path, **settings: JsonValue) -> RunConfig:
+def recipe(at: Path, **settings: JsonValue) -> RunConfig:
     files: dict[str, JsonValue] = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
     task: dict[str, JsonValue] = {"kind": "jsonl", **files, "documents": {"folder": "docs", **settings}}
     models: dict[str, JsonValue] = {"weak": {"kind": "local", "model": "org/m"}, "strong": {"kind": "scripted"}}
-    return config_from_dict({"name": "r", "task": task, **models}, folder)
+    return config_from_dict({"name": "r", "task": task, **models}, at)
 
 
 def test_every_kind_of_file_is_read_in_the_order_of_names(folder: Path) -> None:
@@ -84,11 +84,14 @@ def test_a_folder_that_is_not_there_or_empty(folder: Path) -> None:
 def test_each_question_gets_its_passages_before_its_own_context(folder: Path) -> None:
     task = build_task(recipe(folder, passages=1))
     drug, town, nothing = (e.context for e in task.examples("test"))
-    assert drug == "Velmo is bitter." and town == "Torvale is a town in the east, led by Mira Ost."
+    assert (
+        drug == "# Drugs\nVelmo is safe up to 62 mg. Kasti lowers limits."
+        and town == "Torvale is a town in the east, led by Mira Ost."
+    )
     assert nothing == "Own."  # no word of the question is in any document
     assert "for 3 of 9 questions nothing was found" in notes_of(task)[-1]
     both = build_task(recipe(folder, passages=2)).examples("test")[0].context
-    assert both == "Velmo is bitter.\n\n# Drugs\nVelmo is safe up to 62 mg. Kasti lowers limits."
+    assert both == f"{drug}\n\nVelmo is bitter."
 
 
 def test_a_changed_document_changes_the_questions(folder: Path) -> None:
@@ -118,12 +121,12 @@ def test_dense_look_ups_are_kept_and_a_damaged_cache_is_made_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cowest.retrieval.embedding.TransformerEmbedder", Letters)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("COWEST_CACHE_DIR", str(folder / "cache"))
     config = recipe(folder, retriever="dense", embedder="org/encoder", passages=1)
     first = build_task(config).examples("test")
     assert first[1].context == "Torvale is a town in the east, led by Mira Ost." and Letters.seen == 4 + 9
     assert build_task(config).examples("test") == first and Letters.seen == 13
-    (kept,) = (documents.cache_folder() / "retrieved").glob("*.json")
+    (kept,) = (cache_folder() / "retrieved").glob("*.json")
     kept.write_text("[[999]")
     assert build_task(config).examples("test") == first and Letters.seen == 26
     with (folder / "docs" / "sub" / "towns.txt").open("a") as handle:

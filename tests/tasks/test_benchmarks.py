@@ -366,7 +366,7 @@ def test_ifqas_passages_are_the_context_for_whom_the_recipe_names(copies: Path) 
 def test_an_open_book_is_searched_for_every_question(copies: Path) -> None:
     config: dict[str, JsonValue] = {"kind": "ifqa", "path": str(copies / "ifqa"), "official": False}
     task = build_task(recipe(config | {"documents": {"passages": 2}, "context_for": "weak"}))
-    published = {s: build_task(recipe(config)).examples(s) for s in ("train", "test")}
+    published = {s: build_task(recipe(config)).examples(s) for s in SPLITS}
     book = "\n".join(e.rationale or "" for rows in published.values() for e in rows)
     for example in task.examples("test"):
         assert example.context and all(text in book for text in example.context.split("\n\n"))

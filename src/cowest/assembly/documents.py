@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from cowest.assembly.places import model_path
 from cowest.errors import ConfigError
+from cowest.models.gguf import cache_folder
 from cowest.protocols import Retriever, Task
 from cowest.recipe.tasks import DocumentsConfig, IfqaTaskConfig, TaskSection
 from cowest.retrieval.bm25 import Bm25Retriever
@@ -116,8 +116,3 @@ class Documents:
         except OSError:
             pass  # a cache that cannot be written only costs time
         return found
-
-
-def cache_folder() -> Path:
-    """Where cowest keeps what can be made again: ``$XDG_CACHE_HOME/cowest``, or ~/.cache/cowest."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cowest"

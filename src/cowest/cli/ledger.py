@@ -63,6 +63,23 @@ def show(
         print_ledger(bill)
 
 
+@ledger.command(epilog="Example: cowest ledger sent runs/mine")
+def sent(
+    directory: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)], as_json: Json = False
+) -> None:
+    """Look for the task's contexts and documents in what was sent to the strong model; exit code 1 where something left unseen.
+
+    With `context_for: weak` only drafts may hold a part of them.
+    """
+    from cowest.cli.output_ledger import print_sent
+    from cowest.stages.sent import sent as look
+
+    found = look(directory)
+    print(found.model_dump_json(indent=2)) if as_json else print_sent(found)
+    if found.hidden and found.beside:
+        raise typer.Exit(1)
+
+
 @ledger.command(epilog="Example: cowest ledger recover runs/mine/ledger.sqlite")
 def recover(
     directory: Directory,

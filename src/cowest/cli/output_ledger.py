@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cowest.ledger.recover import Recovered
 from cowest.ledger.summary import LedgerSummary, Line
+from cowest.stages.sent import Sent
 
 
 def print_ledger(bill: LedgerSummary) -> None:
@@ -94,3 +95,13 @@ def _usd(value: float | None) -> str:
 
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def print_sent(found: Sent) -> None:
+    """What of the contexts was in the requests to the strong model."""
+    hidden = "hides its contexts from" if found.hidden else "shows its contexts to"
+    print(
+        f"The recipe {hidden} the strong model. Of {found.requests:,} requests to it, looked through for {found.contexts:,} texts:"
+    )
+    print(f"  {found.by_draft:,} hold 40 or more characters in a row of one, within a draft alone")
+    print(f"  {found.beside:,} hold such a piece elsewhere{f', as {found.example!r}' if found.example else ''}")

@@ -57,6 +57,17 @@ class Quotations:
         return None
 
 
+def carried(context: str, draft: str, words: int = 8) -> float:
+    """The share of a context's distinct sequences of so many words that are in a draft, in [0, 1]; case and spacing aside."""
+    there, written = _sequences(context, words), _sequences(draft, words)
+    return len(there & written) / len(there) if there else 0.0
+
+
+def _sequences(text: str, words: int) -> set[tuple[str, ...]]:
+    split = text.casefold().split()
+    return {tuple(split[i : i + words]) for i in range(len(split) - words + 1)}
+
+
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 

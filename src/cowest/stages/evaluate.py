@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cowest.assembly.build import build_baseline_frames
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers, build_system
+from cowest.collaboration.sight import QUOTE, Quotations, carried
 from cowest.errors import ConfigError, StageError
 from cowest.protocols import ChatModel
 from cowest.recipe.outcome import settings_of
@@ -155,7 +156,7 @@ async def answer_queries(
 
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
-        return await fill(
+        answers = await fill(
             label,
             context,
             file,
@@ -166,6 +167,9 @@ async def answer_queries(
             limit=_limit(spec),
             proven=proven,
         )
+        if spec.uses == "both" and context.sight == "weak":
+            _tell_what_drafts_carry(context, label, queries, answers)
+        return answers
     except StageError as error:
         if error.kind != "no_logprobs":
             raise
@@ -178,6 +182,22 @@ async def answer_queries(
     finally:
         for model in opened:
             await model.aclose()
+
+
+def _tell_what_drafts_carry(
+    context: Context, label: str, queries: Sequence[Example], answers: Sequence[Prediction]
+) -> None:
+    """How much of what the strong model may not see is in the drafts that it was sent."""
+    pairs = [(e.context, a.draft) for e, a in zip(queries, answers, strict=True) if e.context and a.draft]
+    if not pairs:
+        return
+    share = sum(carried(text, draft) for text, draft in pairs) / len(pairs)
+    quoting = sum(Quotations([text]).quoted(draft) is not None for text, draft in pairs)
+    context.reporter.info(
+        f"{context.label}{label}: drafts carry {share:.1%} of the contexts' 8-word sequences to the strong model; "
+        f"{quoting} of {len(pairs)} quote {QUOTE} characters or more"
+    )
+    context.tracker.log(f"{context.label}{label}", {"context_8grams": share, "drafts_quoting": quoting})
 
 
 async def _evaluate(context: Context) -> Done:
