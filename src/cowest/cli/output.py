@@ -11,7 +11,7 @@ from rich.table import Table
 from cowest.cli.output_ledger import cost_line
 from cowest.pipeline import RunSummary
 from cowest.report.naming import TARGETS, cut_note
-from cowest.report.uptake import TITLE, beyond, columns, counts_of, notes, percent_of
+from cowest.report.uptake import LEGEND, TITLE, beyond, columns, counts_of, notes, percent_of
 from cowest.stages.reporting import summary_json
 from cowest.types import MetricValue, Results, Uptake
 
@@ -38,6 +38,8 @@ def print_results(done: RunSummary) -> None:
         ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
+    if any(s.uptake is not None for r in done.results.values() for s in r.systems.values()):
+        console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
     if done.bill is not None:
         console.print(
             f"Paid in all: {cost_line(done.bill)}; `cowest ledger {done.out}` has the details.",

@@ -99,19 +99,26 @@ class UptakeCell(Record):
     interval: str | None
 
 
-class UptakeRow(Record):
+class UptakeSystem(Record):
     """One system with drafts. ``beyond``: agreement with the draft beyond that without it, in points."""
 
     name: str
     colour: int
-    cells: list[UptakeCell]
     beyond: str
 
 
-class UptakeView(Record):
-    """What the strong model does with a draft, by system; ``heads`` are (head, what it means)."""
+class UptakeRow(Record):
+    """One share, and what it means, with a cell for each system."""
 
-    heads: list[tuple[str, str]]
+    head: str
+    about: str
+    cells: list[UptakeCell]
+
+
+class UptakeView(Record):
+    """What the strong model does with a draft: a column a system, which also fits a narrow page."""
+
+    systems: list[UptakeSystem]
     rows: list[UptakeRow]
     notes: list[str]
     against_solo: bool
@@ -244,19 +251,17 @@ def _uptake(results: Results) -> UptakeView | None:
     found = {name: u for name in names if (u := results.systems[name].uptake) is not None}
     if not found:
         return None
-    shown = columns(list(found.values()))
-    rows = [
-        UptakeRow(
-            name=name,
-            colour=colour_of(name, names),
-            cells=[_uptake_cell(column.of(uptake)) for column in shown],
-            beyond=beyond(uptake).replace("-", "−"),
-        )
-        for name, uptake in found.items()
-    ]
-    against_solo = any(uptake.solo is not None for uptake in found.values())
     return UptakeView(
-        heads=[(c.head, c.about) for c in shown], rows=rows, notes=notes(found), against_solo=against_solo
+        systems=[
+            UptakeSystem(name=name, colour=colour_of(name, names), beyond=beyond(u).replace("-", "−"))
+            for name, u in found.items()
+        ],
+        rows=[
+            UptakeRow(head=c.head, about=c.about, cells=[_uptake_cell(c.of(u)) for u in found.values()])
+            for c in columns(list(found.values()))
+        ],
+        notes=notes(found),
+        against_solo=any(u.solo is not None for u in found.values()),
     )
 
 
