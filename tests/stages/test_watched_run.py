@@ -1,4 +1,4 @@
-"""A whole run whose strong model answers "no" to every draft: said early, in terminal, manifest, results and report, or it stops."""
+"""A run whose strong model answers "no" to every draft: said early, in terminal, manifest, results and report, or it stops."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def build_pairs(
         of_query: Counter[str] = Counter()
         candidates = _candidates(by_query.get(example.id, ()), scored, signal, of_query)
         found = _of_query(candidates, rule, min_margin)
-        counts += of_query
+        counts.update(of_query)
         counts["dropped_over_maximum"] += max(0, len(found) - max_per_query)
         if found:
             counts["queries_with_pairs"] += 1
