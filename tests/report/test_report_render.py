@@ -87,7 +87,7 @@ def test_page_has_the_numbers_of_a_full_task(make_report: MakeReport) -> None:
     assert "Overview" not in text
 
 
-HOSTILE = "</p><script>alert(1)</script>"
+NASTY = "</p><script>alert(1)</script>"
 
 
 def test_what_the_strong_model_does_with_a_draft_and_what_the_run_noticed(make_task: Make) -> None:
@@ -105,14 +105,14 @@ def test_what_the_strong_model_does_with_a_draft_and_what_the_run_noticed(make_t
     assert "What the strong model does with a draft" not in plain and "Warning" not in plain
     systems, stages = dict(task.results.systems), dict(task.results.stages)
     uptake = uptake_of(cases, right_by(("accuracy",), True), seed=0)
-    for name in ("collab", HOSTILE):
+    for name in ("collab", NASTY):
         systems[name] = systems["collab"].model_copy(update={"uptake": uptake})
-    stages["sft"] = stages["sft"].model_copy(update={"warnings": (f'it says "{HOSTILE}\x1b"',)})
+    stages["sft"] = stages["sft"].model_copy(update={"warnings": (f'it says "{NASTY}\x1b"',)})
     found = task.results.model_copy(update={"systems": systems, "stages": stages})
     page = render(RunReport(title="t", tasks=[task.model_copy(update={"results": found})]))
     words = Page(page).words
-    assert HOSTILE not in page and words.count(HOSTILE) >= 3 and "\x1b" not in page
-    assert f'Warning, sft: it says "{HOSTILE}␛"' in words
+    assert NASTY not in page and words.count(NASTY) >= 3 and "\x1b" not in page
+    assert f'Warning, sft: it says "{NASTY}␛"' in words
     assert "copied its answer is the draft's" in words.replace("copiedits", "copied its")
     assert "10010 of 1072 to 100" in words, "value, counts and Wilson's interval"
     assert "the draft's answer is the final one +100.0 points [+100.0, +100.0] more often than alone" in words

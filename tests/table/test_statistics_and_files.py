@@ -132,7 +132,7 @@ def test_every_file_says_what_the_strong_model_does_with_a_draft(
     head = "copied | same alone | follows | adopts wrong | mends wrong | keeps right | helps | not by copying | spoils"
     assert f"| row | {head} | beyond alone |" in text
     half = "50% [9.5, 90.5] (1/2)"
-    assert f"| `best_of_k` | {half} | {half} | 0% [0.0, 79.3] (0/1) | {half} | {half} |" in text
+    assert f"| `best_of_k` | {half} | {half} | 100% [20.7, 100.0] (1/1) | {half} | {half} |" in text
     assert "Note: strong is not among the systems" in text and "Warning: seed-1 main: feedback: no, always" in text
     written = write_table(drafted, tmp_path)
     assert TableResults.model_validate_json(written["results.json"].read_bytes()) == drafted

@@ -151,7 +151,7 @@ def markdown(results: TableResults) -> str:
     lines.append(LEGEND.format(baseline=f"`{results.baseline}`"))
     if any(row.uptake is not None for table in results.tables for row in table.rows.values()):
         lines += ["", f"{TITLE}: {UPTAKE_LEGEND} Percent with 95% Wilson intervals, and counts."]
-    lines += [f"Warning: {text}" for text in results.warnings]
+    lines += [line for text in results.warnings for line in ("", f"Warning: {text}")]
     lines += [f"Left out: `{name}`, since {why}." for name, why in results.left_out.items()]
     return "\n".join(lines) + "\n"
 
@@ -166,7 +166,9 @@ def _uptake(table: Table) -> list[str]:
     lines = [f"#### {TITLE}: {heading(table)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, uptake in found.items():
         shares = [c.of(uptake) for c in shown]
-        values = ["" if s is None else f"{percent_of(s)} [{interval_of(s)}] ({counts_of(s)})" for s in shares]
+        values = [
+            f"{percent_of(s)} [{interval_of(s)}] ({counts_of(s)})" if s is not None and s.of else "" for s in shares
+        ]
         lines.append(f"| {' | '.join([f'`{name}`', *values, beyond(uptake)])} |")
     return [*lines, "", *(line for note in notes(found) for line in (f"Note: {note}.", ""))]
 
