@@ -93,11 +93,11 @@ def test_drafts_that_are_ignored() -> None:
 
 
 def test_drafts_that_are_always_copied() -> None:
-    seen = [*rows(70, "wrong", "right", "draft"), *rows(70, "right", "wrong", "draft")]
+    seen = [*rows(100, "wrong", "right", "draft"), *rows(100, "right", "wrong", "draft")]
     (found,) = findings(seen, LABELS, LIMITS)
-    assert found.kind == "copied" and "taken 140 of 140 times, 70 wrong ones among them" in found.text
+    assert found.kind == "copied" and "taken 200 of 200 times, 100 wrong ones among them" in found.text
     assert "wrong" not in str(found.examples[0]) and found.examples[0].draft != found.examples[0].alone
-    assert kinds([*rows(131, "wrong", "right", "draft"), *rows(9, "wrong", "right", "alone")]) == []
+    assert kinds([*rows(190, "wrong", "right", "draft"), *rows(10, "wrong", "right", "alone")]) == []
 
 
 def watch(log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: str = "yes") -> DraftWatch:
@@ -106,7 +106,14 @@ def watch(log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: st
     alone = {e.id: Refinement(example_id=e.id, draft_id=None, text=f"Hm.\nAnswer: {e.references[0]}") for e in queries}
     context = cast(Context, SimpleNamespace(task=task, reporter=log, label="towns: "))
     return DraftWatch(
-        context, "refine drafts", mode, "feedback.watch", LIMITS, queries, lambda a: f"Answer: {draft}", alone
+        context,
+        "refine drafts",
+        mode,
+        "feedback.watch",
+        LIMITS,
+        {f"{e.id}#0": e for e in queries},
+        lambda a: f"Answer: {draft}",
+        alone,
     )
 
 
@@ -123,7 +130,7 @@ def test_it_warns_once_at_the_first_look_and_counts_a_query_once() -> None:
             looking.see(refinement(i, "no", k))
     looking.see(refinement(FIRST - 1, "no", error="timeout: late"))
     assert log.lines == []
-    for i in range(FIRST - 1, 300):
+    for i in range(FIRST, 300):
         looking.see(refinement(i, "no"))
         assert len(log.lines) == 1
     assert log.lines[0].startswith("towns: refine drafts: warning: with a draft the strong model says")
@@ -143,6 +150,16 @@ def test_stop_names_the_setting_and_off_says_nothing() -> None:
         silent.see(refinement(i, "no"))
     silent.look()
     assert log.lines == [] and silent.warnings == ()
+
+
+def test_answers_count_in_the_order_of_asking_not_of_coming() -> None:
+    log = Log()
+    looking = watch(log, "warn", lambda i: "no", 100)
+    for i in range(99, 0, -1):  # what is short comes first, and is no sample of the whole
+        looking.see(refinement(i, "no"))
+        assert log.lines == []
+    looking.see(refinement(0, "no"))
+    assert "(100 queries looked at)" in log.lines[0]
 
 
 def test_fewer_queries_are_looked_at_when_all_are_there() -> None:
@@ -190,12 +207,12 @@ def simulated(rng: np.random.Generator, n: int, pair: tuple[float, float, float,
     return made
 
 
-def alarms(pair: tuple[float, float, float, float, float], runs: int, seed: int) -> dict[str, int]:
-    """How many of so many runs of 300 queries say something at any of their looks, by kind."""
+def alarms(pair: tuple[float, float, float, float, float], runs: int, seed: int, n: int = 300) -> dict[str, int]:
+    """How many of so many runs of ``n`` queries say something at any of their looks, by kind."""
     rng, found = np.random.default_rng(seed), dict[str, int]()
     for _ in range(runs):
-        seen = simulated(rng, 300, pair)
-        said = {kind for look in (36, 72, 144, 288, 300) for kind in kinds(seen[:look])}
+        seen = simulated(rng, n, pair)
+        said = {kind for look in (36, 72, 144, 288, n) for kind in kinds(seen[:look])}
         for kind in said or {"nothing"}:
             found[kind] = found.get(kind, 0) + 1
     return found
@@ -208,7 +225,7 @@ def test_healthy_pairs_are_left_in_peace(pair: tuple[float, float, float, float,
 
 def test_sick_ones_are_found_in_every_run() -> None:
     assert alarms((0.6, 0.45, 0.0, 0.0, 0.02), 15, seed=8)["ignored"] == 15
-    assert alarms((0.4, 0.5, 1.0, 0.0, 0.0), 15, seed=8)["copied"] == 15
+    assert alarms((0.4, 0.5, 1.0, 0.0, 0.0), 15, seed=8, n=600)["copied"] == 15
     assert alarms((0.6, 0.45, 0.5, 0.5, 0.6), 15, seed=8)["no answer"] == 15
 
 

@@ -4,7 +4,8 @@ A frame that suits one strong model makes another answer "no" to every draft, ig
 everything is paid for, and some of it not even then. Here the refined answers are compared with those of the same model alone, with
 the drafts' own and with the right ones, at FIRST queries and whenever their number has doubled.
 
-One answer a query counts (the first that comes): a query's drafts are alike, and their answers are no independent trials. What is
+One answer a query counts, that to its first draft: a query's drafts are alike, and their answers are no independent trials. They
+count in the order in which they are asked, not in that in which they come: short drafts come first, and are followed more. What is
 said is tested, exactly: one-sided binomial tests against a share that is tolerated, McNemar's test where two answers to one query
 are compared. The levels are such that a healthy pair is told off in less than one of a hundred runs, all looks together; a test
 simulates that. The tolerated shares, and why:
@@ -13,14 +14,14 @@ simulates that. The tolerated shares, and why:
 - ONE_CLASS 85%: below that an answer that is always the same is a leaning; above, it has to be more frequent than among the right
   answers and than among the model's own ones without a draft;
 - IGNORED 10%: of the drafts that say otherwise than the model alone, fewer are followed;
-- COPIED 95%: of these drafts, more are followed. The lab's strong model, which knows nothing, follows 93%, and rightly.
+- COPIED 97%: of these drafts, more are followed. The lab's strong model, which knows nothing, follows 93 to 96%, and rightly.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -41,7 +42,7 @@ FEWEST: Final = 12
 UNTOLD: Final = 0.25
 ONE_CLASS: Final = 0.85
 IGNORED: Final = 0.10
-COPIED: Final = 0.95
+COPIED: Final = 0.97
 SURE: Final = 0.001
 """The level of what is noticed at the first look already."""
 FAIRLY_SURE: Final = 0.005
@@ -247,7 +248,7 @@ class DraftWatch:
         label: What is being done.
         mode: ``feedback.watch`` or ``evaluate.watch``; ``setting`` is its name.
         limits: The settings that findings name.
-        queries: The queries that are asked, by id.
+        items: What is looked at, in the order in which it is asked: the query by the draft's id (of a Refinement) or its own.
         drafts: The draft's text of an answer; None where it has none.
         alone: The same strong model's answers without a draft, by the query's id; empty where it was not asked.
     """
@@ -259,13 +260,15 @@ class DraftWatch:
         mode: Mode,
         setting: str,
         limits: Limits,
-        queries: Iterable[Example],
+        items: Mapping[str, Example],
         drafts: Callable[[Answer], str | None],
         alone: Mapping[str, Refinement | Prediction],
     ) -> None:
         self._context, self._label, self._mode, self._setting, self._limits = context, label, mode, setting, limits
-        self._queries, self._drafts, self._alone = {e.id: e for e in queries}, drafts, alone
-        self._seen: dict[str, Seen] = {}
+        self._items, self._drafts, self._alone = items, drafts, alone
+        self._ahead, self._came = iter(items), dict[str, Seen | None]()  # None: it failed, or there is no draft
+        self._awaited = next(self._ahead, None)
+        self._seen = list[Seen]()
         self._next = FIRST
         self._told: dict[Kind, str] = {}
 
@@ -278,20 +281,24 @@ class DraftWatch:
         """Take note of an answer, and look where it is time. Raises StageError for a finding where the mode is ``stop``."""
         if self._mode == "off" or not isinstance(record, Refinement | Prediction):
             return
-        example = self._queries.get(record.example_id)
-        if example is None or example.id in self._seen or record.error is not None:
-            return  # calls that fail stop a stage in another way, and are asked again
-        draft = self._drafts(record)
-        if draft is None:
+        key = record.draft_id if isinstance(record, Refinement) else record.example_id
+        example = self._items.get(key or "")
+        if key is None or example is None or key in self._came:
             return
-        self._seen[example.id] = self._read(example, draft, record)
+        draft = self._drafts(record)
+        failed = record.error is not None or draft is None
+        self._came[key] = None if failed or draft is None else self._read(example, draft, record)
+        while self._awaited is not None and self._awaited in self._came:
+            seen = self._came[self._awaited]
+            self._seen += [] if seen is None else [seen]
+            self._awaited = next(self._ahead, None)
         if len(self._seen) >= self._next:
             self._next = 2 * len(self._seen)
             self.look()
 
     def look(self) -> None:
         """Say what is wrong with the answers so far. Raises StageError where the mode is ``stop``."""
-        seen = list(self._seen.values())
+        seen = self._seen
         if self._mode == "off" or len(seen) < FEWEST:
             return
         found = [f for f in findings(seen, self._context.task.labels, self._limits) if f.kind not in self._told]

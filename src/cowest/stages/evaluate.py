@@ -150,7 +150,7 @@ def _watch(context: Context, label: str, queries: Sequence[Example], alone: Sequ
         settings.watch,
         "evaluate.watch",
         Limits("evaluate.answer.max_tokens", settings.answer.max_tokens),
-        queries,
+        {e.id: e for e in queries},
         lambda answer: answer.draft if isinstance(answer, Prediction) else None,
         {p.example_id: p for p in alone},
     )

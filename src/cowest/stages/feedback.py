@@ -143,7 +143,7 @@ def _watch(
         settings.watch,
         "feedback.watch",
         Limits("feedback.sampling.max_tokens", settings.sampling.max_tokens, reads=not judged),
-        queries.values(),
+        {d.id: queries[d.example_id] for d in _firsts(drafts)},
         draft_of,
         alone,
     )
@@ -156,10 +156,15 @@ def _ahead(context: Context, drafts: Sequence[Draft]) -> list[Draft]:
     """
     if context.config.feedback.watch == "off" or context.config.feedback.mode == "batch":
         return []
+    return _firsts(drafts)[:FIRST]
+
+
+def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
+    """The first draft of each query."""
     by_query: dict[str, Draft] = {}
     for item in drafts:
         by_query.setdefault(item.example_id, item)
-    return list(by_query.values())[:FIRST]
+    return list(by_query.values())
 
 
 def _unasked(draft: Draft) -> Refinement:
