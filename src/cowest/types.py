@@ -268,8 +268,10 @@ class Alignment(Record):
 
 
 class Prediction(Record):
-    """What a System answered to one example. ``draft`` is the weak model's text where there was one.
+    """What a System answered to one example.
 
+    ``draft`` is the text that the strong model was given to make its answer from, where there was one: the weak model's, or its
+    own first attempt (self-refine).
     ``truncated``: the answer (or the draft that it needed) was cut off at max_tokens; where the text holds no answer, or there
     is none, it is counted as cut, neither right nor wrong. ``thinking`` was hidden before the text, ``draft_thinking`` before the
     draft. ``truncated_context``: passages or in-context examples were left out of a prompt, since they did not fit the
@@ -305,11 +307,14 @@ class MetricValue(Record):
     mean_cut_wrong: float | None = None
 
 
-class SystemResult(Record):
-    """One row of the results table."""
+class Share(Record):
+    """``n`` of ``of`` cases with the 95% Wilson interval of their share; its values are None where there is no case."""
 
-    metrics: dict[str, MetricValue]
-    usage: Usage
+    n: int
+    of: int
+    share: float | None
+    ci_low: float | None
+    ci_high: float | None
 
 
 class Comparison(Record):
@@ -332,11 +337,65 @@ class Comparison(Record):
     b_cut: int = 0
 
 
+class AgainstSolo(Record):
+    """What a draft changes, against the same strong model alone on the same query (:mod:`cowest.scoring.uptake`).
+
+    Over queries on which both its answers can be told; ``missing`` could not, since alone it failed or was cut off. ``same_alone``:
+    alone it says what the draft says anyway, on the queries of ``beyond``. ``beyond``: the answers that are the draft's, minus
+    those that are so alone (paired): agreement beyond what there is without a draft. ``follows``: of the drafts that say
+    otherwise than it does alone, those whose answer it takes. ``helps``: of what it has wrong alone, what is right with the draft;
+    ``helps_itself``: of these, those whose draft was wrong or named no answer, so that copying did not do it. ``spoils``: of what
+    it has right alone, what is wrong with the draft.
+    """
+
+    missing: int
+    same_alone: Share
+    beyond: Comparison
+    follows: Share
+    helps: Share
+    helps_itself: Share
+    spoils: Share
+
+
+class Uptake(Record):
+    """What a system's strong model does with the drafts that it is given, by the answers read out of the texts.
+
+    ``drafts``: queries with a draft in their prediction; ``unread`` of these drafts name no answer. ``failed`` and ``cut`` are
+    final answers that never came, left out of all shares; ``no_answer`` are whole texts without one, which count as wrong and as
+    not the draft's. ``copied``: of drafts with an answer, those whose answer is the final one. ``adopts`` and ``mends``: of wrong
+    drafts, those whose answer is the final one, and those after which it is right. ``keeps``: of right drafts, those after
+    which it is right. ``solo``: None where the strong model alone was not evaluated on the same queries.
+    """
+
+    drafts: int
+    unread: int
+    failed: int
+    cut: int
+    no_answer: int
+    copied: Share
+    adopts: Share
+    mends: Share
+    keeps: Share
+    solo: AgainstSolo | None = None
+
+
+class SystemResult(Record):
+    """One row of the results table. ``uptake``: None for a system without drafts, and in older results."""
+
+    metrics: dict[str, MetricValue]
+    usage: Usage
+    uptake: Uptake | None = None
+
+
 class StageResult(Record):
-    """What a stage did: its counts (records made, reused, dropped and why) and the seconds it took."""
+    """What a stage did: its counts (records made, reused, dropped and why) and the seconds it took.
+
+    ``warnings``: what it noticed of its own records and said while it ran, one line each.
+    """
 
     counts: dict[str, int]
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 class Results(Record):

@@ -124,6 +124,20 @@ def test_queries_without_drafts_are_counted() -> None:
     assert build_pairs([question()], [], [], FRAMES).counts["queries_without_contrast"] == 1
 
 
+def test_why_a_query_gives_no_pair_is_counted() -> None:
+    def why(rows: list[Row], rule: str = "ordered") -> list[str]:
+        counts = pairing(rows, rule=rule).counts
+        return [key for key in counts if key.startswith("no_contrast")]
+
+    assert why([("good", 1, 0), ("bad", 0, 0)]) == []
+    assert why([("one", 1, 0), ("two", 1, 0)]) == ["no_contrast_equal_worth"]
+    assert why([("one", 1, 0), (" one", 1, 0)]) == ["no_contrast_equal_drafts"]
+    assert why([("one", None, 0), ("two", 1, 0)]) == ["no_contrast_unscored"]
+    assert why([(None, None, 0), ("two", 1, 0)]) == ["no_contrast_too_few_drafts"]
+    assert why([("one", 0.52, 0), ("two", 0.5, 0)]) == ["no_contrast_by_the_rule"]
+    assert why([("one", 1, 1), ("two", 0, 1)], "paper") == ["no_contrast_by_the_rule"]
+
+
 scores = st.one_of(st.none(), st.sampled_from([0.0, 0.3, 0.33, 0.5, 1.0]))
 some_rows = st.lists(
     st.tuples(st.one_of(st.none(), st.sampled_from(["a", " a", "b", "c", "d"])), scores, scores), max_size=7

@@ -15,6 +15,8 @@ from cowest.report.naming import described, order_systems, p_value, percent, poi
 from cowest.report.plots import checkpoints_plot, curve_plots, gains_plot, systems_plot
 from cowest.report.queries import outcome, query_list, script_json
 from cowest.report.verdict import contrast, verdicts
+from cowest.scoring.statistics import Outcome
+from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import SYSTEMS
 from cowest.types import Comparison, MetricValue, Results, SystemResult, Usage
 
@@ -83,6 +85,37 @@ def test_page_has_the_numbers_of_a_full_task(make_report: MakeReport) -> None:
     assert "weak is weak (SFT) alone" in text and "collab_aligned is collaboration, aligned weak" in text
     assert "This list needs JavaScript" in text
     assert "Overview" not in text
+
+
+NASTY = "</p><script>alert(1)</script>"
+
+
+def test_what_the_strong_model_does_with_a_draft_and_what_the_run_noticed(make_task: Make) -> None:
+    cases = [
+        Case(
+            draft="yes",
+            final=Outcome(example_id=str(i), answer="yes", references=(("yes", "no")[i % 2],)),
+            solo=Outcome(example_id=str(i), answer="no", references=(("yes", "no")[i % 2],)),
+            closed=True,
+        )
+        for i in range(10)
+    ]
+    task = make_task()
+    plain = Page(render(RunReport(title="t", tasks=[task]))).words
+    assert "What the strong model does with a draft" not in plain and "Warning" not in plain
+    systems, stages = dict(task.results.systems), dict(task.results.stages)
+    uptake = uptake_of(cases, right_by(("accuracy",), True), seed=0)
+    for name in ("collab", NASTY):
+        systems[name] = systems["collab"].model_copy(update={"uptake": uptake})
+    stages["sft"] = stages["sft"].model_copy(update={"warnings": (f'it says "{NASTY}\x1b"',)})
+    found = task.results.model_copy(update={"systems": systems, "stages": stages})
+    page = render(RunReport(title="t", tasks=[task.model_copy(update={"results": found})]))
+    words = Page(page).words
+    assert NASTY not in page and words.count(NASTY) >= 3 and "\x1b" not in page
+    assert f'Warning, sft: it says "{NASTY}␛"' in words
+    assert "copied its answer is the draft's" in words.replace("copiedits", "copied its")
+    assert "10010 of 1072 to 100" in words, "value, counts and Wilson's interval"
+    assert "the draft's answer is the final one +100.0 points [+100.0, +100.0] more often than alone" in words
 
 
 def test_several_tasks_get_an_overview_and_links_that_lead_somewhere(make_report: MakeReport) -> None:

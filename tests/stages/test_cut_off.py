@@ -114,9 +114,21 @@ def test_results_json_has_the_counts_of_every_stage(ran: tuple[RunSummary, Log, 
 
 def test_the_run_warns_at_the_first_batch_and_names_the_setting(ran: tuple[RunSummary, Log, Thinker]) -> None:
     warnings = [line for line in ran[1].lines if "warning" in line]
-    assert len(warnings) == 3 and "no row collab_aligned: " in warnings[2]
+    assert len(warnings) == 6 and "no row collab_aligned: " in warnings[5]
     assert "strong alone" in warnings[0] and "raise feedback.sampling.max_tokens" in warnings[0]
-    assert "evaluate strong" in warnings[1] and "raise evaluate.answer.max_tokens" in warnings[1]
+    assert "evaluate strong" in warnings[3] and "raise evaluate.answer.max_tokens" in warnings[3]
+
+
+def test_what_cannot_be_compared_is_said_with_the_side_that_was_cut_off(ran: tuple[RunSummary, Log, Thinker]) -> None:
+    warnings = [line for line in ran[1].lines if "warning" in line]
+    cut = "18 of 24 queries cannot be scored: cut off before an answer, with the draft 0, alone 18. Raise "
+    assert warnings[1].startswith(f"refine drafts: warning: {cut}feedback.sampling.max_tokens from 16 to 32 or more")
+    assert warnings[4].startswith(f"evaluate collab: warning: {cut}evaluate.answer.max_tokens from 16 to 32 or more")
+    assert warnings[2].startswith("pairs: warning: 36 of 48 drafts are unscored and make no pair (cut off 36; ")
+    assert "alone is missing for 36, the one with the draft for 0" in warnings[2]
+    assert "raise feedback.sampling.max_tokens from 16 to 32 or more" in warnings[2]
+    page = ran[0].report.read_text(encoding="utf-8")
+    assert "before an answer: cut off 36" in page
 
 
 def test_terminal_and_report_say_it(ran: tuple[RunSummary, Log, Thinker], capsys: pytest.CaptureFixture[str]) -> None:

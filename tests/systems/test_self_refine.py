@@ -16,7 +16,7 @@ async def test_the_model_sees_its_own_answer_and_mends_it() -> None:
     done = await SelfRefine(model, FRAMES.chain_of_thought, FRAMES.self_refine, SAMPLING, "refine").answer(question())
     expected = [FRAMES.chain_of_thought(question()), FRAMES.self_refine(question(), "Answer: yes")]
     assert asked(model) == expected
-    assert (done.text, done.draft, done.error) == ("It forgot the dose.\nAnswer: no", None, None)
+    assert (done.text, done.draft, done.error) == ("It forgot the dose.\nAnswer: no", "Answer: yes", None)
     assert (done.usage.calls, done.usage.input_tokens, done.usage.output_tokens) == (2, words(*expected), 2 + 6)
 
 

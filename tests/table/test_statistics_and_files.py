@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cowest.cli.output_table import print_table
-from cowest.scoring.statistics import holm
+from cowest.scoring.statistics import Outcome, holm
+from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import TABLE
 from cowest.table.results import Difference, RowResult, Table, TableResults
-from cowest.table.write import cells, csv_text, latex, markdown, p_value
+from cowest.table.write import cells, csv_text, latex, markdown, p_value, uptake_csv, write_table
 from cowest.types import Comparison, MetricValue, Usage
 
 
@@ -99,6 +100,49 @@ def test_results_of_an_older_version_are_read_by_todays_names() -> None:
         assert {d.comparison.a for d in table.differences} == set(table.rows) - {old.baseline}
         assert all(set(seed) == set(table.rows) for seed in table.by_seed.values())
     assert "weak_sft" not in old.model_dump_json() and "strong_cot" not in old.model_dump_json()
+
+
+def with_drafts(results: TableResults) -> TableResults:
+    """The same, and what the strong model did with two drafts of ``best_of_k``; without it alone for ``collab_cot``."""
+
+    def case(number: int, final: str, solo: str | None) -> Case:
+        done = Outcome(example_id=str(number), answer=final, references=("yes",))
+        alone = None if solo is None else done.model_copy(update={"answer": solo})
+        return Case(draft="no", final=done, solo=alone, closed=True)
+
+    table = results.tables[0]
+    rows = dict(table.rows)
+    for name, cases in (
+        ("best_of_k", [case(1, "yes", "no"), case(2, "no", "yes")]),
+        ("collab_cot", [case(1, "no", None)]),
+    ):
+        found = uptake_of(cases, right_by(("accuracy",), True), seed=0)
+        rows[name] = rows[name].model_copy(update={"uptake": found})
+    changed = table.model_copy(update={"rows": rows})
+    return results.model_copy(update={"tables": [changed], "warnings": ["seed-1 main: feedback: no, always"]})
+
+
+def test_every_file_says_what_the_strong_model_does_with_a_draft(
+    results: TableResults, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "What the strong model does" not in markdown(results) and uptake_csv(results).count("\n") == 1
+    drafted = with_drafts(results)
+    text = markdown(drafted)
+    assert "#### What the strong model does with a draft: towns" in text
+    head = "copied | same alone | follows | adopts wrong | mends wrong | keeps right | helps | not by copying | spoils"
+    assert f"| row | {head} | beyond alone |" in text
+    half = "50% [9.5, 90.5] (1/2)"
+    assert f"| `best_of_k` | {half} | {half} | 100% [20.7, 100.0] (1/1) | {half} | {half} |" in text
+    assert "Note: strong is not among the systems" in text and "Warning: seed-1 main: feedback: no, always" in text
+    written = write_table(drafted, tmp_path)
+    assert TableResults.model_validate_json(written["results.json"].read_bytes()) == drafted
+    lines = list(csv.DictReader(written["uptake.csv"].open(encoding="utf-8")))
+    assert [line["share"] for line in lines if line["row"] == "collab_cot"] == ["copied", "adopts", "mends", "keeps"]
+    (spoils,) = [line for line in lines if line["share"] == "spoils"]
+    assert (spoils["n"], spoils["of"], spoils["value"]) == ("1", "1", "1.0") and float(spoils["ci_low"]) > 0.2
+    print_table(drafted, [], None)
+    printed = capsys.readouterr().out
+    assert "not by copying" in printed and "1/2" in printed and "warning: seed-1 main: feedback: no, always" in printed
 
 
 def test_markdown_marks_the_best_and_its_equals(results: TableResults) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
@@ -9,8 +11,9 @@ from rich.table import Table
 from cowest.cli.output_ledger import cost_line
 from cowest.pipeline import RunSummary
 from cowest.report.naming import TARGETS, cut_note
+from cowest.report.uptake import LEGEND, TITLE, beyond, columns, counts_of, notes, percent_of
 from cowest.stages.reporting import summary_json
-from cowest.types import MetricValue, Results
+from cowest.types import MetricValue, Results, Uptake
 
 
 def results_json(done: RunSummary) -> JsonValue:
@@ -26,9 +29,17 @@ def print_results(done: RunSummary) -> None:
     console = Console(width=None if Console().is_terminal else 132)
     for name, results in done.results.items():
         console.print(_table(name or results.task, results))
-        for line in (*_cut_lines(results), *_left_out_lines(results), *_main_comparisons(results)):
+        print_uptake(console, {n: s.uptake for n, s in results.systems.items() if s.uptake is not None})
+        for line in (
+            *_warning_lines(results),
+            *_cut_lines(results),
+            *_left_out_lines(results),
+            *_main_comparisons(results),
+        ):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
+    if any(s.uptake is not None for r in done.results.values() for s in r.systems.values()):
+        console.print(LEGEND, markup=False, highlight=False, soft_wrap=True)
     if done.bill is not None:
         console.print(
             f"Paid in all: {cost_line(done.bill)}; `cowest ledger {done.out}` has the details.",
@@ -67,6 +78,33 @@ def _cut_lines(results: Results) -> list[str]:
                 f"{100 * first.mean_cut_wrong:.1f} (raise {setting})"
             )
     return lines
+
+
+def print_uptake(console: Console, uptakes: Mapping[str, Uptake]) -> None:
+    """What the strong model does with a draft, a row a system; nothing where no system has drafts."""
+    if not uptakes:
+        return
+    shown = columns(list(uptakes.values()))
+    table = Table(title=TITLE, title_justify="left", title_style="bold")
+    table.add_column("system")
+    for column in shown:
+        table.add_column(column.head, justify="right")
+    for name, uptake in uptakes.items():
+        cells = [column.of(uptake) for column in shown]
+        table.add_row(name, *(f"{percent_of(share)}\n{counts_of(share)}" for share in cells))
+    console.print(table)
+    lines = [f"{name}: the draft's answer is its own {by} more often than alone" for name, by in _beyond(uptakes)]
+    for line in (*lines, *notes(uptakes)):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _beyond(uptakes: Mapping[str, Uptake]) -> list[tuple[str, str]]:
+    return [(name, by) for name, uptake in uptakes.items() if (by := beyond(uptake))]
+
+
+def _warning_lines(results: Results) -> list[str]:
+    """What the run noticed of its own records."""
+    return [f"  warning: {stage}: {text}" for stage, s in results.stages.items() for text in s.warnings]
 
 
 def _left_out_lines(results: Results) -> list[str]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from cowest.cli.output import print_uptake
 from cowest.cli.output_ledger import cost_line
 from cowest.ledger.summary import LedgerSummary
+from cowest.report.uptake import LEGEND
 from cowest.table.results import Table, TableResults
 from cowest.table.write import along, cells, cut_notes, heading
 
@@ -23,12 +25,17 @@ def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSumm
         console.print(_table(table, results.baseline))
         for note in cut_notes(table):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+        print_uptake(console, {n: r.uptake for n, r in table.rows.items() if r.uptake is not None})
     console.print(
         "* best, = not significantly below it; p Holm-corrected; cut: answers cut off at max_tokens before they came, left out "
         "of the mean; short: contexts shortened to fit the window",
         markup=False,
         soft_wrap=True,
     )
+    if any(row.uptake is not None for table in results.tables for row in table.rows.values()):
+        console.print(LEGEND, markup=False, soft_wrap=True)
+    for text in results.warnings:
+        console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
     for d, points, p in along(results):
         console.print(f"{d.task}: {d.row}, {d.label} - {d.first}: {points}, p = {p}", markup=False, highlight=False)
     for name, why in results.left_out.items():

@@ -61,10 +61,16 @@ def build_pairs(
         by_query.setdefault(draft.example_id, []).append(draft)
     pairs: list[PreferencePair] = []
     for example in examples:
-        candidates = _candidates(by_query.get(example.id, ()), scored, signal, counts)
+        of_query: Counter[str] = Counter()
+        candidates = _candidates(by_query.get(example.id, ()), scored, signal, of_query)
         found = _of_query(candidates, rule, min_margin)
+        counts.update(of_query)
         counts["dropped_over_maximum"] += max(0, len(found) - max_per_query)
-        counts["queries_with_pairs" if found else "queries_without_contrast"] += 1
+        if found:
+            counts["queries_with_pairs"] += 1
+        else:
+            counts["queries_without_contrast"] += 1
+            counts[_why_none(candidates, of_query)] += 1
         prompt = frames.draft(example)
         pairs.extend(_pair(example, prompt, better, worse) for better, worse in found[:max_per_query])
     if limit is not None and len(pairs) > limit:
@@ -72,6 +78,18 @@ def build_pairs(
         pairs = _some(pairs, limit, seed)
     counts["pairs"] = len(pairs)
     return Pairing(tuple(pairs), dict(counts))
+
+
+def _why_none(candidates: Sequence[_Candidate], counts: Mapping[str, int]) -> str:
+    """Why a query gives no pair, as a name of what is counted."""
+    if len(candidates) > 1:
+        equal = len({c.gain for c in candidates}) == 1
+        return "no_contrast_equal_worth" if equal else "no_contrast_by_the_rule"
+    if counts["dropped_unscored"]:
+        return "no_contrast_unscored"
+    if counts["dropped_duplicate"]:
+        return "no_contrast_equal_drafts"
+    return "no_contrast_too_few_drafts"
 
 
 def _some(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[PreferencePair]:

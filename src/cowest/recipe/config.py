@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import Field, JsonValue, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, PrivateAttr, ValidationError, field_validator, model_validator
 
 from cowest.errors import ConfigError
 from cowest.recipe.models import LocalModelConfig as LocalModelConfig
@@ -95,10 +95,18 @@ class DraftConfig(Section):
     sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=256)
 
 
+Watch = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+_WATCH = (
+    "Compare the answers made with a draft with those of the strong model alone, first at 36 queries, then whenever their number "
+    "has doubled: one class nearly always, no answer, cut off, drafts ignored or always copied. warn: say so with the numbers and "
+    "two examples. stop: end there, with what was paid for kept; the same command with warn goes on."
+)
+
+
 class FeedbackConfig(Section):
     """Stage feedback: refine every draft, solo once a query, gain = score(refined) - score(solo) (steps 3 to 5)."""
 
-    how: ClassVar[frozenset[str]] = frozenset({"mode"})
+    how: ClassVar[frozenset[str]] = frozenset({"mode", "watch"})
 
     metric: str | None = Field(default=None, description="The metric behind the score; unset: the task's first.")
     scorer: str | None = Field(
@@ -112,6 +120,7 @@ class FeedbackConfig(Section):
         default=None,
         description="A model that scores answers against the reference, instead of the metric (the paper's E).",
     )
+    watch: Watch = Field(default="warn", description=_WATCH)
 
 
 class PairsConfig(Section):
@@ -167,6 +176,8 @@ class AlignConfig(TrainingSettings):
 class EvaluateConfig(Section):
     """Stage evaluate: the systems on held-out test queries."""
 
+    how: ClassVar[frozenset[str]] = frozenset({"watch"})
+
     systems: tuple[str, ...] = Field(
         default=("weak", "strong", "collab", "collab_aligned"),
         min_length=1,
@@ -175,6 +186,7 @@ class EvaluateConfig(Section):
     queries: int | None = Field(default=None, ge=1, description="Test queries used; unset: all.")
     draft: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=256), description="How a draft is decoded.")
     answer: Sampling = Field(default=Sampling(temperature=0.0, max_tokens=512), description="How the strong model is.")
+    watch: Watch = Field(default="warn", description=_WATCH)
 
 
 class PromptsConfig(Section):

@@ -31,8 +31,9 @@ from cowest.report.naming import (
 )
 from cowest.report.plots import Plot, checkpoints_plot, curve_plots, gains_plot, systems_plot
 from cowest.report.queries import OUTCOMES, QueryList, query_list
+from cowest.report.uptake import beyond, columns, counts_of, notes
 from cowest.report.verdict import Verdict, mean, verdicts
-from cowest.types import Comparison, MetricValue, Record
+from cowest.types import Comparison, MetricValue, Record, Results, Share
 
 
 class MetricCell(Record):
@@ -90,6 +91,39 @@ class OverviewCell(Record):
     best: bool
 
 
+class UptakeCell(Record):
+    """One share of what the strong model does with a draft; ``value`` in percent, '—' where there is no case."""
+
+    value: str
+    counts: str
+    interval: str | None
+
+
+class UptakeSystem(Record):
+    """One system with drafts. ``beyond``: agreement with the draft beyond that without it, in points."""
+
+    name: str
+    colour: int
+    beyond: str
+
+
+class UptakeRow(Record):
+    """One share, and what it means, with a cell for each system."""
+
+    head: str
+    about: str
+    cells: list[UptakeCell]
+
+
+class UptakeView(Record):
+    """What the strong model does with a draft: a column a system, which also fits a narrow page."""
+
+    systems: list[UptakeSystem]
+    rows: list[UptakeRow]
+    notes: list[str]
+    against_solo: bool
+
+
 class TaskView(Record):
     """One section of the page, ready to be written down."""
 
@@ -101,6 +135,8 @@ class TaskView(Record):
     verdicts: list[Verdict]
     rows: list[SystemRow]
     left_out: list[tuple[str, str]]
+    warnings: list[tuple[str, str]]
+    uptake: UptakeView | None
     comparisons: list[ComparisonRow]
     other_comparisons: list[ComparisonRow]
     overview: dict[str, OverviewCell]
@@ -145,6 +181,8 @@ def _task_view(task: TaskReport, key: str) -> TaskView:
         verdicts=verdicts(results, main),
         rows=_rows(task, metrics),
         left_out=list(results.left_out.items()),
+        warnings=[(stage, text) for stage, done in results.stages.items() for text in done.warnings],
+        uptake=_uptake(results),
         comparisons=[_comparison(c) for c in comparisons if c.metric == main],
         other_comparisons=[_comparison(c) for c in comparisons if c.metric != main],
         overview=_overview(task),
@@ -206,6 +244,32 @@ def _rows(task: TaskReport, metrics: list[str]) -> list[SystemRow]:
             )
         )
     return rows
+
+
+def _uptake(results: Results) -> UptakeView | None:
+    names = order_systems(results.systems)
+    found = {name: u for name in names if (u := results.systems[name].uptake) is not None}
+    if not found:
+        return None
+    return UptakeView(
+        systems=[
+            UptakeSystem(name=name, colour=colour_of(name, names), beyond=beyond(u).replace("-", "−"))
+            for name, u in found.items()
+        ],
+        rows=[
+            UptakeRow(head=c.head, about=c.about, cells=[_uptake_cell(c.of(u)) for u in found.values()])
+            for c in columns(list(found.values()))
+        ],
+        notes=notes(found),
+        against_solo=any(u.solo is not None for u in found.values()),
+    )
+
+
+def _uptake_cell(share: Share | None) -> UptakeCell:
+    if share is None or share.share is None:
+        return UptakeCell(value="—", counts=counts_of(share), interval=None)
+    interval = f"{percent(share.ci_low, 0)} to {percent(share.ci_high, 0)}"
+    return UptakeCell(value=percent(share.share, 0), counts=counts_of(share).replace("/", " of "), interval=interval)
 
 
 def _cell(value: MetricValue | None, main: MetricValue | None, best: bool) -> MetricCell:

@@ -32,6 +32,7 @@ class StageEntry(Record):
 
     ``made_with``: every setting, file, prompt and model that its outputs follow from, by name. ``inputs``: the identities of what
     it read of earlier stages. ``outputs``: what it left, once it is done. ``failed`` calls are asked again by the next run.
+    ``warnings`` are what it noticed of its own records.
     ``fingerprint`` is from versions of cowest that kept no names.
     """
 
@@ -43,6 +44,7 @@ class StageEntry(Record):
     counts: dict[str, int] = Field(default_factory=dict)
     failed: int = 0
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
     fingerprint: str | None = None
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from cowest.scoring.metrics import Metric, get_metric, true_label
-from cowest.types import Comparison, MetricValue, Record
+from cowest.types import Comparison, MetricValue, Record, Share
 
 Floats = NDArray[np.float64]
 
@@ -145,6 +145,19 @@ def compare(
         )
         for test, p in zip(tests, p_values, strict=True)
     ]
+
+
+def share(n: int, of: int) -> Share:
+    """``n`` of ``of`` with Wilson's (1927) 95% interval, which has a width also at none and at all."""
+    if not of:
+        return Share(n=n, of=of, share=None, ci_low=None, ci_high=None)
+    low, high = binomtest(n, of).proportion_ci(0.95, method="wilson")
+    return Share(n=n, of=of, share=n / of, ci_low=float(low), ci_high=float(high))
+
+
+def chance_of_as_many(n: int, of: int, rate: float) -> float:
+    """P(at least ``n`` of ``of``) where each of them happens at ``rate``: the p of the one-sided exact binomial test."""
+    return float(binomtest(n, of, rate, alternative="greater").pvalue) if of else 1.0
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

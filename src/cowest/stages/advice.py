@@ -1,8 +1,9 @@
-"""Why a run has no preference pair, and what would give it some: by what became of its drafts."""
+"""Why a run has few preference pairs or none, and what would give it more: by what became of its drafts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from cowest.collaboration.feedback import Reason, unscored_reasons
 from cowest.types import Feedback
@@ -32,3 +33,66 @@ def why_no_pairs(drafts: int, failed: int, feedback: Sequence[Feedback], counts:
     return (
         f"no preference pair could be built: {'; '.join(said) or f'{drafts} drafts'}. What may help: {'; '.join(ways)}"
     )
+
+
+THIN: Final = 0.10
+"""Of the queries: fewer with a pair than this is said to be little. The lab's have 48 to 52%."""
+SMALL: Final = 0.05
+"""Of the drafts: as many unscored ones are not spoken of."""
+
+_NO_CONTRAST: Mapping[str, str] = {
+    "no_contrast_equal_worth": "their drafts differ and are worth the same",
+    "no_contrast_equal_drafts": "all their drafts are the same text",
+    "no_contrast_unscored": "too few of their drafts have a score",
+    "no_contrast_too_few_drafts": "they have fewer than two drafts",
+    "no_contrast_by_the_rule": "their drafts differ in worth, and pairs.rule or pairs.min_margin takes none",
+}
+_MORE: Mapping[str, str] = {
+    "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature, or a finer score (feedback.judge, or "
+    "feedback.metric f1 where answers are open)",
+    "no_contrast_equal_drafts": "a higher draft.sampling.temperature (or top_p)",
+    "no_contrast_unscored": "see to the unscored drafts first",
+    "no_contrast_too_few_drafts": "draft.samples of 4 or more, and a longer draft.sampling.max_tokens where drafts are cut off",
+    "no_contrast_by_the_rule": "pairs.rule: ordered, or a smaller pairs.min_margin",
+}
+
+
+def _none(counts: Mapping[str, int]) -> list[str]:
+    """The reasons why queries have no pair, the most frequent first."""
+    return sorted((key for key in _NO_CONTRAST if counts.get(key)), key=lambda key: -counts[key])
+
+
+def contrast(counts: Mapping[str, int]) -> str:
+    """How many queries gave pairs, and why the others gave none; ``counts`` are those of the pairs."""
+    some, none = counts.get("queries_with_pairs", 0), counts.get("queries_without_contrast", 0)
+    why = "; ".join(f"{counts[key]}: {_NO_CONTRAST[key]}" for key in _none(counts))
+    return f"{counts.get('pairs', 0)} pairs from {some} of {some + none} queries{f' (without: {why})' if why else ''}"
+
+
+def thin_contrast(
+    counts: Mapping[str, int], unscored: Mapping[Reason, int], feedback: Sequence[Feedback], max_tokens: int
+) -> tuple[str, ...]:
+    """What is to be said of drafts without a score, and of few queries with pairs, each with its way out.
+
+    ``max_tokens`` is the strong model's; a run without any pair says so in other words (:func:`why_no_pairs`).
+    """
+    found = []
+    if sum(unscored.values()) > SMALL * len(feedback):
+        ways = [
+            f"raise feedback.sampling.max_tokens from {max_tokens} to {2 * max_tokens} or more"
+            if reason == "cut off"
+            else _WAYS[reason]
+            for reason in unscored
+        ]
+        by = ", ".join(f"{reason} {n}" for reason, n in unscored.items())
+        alone = sum(f.gain is None and f.solo.value is None for f in feedback)
+        refined = sum(f.gain is None and f.refined.value is None for f in feedback)
+        found.append(
+            f"{sum(unscored.values())} of {len(feedback)} drafts are unscored and make no pair ({by}; the strong model's answer "
+            f"alone is missing for {alone}, the one with the draft for {refined}). What helps: {'; '.join(ways)}"
+        )
+    some, none = counts.get("queries_with_pairs", 0), counts.get("queries_without_contrast", 0)
+    if 0 < some < THIN * (some + none):
+        ways = [_MORE[key] for key in _none(counts)[:2]]
+        found.append(f"{contrast(counts)}: little to learn from. What helps: {'; '.join(ways)}")
+    return tuple(found)

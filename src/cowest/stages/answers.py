@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 from cowest.protocols import Reporter, System, Task
 from cowest.run.store import JsonlFile
 from cowest.scoring.statistics import Outcome, compare, summarise
+from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.stages.base import fill
-from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Usage
+from cowest.systems.registry import STRONG
+from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Uptake, Usage
 
 
 def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
@@ -29,6 +31,36 @@ def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Pr
     return found
 
 
+def cases_of(
+    task: Task,
+    queries: Sequence[Example],
+    predictions: Sequence[Prediction],
+    found: Sequence[Outcome],
+    alone: Sequence[Outcome] | None,
+) -> list[Case]:
+    """The queries on which a system's predictions record a draft, with the answers that are to be compared.
+
+    ``found`` are the outcomes of ``predictions``, ``alone`` those of the strong model alone on the same queries.
+    """
+    solo = {outcome.example_id: outcome for outcome in alone or ()}
+    return [
+        Case(
+            draft=task.extract(p.draft, e),
+            final=outcome,
+            solo=solo.get(e.id),
+            closed=bool(task.labels or e.choices),
+        )
+        for e, p, outcome in zip(queries, predictions, found, strict=True)
+        if p.draft is not None
+    ]
+
+
+def uptake(task: Task, cases: Sequence[Case], seed: int, name: str) -> Uptake | None:
+    """What the strong model of the system ``name`` does with its drafts; None where none is recorded."""
+    closed = all(case.closed for case in cases)
+    return uptake_of(cases, right_by(task.metrics, closed), seed, name)
+
+
 def results_of_systems(
     task: Task,
     metrics: Sequence[str],
@@ -39,14 +71,15 @@ def results_of_systems(
     stages: Mapping[str, StageResult] | None = None,
     left_out: Mapping[str, str] | None = None,
 ) -> Results:
-    """Means with intervals of each system, and every pair compared on the queries that both answered."""
+    """Means with intervals of each system, what it does with drafts, and every pair compared on the queries that both answered."""
     found = {system: outcomes_of(task, queries, rows) for system, rows in predictions.items()}
     systems = {
         system: SystemResult(
             metrics=summarise(metrics, task.labels, found[system], seed),
             usage=sum((p.usage for p in predictions[system]), Usage()),
+            uptake=uptake(task, cases_of(task, queries, rows, found[system], found.get(STRONG.name)), seed, system),
         )
-        for system in predictions
+        for system, rows in predictions.items()
     }
     comparisons: list[Comparison] = []
     for a, b in combinations(reversed(list(found)), 2):

@@ -17,7 +17,7 @@ from cowest.protocols import Reporter
 from cowest.run.freshness import Depends, all_files, note_outputs
 from cowest.run.manifest import StageEntry
 from cowest.run.store import JsonlFile, RunDir
-from cowest.stages.watch import Asking, CutWatch
+from cowest.stages.watch import Asking, CutWatch, Looking
 
 I = TypeVar("I")  # noqa: E741 - an item of work
 R = TypeVar("R", bound=BaseModel)
@@ -33,10 +33,14 @@ ABOUT_THE_QUERY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a stage did: its counts for people and reports, and how many of its calls failed, which the next run asks again."""
+    """What a stage did: its counts for people and reports, and how many of its calls failed, which the next run asks again.
+
+    ``warnings``: what it said of its own records while it ran, which results and report say again.
+    """
 
     counts: Mapping[str, int]
     failed: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ async def executed(context: Context, stage: Stage, entry: StageEntry) -> None:
         raise
     seconds = round(entry.seconds + time.monotonic() - began, 2)
     finished = {"status": "done", "counts": dict(done.counts), "failed": done.failed, "seconds": seconds}
+    finished["warnings"] = done.warnings
     outputs = note_outputs(context.run, stage)
     context.run.record(stage.name, entry.model_copy(update={**finished, "outputs": outputs}))
     told = ", ".join(f"{key.replace('_', ' ')} {n}" for key, n in sorted(done.counts.items()) if n)
@@ -151,12 +156,15 @@ async def fill(
     at_once: int = IN_FLIGHT,
     limit: str = "max_tokens",
     proven: bool = False,
+    looking: Looking | None = None,
+    first: Sequence[I] = (),
 ) -> list[R]:
     """Make one record for each item that has none yet; each is on disk before it counts. Failed ones are made again.
 
     Returns the records in the items' order, which is also the order of the file when all are there; ``at_once`` of them are under
     way together. ``limit`` names the setting that bounds their length, for the warning where many are cut off. ``proven``: the
-    model has answered elsewhere, so that it refuses these queries where it refuses, and is not out of order. Raises StageError
+    model has answered elsewhere, so that it refuses these queries where it refuses, and is not out of order. ``looking`` sees every
+    record, those that were there first, and may raise; the ``first`` items are made before any other is begun. Raises StageError
     when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError, which then also says how far it came.
     """
     done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
@@ -164,6 +172,9 @@ async def fill(
     context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
     patience = _Patience(label, len(items), bool(done), proven)
     watch = CutWatch(context, label, limit, len(todo))
+    if looking is not None:
+        for record in done.values():
+            looking.see(record)
 
     async def work(rest: Iterable[I]) -> None:
         for item in rest:
@@ -172,12 +183,20 @@ async def fill(
             done[key_of_record(record)] = record
             context.reporter.advance()
             watch.see(record)
+            if looking is not None:
+                looking.see(record)
             patience.see(getattr(record, "error", None))
 
-    rest = iter(todo)  # shared by all workers: each takes the next item
-    workers = [asyncio.ensure_future(work(rest)) for _ in range(min(at_once, len(todo)))]
+    ahead = {key_of_item(item) for item in first}
+    parts = [[item for item in todo if (key_of_item(item) in ahead) is early] for early in (True, False)]
+    workers = list[asyncio.Future[None]]()
     try:
-        await asyncio.gather(*workers)
+        for part in parts:
+            rest = iter(part)  # shared by all workers: each takes the next item
+            workers = [asyncio.ensure_future(work(rest)) for _ in range(min(at_once, len(part)))]
+            await asyncio.gather(*workers)
+        if looking is not None:
+            looking.look()
     except BudgetExceededError as error:
         raise BudgetExceededError(f"{context.label}{label}: {len(done)} of {len(items)} done. {error}") from None
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cowest.assembly.build import build_baseline_frames
 from cowest.assembly.context import Context
@@ -18,8 +19,9 @@ from cowest.scoring.statistics import Outcome
 from cowest.stages import depends
 from cowest.stages.answers import outcomes_of, results_of_systems
 from cowest.stages.base import Done, Stage, failures, fill
+from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.learn import selection, sft_model
-from cowest.systems.registry import evaluated
+from cowest.systems.registry import STRONG, evaluated
 from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Example, ModelRef, Prediction, StageResult
 
@@ -134,6 +136,28 @@ def _limit(spec: SystemSpec) -> str:
     return {"weak": draft, "strong": answer}.get(spec.uses, f"{answer} (or {draft})")
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A system's answers in the queries' order, and what was said of them while they came."""
+
+    predictions: list[Prediction]
+    warnings: tuple[str, ...] = ()
+
+
+def _watch(context: Context, label: str, queries: Sequence[Example], alone: Sequence[Prediction]) -> DraftWatch:
+    settings = context.config.evaluate
+    return DraftWatch(
+        context,
+        label,
+        settings.watch,
+        "evaluate.watch",
+        Limits("evaluate.answer.max_tokens", settings.answer.max_tokens),
+        {e.id: e for e in queries},
+        lambda answer: answer.draft if isinstance(answer, Prediction) else None,
+        {p.example_id: p for p in alone},
+    )
+
+
 async def answer_queries(
     context: Context,
     spec: SystemSpec,
@@ -141,14 +165,18 @@ async def answer_queries(
     label: str,
     retrievers: Retrievers,
     proven: bool = False,
-) -> list[Prediction]:
+    alone: Sequence[Prediction] = (),
+) -> Answered:
     """A system's answers to the test queries; those that are in the file already are kept.
+
+    ``alone``: the same strong model's without a draft, where it has been asked, for the watch on what drafts do.
 
     A model that cannot serve the system (FLARE, and no log-probabilities) does not take the other systems' answers away: all
     of its queries are entered as failed. ``proven``: its strong model has answered other systems. Raises StageError where calls
     keep failing in another way.
     """
     queries, opened = test_queries(context), list[ChatModel]()
+    watch = _watch(context, label, queries, alone)
 
     def weak(which: Which) -> ChatModel:
         opened.append(context.models.weak(weak_ref(context, which)))
@@ -156,7 +184,7 @@ async def answer_queries(
 
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
-        answers = await fill(
+        made = await fill(
             label,
             context,
             file,
@@ -166,10 +194,11 @@ async def answer_queries(
             system.answer,
             limit=_limit(spec),
             proven=proven,
+            looking=watch,
         )
         if spec.uses == "both" and context.sight == "weak":
-            _tell_what_drafts_carry(context, label, queries, answers)
-        return answers
+            _tell_what_drafts_carry(context, label, queries, made)
+        return Answered(made, watch.warnings)
     except StageError as error:
         if error.kind != "no_logprobs":
             raise
@@ -178,7 +207,7 @@ async def answer_queries(
             Prediction(example_id=e.id, system=spec.name, text=None, error=f"no_logprobs: {error}") for e in queries
         ]
         file.replace(failed)
-        return failed
+        return Answered(failed)
     finally:
         for model in opened:
             await model.aclose()
@@ -205,11 +234,13 @@ async def _evaluate(context: Context) -> Done:
     before = context.run.manifest().stages.get(EVALUATE)
     earlier = 0.0 if before is None else before.seconds
     specs, left_out = systems_of(context)
-    predictions, proven = dict[str, list[Prediction]](), False
+    predictions, proven, warnings = dict[str, list[Prediction]](), False, list[str]()
     for spec in specs:
         file = context.run.file(f"predictions/{spec.name}.jsonl", Prediction)
-        rows = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers, proven)
-        predictions[spec.name] = rows
+        alone = predictions.get(STRONG.name, ())
+        done = await answer_queries(context, spec, file, f"evaluate {spec.name}", retrievers, proven, alone)
+        predictions[spec.name] = rows = done.predictions
+        warnings += [f"{spec.name}: {text}" for text in done.warnings]
         proven = proven or (spec.uses != "weak" and any(p.error is None for p in rows))
     for name, why in left_out.items():
         context.reporter.info(f"{context.label}evaluate: warning: no row {name}: {why}")
@@ -219,9 +250,10 @@ async def _evaluate(context: Context) -> Done:
     counts |= {f"{name}_truncated": sum(p.truncated for p in rows) for name, rows in predictions.items()}
     counts |= {f"{name}_cut_off": sum(o.cut for o in rows) for name, rows in found.items()}
     counts |= {f"{name}_failed": n for name, n in failed.items()}
-    mine = StageResult(counts=counts, seconds=round(earlier + time.monotonic() - began, 2))
+    seconds = round(earlier + time.monotonic() - began, 2)
+    mine = StageResult(counts=counts, seconds=seconds, warnings=tuple(warnings))
     stages = {
-        name: StageResult(counts=entry.counts, seconds=entry.seconds)
+        name: StageResult(counts=entry.counts, seconds=entry.seconds, warnings=entry.warnings)
         for name, entry in context.run.manifest().stages.items()
         if entry.status == "done" and name != EVALUATE
     }
@@ -229,7 +261,7 @@ async def _evaluate(context: Context) -> Done:
     task, c = context.task, context.config
     results = results_of_systems(task, task.metrics, queries, predictions, c.seed, c.name, stages, left_out)
     write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
-    return Done(counts, sum(failed.values()))
+    return Done(counts, sum(failed.values()), tuple(warnings))
 
 
 def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cowest.assembly.context import Context
 from cowest.collaboration.calls import many_at_once
 from cowest.collaboration.draft import draft, draft_id, drafts
-from cowest.collaboration.feedback import feedback
+from cowest.collaboration.feedback import feedback, unscored_reasons
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import Scorer
@@ -17,11 +17,13 @@ from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
 from cowest.stages import asks, depends
+from cowest.stages.advice import contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Stage, failures, fill
+from cowest.stages.draft_watch import FIRST, DraftWatch, Limits
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
-from cowest.types import Draft, Example, Feedback, PreferencePair, Refinement, Score, Usage
+from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
 
 
 def _sample_depends(context: Context) -> Depends:
@@ -100,8 +102,10 @@ async def _feedback(context: Context, round_: Round) -> Done:
     asked = context.signal.asks
     solos = await _solos(context, round_, list(queries.values())) if "solo" in asked else []
     proven = any(s.error is None for s in solos)
-    refinements = await _refinements(context, round_, queries, drafts, proven) if "refine" in asked else []
-    alone, refined = {s.example_id: s for s in solos}, {r.draft_id: r for r in refinements}
+    alone = {s.example_id: s for s in solos}
+    watch = _watch(context, queries, drafts, alone)
+    refinements = await _refinements(context, round_, queries, drafts, proven, watch) if "refine" in asked else []
+    refined = {r.draft_id: r for r in refinements}
     work = [
         (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
         for d in drafts
@@ -123,7 +127,46 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "scored": sum(context.signal.value(r) is not None for r in records),
         "unscored": sum(context.signal.value(r) is None for r in records),
     }
-    return Done(counts, solo_failed + refined_failed)
+    return Done(counts, solo_failed + refined_failed, watch.warnings)
+
+
+def _watch(
+    context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft], alone: Mapping[str, Refinement]
+) -> DraftWatch:
+    settings, texts = context.config.feedback, {d.id: d.text for d in drafts}
+    judged = settings.judge is not None or settings.scorer is not None or context.objects.scorer is not None
+
+    def draft_of(answer: Refinement | Prediction) -> str | None:
+        return None if isinstance(answer, Prediction) else texts.get(answer.draft_id or "")
+
+    return DraftWatch(
+        context,
+        "refine drafts",
+        settings.watch,
+        "feedback.watch",
+        Limits("feedback.sampling.max_tokens", settings.sampling.max_tokens, reads=not judged),
+        {d.id: queries[d.example_id] for d in _firsts(drafts)},
+        draft_of,
+        alone,
+    )
+
+
+def _ahead(context: Context, drafts: Sequence[Draft]) -> list[Draft]:
+    """One draft of each of the first queries, so that the watch sees enough queries before much is paid.
+
+    A batch takes a day: there everything is asked together, and looked at when it is back.
+    """
+    if context.config.feedback.watch == "off" or context.config.feedback.mode == "batch":
+        return []
+    return _firsts(drafts)[:FIRST]
+
+
+def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
+    """The first draft of each query."""
+    by_query: dict[str, Draft] = {}
+    for item in drafts:
+        by_query.setdefault(item.example_id, item)
+    return list(by_query.values())
 
 
 def _unasked(draft: Draft) -> Refinement:
@@ -199,11 +242,16 @@ def _at_once(context: Context) -> int:
 
 
 async def _refinements(
-    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft], proven: bool
+    context: Context,
+    round_: Round,
+    queries: Mapping[str, Example],
+    drafts: Sequence[Draft],
+    proven: bool,
+    watch: DraftWatch,
 ) -> list[Refinement]:
     """Refine every draft; equal drafts of a query share one call, since its request would be the same.
 
-    ``proven``: the strong model alone has answered.
+    ``proven``: the strong model alone has answered. ``watch`` looks at the answers as they come.
     """
     strong = context.models.strong(context.config.feedback.mode)
     calls: dict[str, asyncio.Task[Refinement]] = {}
@@ -240,6 +288,8 @@ async def _refinements(
             _at_once(context),
             "feedback.sampling.max_tokens",
             proven,
+            watch,
+            _ahead(context, drafts),
         )
     finally:
         for call in calls.values():
@@ -272,10 +322,11 @@ def _collected(context: Context) -> list[PreferencePair]:
 
 async def _pairs(context: Context, round_: Round) -> Done:
     settings = context.config.pairs
+    feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
     made = build_pairs(
         training_queries(context),
         context.run.file(round_.file("drafts.jsonl"), Draft).load(),
-        context.run.file(round_.file("feedback.jsonl"), Feedback).load(),
+        feedback_,
         context.frames,
         rule=settings.rule,
         min_margin=settings.min_margin,
@@ -286,9 +337,17 @@ async def _pairs(context: Context, round_: Round) -> Done:
     )
     collected = _collected(context) if round_.number == 1 else []
     context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected])
-    if not collected:
-        return Done(made.counts)
-    return Done({**made.counts, "pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)})
+    limit = context.config.feedback.sampling.max_tokens
+    compared = context.signal.asks >= {"refine", "solo"}  # else a draft can do without a gain
+    unscored = unscored_reasons(feedback_) if compared else {}
+    counts = {**made.counts, **{f"unscored_{reason.replace(' ', '_')}": n for reason, n in unscored.items()}}
+    context.reporter.info(f"{context.label}pairs: {contrast(counts)}")
+    warnings = thin_contrast(counts, unscored, feedback_, limit)
+    for text in warnings:
+        context.reporter.info(f"{context.label}pairs: warning: {text}")
+    if collected:
+        counts |= {"pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)}
+    return Done(counts, warnings=warnings)
 
 
 def sample_stage(round_: Round) -> Stage:

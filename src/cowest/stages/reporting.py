@@ -25,8 +25,10 @@ from cowest.report.data import (
 )
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
+from cowest.stages.answers import cases_of, outcomes_of, uptake
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import learned_from, selection
+from cowest.systems.registry import STRONG
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
@@ -62,7 +64,7 @@ class Written:
 
 async def write_results(config: RunConfig, contexts: Sequence[Context], out: Path) -> Written:
     """Write ``summary.json`` (several tasks) and the report."""
-    results = {c.run.path.name if config.tasks else "": read_results(c.path("results.json")) for c in contexts}
+    results = {c.run.path.name if config.tasks else "": _results(c) for c in contexts}
     if config.tasks:
         write_atomic(out / "summary.json", json.dumps(summary_json(config.name, results), indent=2) + "\n")
     notes = ["These are tiny models on synthetic domains: they show the mechanism, not the paper's benchmarks."]
@@ -85,7 +87,7 @@ def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonVal
 
 async def task_report(context: Context) -> TaskReport:
     """All that the page shows about one task."""
-    results = read_results(context.path("results.json"))
+    results = _results(context)
     gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
     aligns = context.weak.trainable and bool(learned_from(context.config))  # a folder of an earlier recipe may be there
     chosen = selection(context) if aligns and context.path("align/selection.json").exists() else None
@@ -106,6 +108,26 @@ async def task_report(context: Context) -> TaskReport:
     )
 
 
+def _results(context: Context) -> Results:
+    """``results.json``; what the strong model does with a draft is added to one of a version that did not say it."""
+    results = read_results(context.path("results.json"))
+    if any(system.uptake is not None for system in results.systems.values()):
+        return results
+    task, queries, seed = context.task, test_queries(context), context.config.seed
+    predictions = {name: context.run.file(f"predictions/{name}.jsonl", Prediction).load() for name in results.systems}
+    if any([p.example_id for p in rows] != [e.id for e in queries] for rows in predictions.values()):
+        return results  # what is wrong with them is said where they are shown
+    found = {name: outcomes_of(task, queries, rows) for name, rows in predictions.items()}
+    alone = found.get(STRONG.name)
+    systems = {
+        name: system.model_copy(
+            update={"uptake": uptake(task, cases_of(task, queries, rows, found[name], alone), seed, name)}
+        )
+        for (name, system), rows in zip(results.systems.items(), predictions.values(), strict=True)
+    }
+    return results.model_copy(update={"systems": systems})
+
+
 def _curve(path: Path) -> list[CurvePoint]:
     if not path.exists():
         return []
@@ -124,7 +146,7 @@ def _counts(results: Results) -> list[PipelineCounts]:
         PipelineCounts(label="scored", value=pairs.get("scored", 0), note="distinct drafts with a gain"),
     ]
     shown += [
-        PipelineCounts(label=key.replace("_", " "), value=pairs[key], note=why)
+        PipelineCounts(label=key.replace("_", " "), value=pairs[key], note=_noted(key, why, pairs))
         for key, why in _DROPPED.items()
         if pairs.get(key)
     ]
@@ -137,6 +159,13 @@ def _counts(results: Results) -> list[PipelineCounts]:
             PipelineCounts(label="collected", value=pairs["pairs_collected"], note="pairs from the feedback of users")
         )
     return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
+
+
+def _noted(key: str, why: str, pairs: Mapping[str, int]) -> str:
+    """Why records were dropped, with the reasons' counts where they are known."""
+    part = {"dropped_unscored": "unscored_", "queries_without_contrast": "no_contrast_"}.get(key, "-")
+    by = [f"{name.removeprefix(part).replace('_', ' ')} {n}" for name, n in pairs.items() if name.startswith(part)]
+    return f"{why}: {', '.join(by)}" if by else why
 
 
 async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:

@@ -30,6 +30,18 @@ class Asking(Protocol):
     def reporter(self) -> Reporter: ...
 
 
+class Looking(Protocol):
+    """Looks at a stage's records while they are made (:mod:`cowest.stages.draft_watch`)."""
+
+    def see(self, record: BaseModel) -> None:
+        """Take note of a record. May raise StageError, which stops the stage with what it has."""
+        ...
+
+    def look(self) -> None:
+        """All records are there. May raise StageError."""
+        ...
+
+
 class CutWatch:
     """Counts the texts of a stage that were cut off before an answer, and says so once when they are more than a small share.
 

@@ -27,9 +27,10 @@ class SelfRefine:
     window: Window | None = None
 
     async def answer(self, example: Example) -> Prediction:
-        """Both calls are needed; ``error`` says which one failed and why."""
+        """Both calls are needed; ``error`` says which one failed and why. ``draft`` is the first attempt."""
         return await predict(example, self.name, self._steps)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         first = await tally.ask(self.model, self.ask(example), self.sampling, "answer", self.window)
+        tally.draft, tally.draft_thinking = first.text, first.thinking
         return await tally.ask(self.model, self.mend(example, first.text), self.sampling, "mend", self.window)

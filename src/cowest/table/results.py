@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -12,13 +12,15 @@ from pydantic import AfterValidator, ConfigDict, Field
 from cowest.assembly.context import Context
 from cowest.errors import StageError
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
+from cowest.scoring.uptake import Case
+from cowest.stages.answers import cases_of, uptake
 from cowest.stages.evaluate import not_aligned, outcomes, test_queries
-from cowest.systems.registry import current_name
+from cowest.systems.registry import STRONG, current_name
 from cowest.systems.spec import SystemSpec
 from cowest.table.plan import Plan
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant
-from cowest.types import Comparison, MetricValue, Prediction, Record, Usage
+from cowest.types import Comparison, MetricValue, Prediction, Record, Uptake, Usage
 
 ALPHA = 0.05
 RowName = Annotated[str, AfterValidator(current_name)]
@@ -53,7 +55,7 @@ class RowResult(Record):
     ``marks``: by metric, whether its mean is the best, or not significantly below it (paired test, Holm, alpha 0.05). ``usage``
     is what its answers took, those included that another row had paid for; per query it is divided by ``queries``.
     ``latency_s`` is the mean of a query, over those that were answered. ``truncated`` answers were cut off at max_tokens; those
-    of them without an answer are ``n_cut`` of the metrics.
+    of them without an answer are ``n_cut`` of the metrics. ``uptake`` is against the row ``strong``, where the table has it.
     """
 
     about: str
@@ -64,6 +66,7 @@ class RowResult(Record):
     latency_s: float | None
     truncated: int
     truncated_context: int
+    uptake: Uptake | None = None
 
 
 class Table(Record):
@@ -90,6 +93,9 @@ class TableResults(Record):
     tables: list[Table]
     grid_differences: list[GridDifference] = Field(default_factory=list)
     left_out: dict[RowName, str]
+    warnings: list[str] = Field(
+        default_factory=list, description="What stages noticed of their own records, each once."
+    )
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -107,6 +113,8 @@ class Pool:
     answers: Mapping[str, Mapping[str, Sequence[Prediction]]]
     outcomes: Mapping[str, Mapping[str, list[Outcome]]]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    cases: Mapping[str, Sequence[Case]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def pooled(self) -> dict[str, list[Outcome]]:
@@ -133,7 +141,32 @@ def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence
         for row, by_seed in answers.items()
     }
     context = next(iter(contexts.values()))
-    return Pool(task or context.task.name, label, context, answers, found, left_out)
+    cases = {row: _cases(contexts, made, found[row], found.get(STRONG.name, {})) for row, made in answers.items()}
+    warnings = [text for variants in there.values() for variant in variants for text in _warnings(variant)]
+    return Pool(task or context.task.name, label, context, answers, found, left_out, cases, warnings)
+
+
+def _warnings(variant: Variant) -> list[str]:
+    """What the stages of a variant have said of their own records."""
+    context = variant.context
+    stages = context.run.manifest().stages
+    return [f"{context.label}{stage}: {text}" for stage, entry in stages.items() for text in entry.warnings]
+
+
+def _cases(
+    contexts: Mapping[str, Context],
+    answers: Mapping[str, Sequence[Prediction]],
+    found: Mapping[str, list[Outcome]],
+    alone: Mapping[str, list[Outcome]],
+) -> list[Case]:
+    """A row's queries with drafts, pooled over the seeds."""
+    made = []
+    for seed, context in contexts.items():
+        cases = cases_of(context.task, test_queries(context), answers[seed], found[seed], alone.get(seed))
+        for case in cases:
+            (final,) = pool({seed: [case.final]})
+            made.append(replace(case, final=final))
+    return made
 
 
 def _left_out(row: SystemSpec, there: Mapping[str, Sequence[Variant]]) -> str | None:
@@ -159,6 +192,7 @@ def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
         tables=[_table(plan, one, baseline) for one in found],
         grid_differences=[d for points in by_task.values() for d in _along_the_grid(points, plan.config.seed)],
         left_out={**plan.left_out, **_all_left_out(found)},
+        warnings=list(dict.fromkeys(text for one in found for text in one.warnings)),
     )
 
 
@@ -218,6 +252,7 @@ def _table(plan: Plan, one: Pool, baseline: str) -> Table:
                 values[name],
                 {m: marks[m][name] for m in metrics},
                 [p for made in one.answers[name].values() for p in made],
+                uptake(task, one.cases.get(name, ()), seed, name),
             )
             for name in found
         },
@@ -246,6 +281,7 @@ def _row(
     metrics: dict[str, MetricValue],
     marks: dict[str, Literal["best", "tied", ""]],
     answers: Sequence[Prediction],
+    drafts: Uptake | None,
 ) -> RowResult:
     answered = [p.latency_s for p in answers if p.error is None]
     return RowResult(
@@ -257,6 +293,7 @@ def _row(
         latency_s=fmean(answered) if answered else None,
         truncated=sum(p.truncated for p in answers),
         truncated_context=sum(p.truncated_context for p in answers),
+        uptake=drafts,
     )
 
 

@@ -6,9 +6,11 @@ from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers
 from cowest.recipe.config import RunConfig
 from cowest.run.freshness import Depends
+from cowest.run.store import RunDir
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures
 from cowest.stages.evaluate import answer_queries, not_aligned, system_depends
+from cowest.systems.registry import STRONG
 from cowest.systems.spec import SystemSpec
 from cowest.types import Prediction
 
@@ -33,7 +35,9 @@ def row_stage(row: SystemSpec, config: RunConfig, retrievers: Retrievers) -> Sta
             context.reporter.info(f"{context.label}warning: no row {row.name}: {why}")
             context.run.file(row_file(row), Prediction).replace([])
             return Done({"queries": 0})
-        made = await answer_queries(context, row, context.run.file(row_file(row), Prediction), row.name, retrievers)
+        file, alone = context.run.file(row_file(row), Prediction), _alone(context, row)
+        done = await answer_queries(context, row, file, row.name, retrievers, alone=alone)
+        made = done.predictions
         failed = failures(made)
         counts = {
             "queries": len(made),
@@ -41,6 +45,15 @@ def row_stage(row: SystemSpec, config: RunConfig, retrievers: Retrievers) -> Sta
             "truncated": sum(p.truncated for p in made),
             "truncated_context": sum(p.truncated_context for p in made),
         }
-        return Done(counts, failed)
+        return Done(counts, failed, done.warnings)
 
     return Stage(f"row {row.name}", 1, reads, (row_file(row),), follows_from, evaluate)
+
+
+def _alone(context: Context, row: SystemSpec) -> list[Prediction]:
+    """The strong model alone, where that row has been made: in the main variant's folder, which is beside this one's."""
+    if row.uses == "weak":
+        return []
+    name, main = row_file(STRONG), context.run.path.parent / "main"
+    found = next((RunDir(folder) for folder in (context.run.path, main) if (folder / name).is_file()), None)
+    return [] if found is None else found.file(name, Prediction).load()

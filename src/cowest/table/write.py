@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from cowest.report.naming import cut_note
+from cowest.report.uptake import COLUMNS as UPTAKE_COLUMNS
+from cowest.report.uptake import LEGEND as UPTAKE_LEGEND
+from cowest.report.uptake import TITLE, beyond, columns, counts_of, interval_of, notes, percent_of
 from cowest.run.store import write_atomic
 from cowest.table.results import Difference, GridDifference, RowResult, Table, TableResults
 from cowest.types import MetricValue
@@ -105,12 +108,13 @@ def _usd(row: RowResult) -> str:
 
 
 def write_table(results: TableResults, out: Path) -> dict[str, Path]:
-    """Write results.json, table.md, table.csv and table.tex into ``out``; returns their paths by kind."""
+    """Write results.json, table.md, table.csv, table.tex and uptake.csv into ``out``; returns their paths by kind."""
     texts = {
         "results.json": results.model_dump_json(indent=2, by_alias=True) + "\n",
         "table.md": markdown(results),
         "table.csv": csv_text(results),
         "table.tex": latex(results),
+        "uptake.csv": uptake_csv(results),
     }
     for name, text in texts.items():
         write_atomic(out / name, text)
@@ -139,13 +143,49 @@ def markdown(results: TableResults) -> str:
             counts = (c.n, c.failed, c.cut, c.shortened)
             lines.append(f"| {' | '.join([f'`{c.name}`', *values, c.difference, c.p, c.usd, c.seconds, *counts])} |")
         lines += ["", *(line for note in cut_notes(table) for line in (f"Note: {note}.", ""))]
+        lines += _uptake(table)
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
     if results.grid_differences:
         lines += _along(results)
     lines.append(LEGEND.format(baseline=f"`{results.baseline}`"))
+    if any(row.uptake is not None for table in results.tables for row in table.rows.values()):
+        lines += ["", f"{TITLE}: {UPTAKE_LEGEND} Percent with 95% Wilson intervals, and counts."]
+    lines += [line for text in results.warnings for line in ("", f"Warning: {text}")]
     lines += [f"Left out: `{name}`, since {why}." for name, why in results.left_out.items()]
     return "\n".join(lines) + "\n"
+
+
+def _uptake(table: Table) -> list[str]:
+    """What the strong model does with a draft, a line a row that has drafts."""
+    found = {name: row.uptake for name, row in table.rows.items() if row.uptake is not None}
+    if not found:
+        return []
+    shown = columns(list(found.values()))
+    head = ["row", *(c.head for c in shown), "beyond alone"]
+    lines = [f"#### {TITLE}: {heading(table)}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, uptake in found.items():
+        shares = [c.of(uptake) for c in shown]
+        values = [
+            f"{percent_of(s)} [{interval_of(s)}] ({counts_of(s)})" if s is not None and s.of else "" for s in shares
+        ]
+        lines.append(f"| {' | '.join([f'`{name}`', *values, beyond(uptake)])} |")
+    return [*lines, "", *(line for note in notes(found) for line in (f"Note: {note}.", ""))]
+
+
+def uptake_csv(results: TableResults) -> str:
+    """One line a row with drafts, task and share (:data:`cowest.report.uptake.COLUMNS`); fractions, not percent."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("task", "label", "row", "share", "n", "of", "value", "ci_low", "ci_high"))
+    for table in results.tables:
+        for name, row in table.rows.items():
+            for column in UPTAKE_COLUMNS if row.uptake is not None else ():
+                s = None if row.uptake is None else column.of(row.uptake)
+                if s is not None:
+                    values = (s.n, s.of, s.share, s.ci_low, s.ci_high)
+                    writer.writerow((table.task, table.label, name, column.key, *values))
+    return file.getvalue()
 
 
 def _along(results: TableResults) -> list[str]:
