@@ -34,13 +34,16 @@ from cowest.training.common import (
     LogCallback,
     arguments,
     fingerprint,
-    load_for_training,
     new_adapter,
     release,
 )
 from cowest.training.encoding import Cut, encode
 from cowest.training.ending import taught_end, tokenizer_for_training
+from cowest.training.head import targets_only
+from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
+from cowest.training.pair_forward import score_targets_only
+from cowest.training.precision import settled
 from cowest.training.steps import Batch, EvenRowsMixin
 from cowest.types import Alignment, ModelRef, PreferencePair
 
@@ -66,14 +69,15 @@ def train_preference(
     """
     started = time.perf_counter()
     folder = Folder(out)
+    settings = settled(settings, policy.base)
     done = folder.open(fingerprint("align", policy, settings, pairs, seed))
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("pairs"))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = tokenizer_for_training(policy, "align", reporter)
-        model = load_for_training(policy, settings)
+        loaded = load_within_memory(policy, settings, "align")
         said = [(pair.prompt, pair.chosen[-1].content) for pair in pairs]
-        end = taught_end(model, tokenizer, settings, said, policy.base, "align")
+        end = taught_end(cast(PreTrainedModel, loaded.model), tokenizer, settings, said, policy.base, "align")
         rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base, end)
         data.tell(reporter, "align", "pairs", settings.max_length)
         if not rows:
@@ -83,14 +87,11 @@ def train_preference(
             )
         callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = _trainer(
-            model, new_adapter(policy, settings), rows, settings, folder, seed, tokenizer, [callback, keep]
-        )
-        try:
-            trainer.train(resume_from_checkpoint=folder.resume_from())
-        finally:
-            reporter.finish()
-    del trainer, model
+        lora, longest = new_adapter(policy, settings), max(map(_longest, rows))
+        train_within_memory(
+            loaded, settings, longest, 2, folder, "align", reporter,
+            lambda model, fitting: _trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback, keep]),
+        )  # fmt: skip
     release()
     folder.finish(callback.summary(data, started))
     return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("pairs"))
@@ -114,6 +115,10 @@ def tokenize(
             kept = {"prompt_ids": better[:start], "chosen_ids": better[start:max_length]}
             rows.append(kept | {"rejected_ids": worse[start:max_length]})
     return rows, Cut(items=len(pairs), cut=cut, lost=lost, equal=equal)
+
+
+def _longest(row: dict[str, list[int]]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
@@ -163,6 +168,8 @@ def _trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
+    if targets_only(cast(PreTrainedModel, trainer.model), trainer.args.device):
+        score_targets_only(cast(PreTrainedModel, trainer.model))
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
     adapted = cast(PeftModel, trainer.model)
     if "ref" in getattr(adapted, "peft_config", {}):
