@@ -93,7 +93,7 @@ class Estimate(Record):
     seconds: Range
     budgets: list[BudgetFit]
     assumptions: list[str]
-    memory: list[MemoryNeed] = []
+    memory: list[MemoryNeed]
 
 
 @dataclass(frozen=True, slots=True)

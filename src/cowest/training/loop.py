@@ -90,10 +90,11 @@ def train_within_memory(
     """
     settings = _fitted(loaded.ref, settings, longest, sequences, stage, reporter)
     for _ in range(RETRIES + 1):
-        trainer = build(loaded.take(), settings)
-        if settings.dtype == "bfloat16":
-            share_inputs(trainer.model)
+        trainer = None
         try:
+            trainer = build(loaded.take(), settings)
+            if settings.dtype == "bfloat16":
+                share_inputs(trainer.model)
             trainer.train(resume_from_checkpoint=folder.resume_from())
             return trainer
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:

@@ -9,7 +9,7 @@ The sum, for a decoder of L layers with width H, inner width I and vocabulary V,
     passing      the widest tensors that one layer's passes hold at once: 24 max(I, 2 H) for each token
     head         the rows of the vocabulary that are made at once
 
-Times ``SAFE``: malloc keeps holes, and families differ. Measured peaks lie below it (docs/training.md).
+Of a step, times ``SAFE``: malloc keeps holes, families differ, and others take memory meanwhile (docs/training.md has measured peaks).
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Final, TypeVar
 from cowest.models.shape import ModelShape
 from cowest.recipe.config import AlignConfig, TrainingSettings
 
-SAFE: Final = 1.15
+SAFE: Final = 1.25
 PROGRAM: Final = 1 << 30
 """Python with PyTorch, transformers and TRL, before any weights."""
-RESERVE: Final = 512 << 20
-"""What a training leaves free for others."""
 LARGE_VOCABULARY: Final = 16_384
 HEAD_BYTES: Final = 160 << 20
 """Of a head that is made a portion at a time (``head.py``)."""
@@ -89,7 +87,7 @@ def trained_weights(shape: ModelShape, settings: TrainingSettings) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """``how`` a step is split to fit, and the line that tells of it; ``missing`` where nothing helps: what one row needs, in bytes."""
+    """``how`` a step is split to fit, and the line that tells of it; ``missing``: bytes that one row needs, where nothing helps."""
 
     how: str | None = None
     told: str | None = None
@@ -106,7 +104,7 @@ def fitted(settings: S, shape: ModelShape, length: int, sequences: int, free: in
         tried = settings.model_copy(update={"gradient_checkpointing": checkpointing})
         for rows in micro_batches(settings):
             least = training_need(shape, tried, length, sequences, rows)
-            if least.trained + least.step <= free - RESERVE:
+            if least.trained + least.step <= free:
                 ways = [f"{settings.batch_size // rows} micro-batches of {rows}"] * (rows < settings.batch_size)
                 ways += ["gradient checkpointing"] * (checkpointing and not settings.gradient_checkpointing)
                 how = " and ".join(ways)
@@ -115,7 +113,7 @@ def fitted(settings: S, shape: ModelShape, length: int, sequences: int, free: in
                     f"{gib(free)} are free: done with {how}, which is the same gradient"
                 )
                 return _split(tried, rows), Fit(how=how, told=told) if how else Fit()
-    return settings, Fit(missing=least.trained + least.step + RESERVE)
+    return settings, Fit(missing=least.trained + least.step)
 
 
 def micro_batches(settings: TrainingSettings) -> Sequence[int]:

@@ -90,7 +90,7 @@ def train_preference(
         lora, longest = new_adapter(policy, settings), max(map(_longest, rows))
         train_within_memory(
             loaded, settings, longest, 2, folder, "align", reporter,
-            lambda model, fitting: _trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback, keep]),
+            lambda model, fitting: pair_trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback, keep]),
         )  # fmt: skip
     release()
     folder.finish(callback.summary(data, started))
@@ -130,6 +130,13 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
         # TRL would render the pairs anew, and train where the prompt's tokens and the whole's first differ.
         return dataset
 
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        # The first that TRL asks of the model; the reference is scored as the policy will be, so that they begin equal.
+        model = cast(PreTrainedModel, self.model)
+        if targets_only(model, self.args.device):
+            score_targets_only(model)
+        return super()._precompute_ref_logps(dataset, name, batch_size)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -142,7 +149,7 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
         return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
-def _trainer(
+def pair_trainer(
     model: PreTrainedModel,
     lora: LoraConfig | None,
     rows: list[dict[str, list[int]]],
@@ -152,6 +159,7 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     callbacks: list[TrainerCallback],
 ) -> PairTrainer:
+    """A trainer of ``model``, or of a new adapter ``lora`` of it, on the rows that :func:`tokenize` made."""
     with_nll = settings.nll_weight > 0
     special: dict[str, JsonValue] = {
         "beta": settings.beta,
@@ -168,8 +176,6 @@ def _trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
-    if targets_only(cast(PreTrainedModel, trainer.model), trainer.args.device):
-        score_targets_only(cast(PreTrainedModel, trainer.model))
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
     adapted = cast(PeftModel, trainer.model)
     if "ref" in getattr(adapted, "peft_config", {}):
