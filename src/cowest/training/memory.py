@@ -9,7 +9,8 @@ The sum, for a decoder of L layers with width H, inner width I and vocabulary V,
     passing      the widest tensors that one layer's passes hold at once: 24 max(I, 2 H) for each token
     head         the rows of the vocabulary that are made at once
 
-Of a step, times ``SAFE``: malloc keeps holes, families differ, and others take memory meanwhile (docs/training.md has measured peaks).
+Of a step, times ``SAFE``: malloc keeps holes, families differ, others take memory
+meanwhile (docs/training.md has measured peaks).
 """
 
 from __future__ import annotations
