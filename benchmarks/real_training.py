@@ -68,8 +68,8 @@ def compare(
 ) -> Comparison:
     """Train ``model`` (a folder) for a few steps on ``rows``, as both sides, alternating.
 
-    ``rows`` is a JSONL file of prompt, chosen and rejected (texts); SFT learns the chosen. Raises CalledProcessError with
-    what a run printed where one fails.
+    ``rows`` is a JSONL file of prompt, chosen and rejected (texts); SFT learns the chosen. Raises SystemExit with what a run
+    printed where one fails.
     """
     found: dict[str, list[Run]] = {side: [] for side in SIDES}
     for i in range(runs):
@@ -101,7 +101,7 @@ def _apart(model: Path, rows: Path, kind: Kind, side: Side, dtype: str, batch: i
     command += ["--dtype", dtype, "--batch", str(batch), "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr[-4000:])
+        raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr[-4000:]}")
     return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 

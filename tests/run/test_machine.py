@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from cowest.run import machine
 from cowest.run.machine import free_memory, give_freed_memory_back, keep_freed_memory
 
 pytestmark = pytest.mark.skipif(platform.system() == "Darwin", reason="reads /proc")
@@ -82,13 +81,13 @@ def test_malloc_is_told_where_it_is_glibc(monkeypatch: pytest.MonkeyPatch) -> No
             told[0] = pad
             return 1
 
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: Libc())
-    monkeypatch.setattr(machine.os, "confstr", lambda _: "glibc 2.36", raising=False)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Libc())
+    monkeypatch.setattr("os.confstr", lambda _: "glibc 2.36", raising=False)
     assert keep_freed_memory() is True
     give_freed_memory_back()
     assert told == {-3: 32 << 20, -1: (1 << 31) - 1, -2: 64 << 20, 0: 0}
     for libc in (None, "musl"):
-        monkeypatch.setattr(machine.os, "confstr", lambda _, found=libc: found, raising=False)
+        monkeypatch.setattr("os.confstr", lambda _, found=libc: found, raising=False)
         told.clear()
         assert keep_freed_memory() is False
         give_freed_memory_back()

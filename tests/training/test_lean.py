@@ -23,6 +23,7 @@ from cowest.training import head, loop
 from cowest.training.head import at_targets, targets_only
 from cowest.training.memory import training_need
 from cowest.training.pair_forward import can_share, pack, score_targets_only
+from cowest.training.precision import share_inputs
 from cowest.training.preference import PairTrainer, train_preference
 from cowest.training.sft import LeanSftTrainer, SftRow, tokenize, train_sft
 from cowest.types import ModelRef, PreferencePair
@@ -106,6 +107,32 @@ def test_sft_of_a_large_vocabulary_has_trls_loss_and_gradient(tiny: ModelRef, tm
     theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=torch.tensor(17))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     close(gradients(trainer.model, ours), gradients(trainer.model, theirs))
+
+
+def test_in_bfloat16_an_adapter_takes_the_layers_own_input(tiny: ModelRef, tmp_path: Path) -> None:
+    data = [{"input_ids": numbers(n, n), "labels": [-100] * 4 + numbers(n, n)[4:]} for n in (9, 14, 6)]
+    args = TrlSftConfig(
+        str(tmp_path), use_cpu=True, bf16=True, report_to="none", dataset_kwargs={"skip_prepare_dataset": True}
+    )
+    trainer = LeanSftTrainer(
+        model=wide_model().to(torch.bfloat16),
+        args=args,
+        train_dataset=Dataset.from_list(data),
+        processing_class=load_tokenizer(tiny),
+        peft_config=LoraConfig(target_modules="all-linear", init_lora_weights=False),
+    )
+    share_inputs(trainer.model)
+    trainer.model.train()
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    batch = trainer.data_collator(data)
+    ours = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(17))
+    with trainer.accelerator.autocast():  # the Trainer has put it around the model's forward when it calls TRL's
+        theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=torch.tensor(17))
+    assert float(ours) == pytest.approx(float(theirs), abs=5e-3)
+    found, wanted = gradients(trainer.model, ours), gradients(trainer.model, theirs)
+    for name, value in wanted.items():
+        assert float((found[name] - value).norm()) < 0.05 * float(value.norm()) + 1e-6, name
 
 
 def pair_trainer(tiny: ModelRef, out: Path, kind: type, loss: list[str], **changes: Any) -> Any:

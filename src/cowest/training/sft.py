@@ -216,14 +216,19 @@ class LeanSftTrainer(EvenRowsMixin, SFTTrainer):  # type: ignore[misc,unused-ign
             stock = cast(Callable[..., torch.Tensor], super().compute_loss)
             return stock(model, inputs, return_outputs, num_items_in_batch)
         causal = causal_model(model)
-        hidden = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state[:, :-1]
+        with (
+            self.accelerator.autocast()
+        ):  # the Trainer puts it around the forward of the whole, which is not called here
+            hidden = causal.base_model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).last_hidden_state[:, :-1]
         labels = inputs["labels"][:, 1:]
         kept = labels != -100
         count = kept.sum() if num_items_in_batch is None else num_items_in_batch
         if large:
-            return -at_targets(causal, hidden[kept], labels[kept]).log_probs.sum() / count
+            with self.accelerator.autocast():
+                found = at_targets(causal, hidden[kept], labels[kept])
+            return -found.log_probs.sum() / count
         total = torch.nn.functional.cross_entropy(
             causal.get_output_embeddings()(hidden[kept]), labels[kept], reduction="sum"
         )
