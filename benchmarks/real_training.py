@@ -161,10 +161,12 @@ def _prepared(
     from trl import DPOTrainer, SFTTrainer  # type: ignore[attr-defined,unused-ignore]
 
     from cowest.models.local import load_tokenizer
+    from cowest.models.shape import model_shape
     from cowest.recipe.config import AlignConfig, SftConfig
     from cowest.run.machine import keep_freed_memory
     from cowest.training.common import Folder, load_for_training, new_adapter
     from cowest.training.ending import taught_end
+    from cowest.training.memory import narrowed
     from cowest.training.precision import share_inputs
     from cowest.training.preference import PairTrainer, pair_trainer
     from cowest.training.preference import tokenize as tokenize_pairs
@@ -210,8 +212,14 @@ def _prepared(
             PairTrainer._precompute_ref_logps = DPOTrainer._precompute_ref_logps
         make = pair_trainer
 
+    shape, longest = (
+        model_shape(str(model)),
+        max(sum(map(len, row.values())) // (2 if kind == "sft" else 1) for row in data),
+    )
+    made = narrowed(settings, shape, longest, 1 if kind == "sft" else 2) if side == "ours" and shape else settings
+
     def build() -> Any:
-        trainer = make(loaded, new_adapter(ref, settings), data, settings, Folder(out), 0, tokenizer, [])
+        trainer = make(loaded, new_adapter(ref, settings), data, made, Folder(out), 0, tokenizer, [])
         trainer.args.logging_steps = 1
         if side == "ours" and dtype == "bfloat16":
             share_inputs(trainer.model)

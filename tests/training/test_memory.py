@@ -6,7 +6,7 @@ import pytest
 
 from cowest.models.shape import ModelShape
 from cowest.recipe.config import AlignConfig, SftConfig, TrainingSettings
-from cowest.training.memory import Need, fitted, micro_batches, smaller, trained_weights, training_need
+from cowest.training.memory import Need, fitted, micro_batches, narrowed, smaller, trained_weights, training_need
 
 GIB = 1 << 30
 SMOL = ModelShape(
@@ -78,3 +78,12 @@ def test_halving_ends_at_one_row() -> None:
         found = less
         sizes.append((found.batch_size, found.gradient_accumulation))
     assert sizes == [(6, 2), (3, 4), (1, 12)]
+
+
+def test_on_a_processor_wide_batches_are_done_in_narrow_ones() -> None:
+    found = narrowed(SFT, SMOL, 470, 1)
+    assert (found.batch_size, found.gradient_accumulation) == (4, 2)
+    assert narrowed(SFT, SMOL, 4000, 1).batch_size == 1
+    assert narrowed(SFT, SMOL.model_copy(update={"vocabulary": 1024}), 470, 1) == SFT  # the lab's stay bit by bit
+    kept = AlignConfig(batch_size=8, nll_weight=1.0)
+    assert narrowed(kept, SMOL, 470, 2) == kept

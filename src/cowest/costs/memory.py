@@ -7,11 +7,14 @@ again just before it begins (:mod:`cowest.training.loop`) is the same sum with t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from cowest.assembly.context import Context
+from cowest.assembly.places import model_source
 from cowest.assembly.sources import LocalSource, Source
 from cowest.costs.workload import spread
+from cowest.models.gguf import cached
 from cowest.models.shape import ModelShape, model_shape
 from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.recipe.config import TrainingSettings
@@ -68,7 +71,10 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
 
 
 def _shape(source: LocalSource) -> ModelShape | None:
-    return model_shape(source.base().base)
+    """None for what is not on this machine yet: a hub name, a GGUF file before its first use."""
+    place = Path(model_source(source.config.model))
+    found = cached(place) if place.is_file() else place
+    return None if found is None else model_shape(str(found))
 
 
 def _taught(context: Context, example: Example) -> str:

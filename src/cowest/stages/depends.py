@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import JsonValue
 
 from cowest.assembly.context import Context
-from cowest.assembly.sources import Source
+from cowest.assembly.places import model_source
+from cowest.assembly.sources import LocalSource, Source
 from cowest.collaboration.sight import Side, sees
 from cowest.errors import CowestError
 from cowest.models.shape import stored_in_16_bits
@@ -53,7 +55,8 @@ def training(prefix: str, settings: TrainingSettings, weak: Source) -> Depends:
 
 def _automatic(weak: Source) -> JsonValue:
     try:
-        small = stored_in_16_bits(weak.base().base)
+        place = model_source(weak.config.model) if isinstance(weak, LocalSource) else weak.name
     except CowestError:  # its folder is not here
-        small = None
+        return UNKNOWN
+    small = Path(place).is_file() or stored_in_16_bits(place)  # a GGUF file is dequantised to bfloat16
     return UNKNOWN if small is None else "auto" if small else "float32"

@@ -16,7 +16,7 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import TrainingSettings
 from cowest.run.machine import free_memory, keep_freed_memory
 from cowest.training.common import Folder, load_for_training, release
-from cowest.training.memory import bytes_of_weights, fitted, gib, smaller, trained_weights
+from cowest.training.memory import bytes_of_weights, fitted, gib, narrowed, smaller, trained_weights
 from cowest.training.precision import share_inputs
 from cowest.types import ModelRef
 
@@ -124,6 +124,8 @@ def _fitted(ref: ModelRef, settings: S, longest: int, sequences: int, stage: str
     shape, left = model_shape(ref.base), memory_left(resolve_device(settings.device))
     if shape is None or left is None:
         return settings
+    if resolve_device(settings.device).type == "cpu":
+        settings = narrowed(settings, shape, longest, sequences)
     found, fit = fitted(settings, shape, longest, sequences, left, stage)
     if fit.missing is not None:
         raise StageError(

@@ -28,8 +28,8 @@ PROGRAM: Final = 1 << 30
 LARGE_VOCABULARY: Final = 16_384
 HEAD_BYTES: Final = 160 << 20
 """Of a head that is made a portion at a time (``head.py``)."""
-LINEAR_LAYERS: Final = 7
-"""That a LoRA on all of them adapts: q, k, v, o and the three of a gated MLP."""
+WIDE: Final = 2048
+"""Tokens of a micro-batch beyond which a processor gains no speed, and only memory is taken."""
 
 S = TypeVar("S", bound=TrainingSettings)
 
@@ -115,6 +115,14 @@ def fitted(settings: S, shape: ModelShape, length: int, sequences: int, free: in
                 )
                 return _split(tried, rows), Fit(how=how, told=told) if how else Fit()
     return settings, Fit(missing=least.trained + least.step)
+
+
+def narrowed(settings: S, shape: ModelShape, length: int, sequences: int) -> S:
+    """On a processor: micro-batches of up to ``WIDE`` tokens, with as many more of them; small models are left as they are."""
+    sizes = micro_batches(settings)
+    if shape.vocabulary < LARGE_VOCABULARY:
+        return settings
+    return _split(settings, next((rows for rows in sizes if rows * sequences * length <= WIDE), sizes[-1]))
 
 
 def micro_batches(settings: TrainingSettings) -> Sequence[int]:
