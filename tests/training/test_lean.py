@@ -18,6 +18,7 @@ from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ig
 
 from cowest.errors import StageError
 from cowest.models.local import load_tokenizer
+from cowest.models.shape import model_shape
 from cowest.recipe.config import AlignConfig, SftConfig
 from cowest.training import head, loop
 from cowest.training.head import at_targets, targets_only
@@ -115,12 +116,13 @@ def test_in_bfloat16_an_adapter_takes_the_layers_own_input(tiny: ModelRef, tmp_p
         str(tmp_path), use_cpu=True, bf16=True, report_to="none", dataset_kwargs={"skip_prepare_dataset": True}
     )
     trainer = LeanSftTrainer(
-        model=wide_model().to(torch.bfloat16),
+        model=wide_model().bfloat16(),
         args=args,
         train_dataset=Dataset.from_list(data),
         processing_class=load_tokenizer(tiny),
         peft_config=LoraConfig(target_modules="all-linear", init_lora_weights=False),
     )
+    assert trainer.model is not None
     share_inputs(trainer.model)
     trainer.model.train()
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -209,7 +211,7 @@ def test_sliding_windows_and_eager_attention_are_not_shared() -> None:
 
 
 def need_of(settings: SftConfig | AlignConfig, tiny: ModelRef, rows: int, length: int, sequences: int) -> int:
-    shape = loop.model_shape(tiny.base)
+    shape = model_shape(tiny.base)
     assert shape is not None
     need = training_need(shape, settings, length, sequences, rows)
     return need.trained + need.step

@@ -9,7 +9,8 @@ from pydantic import JsonValue
 
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_source
-from cowest.assembly.sources import LocalSource, Source
+from cowest.assembly.sources import Source
+from cowest.assembly.sources.local import LocalSource
 from cowest.collaboration.sight import Side, sees
 from cowest.errors import CowestError
 from cowest.models.shape import stored_in_16_bits

@@ -7,6 +7,7 @@ made, folded into what the loss needs, and made again for the gradient, so that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 import torch
@@ -61,7 +62,8 @@ def at_targets(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tens
     """The head of ``model`` on ``hidden`` states [N, H], each with its next token of ``targets`` [N]."""
     head = model.get_output_embeddings()
     weight, bias = cast(torch.Tensor, head.weight), cast("torch.Tensor | None", getattr(head, "bias", None))
-    return Targets(*cast("tuple[torch.Tensor, ...]", _AtTargets.apply(hidden, weight, bias, targets)))
+    apply = cast(Callable[..., "tuple[torch.Tensor, ...]"], _AtTargets.apply)
+    return Targets(*apply(hidden, weight, bias, targets))
 
 
 class _AtTargets(torch.autograd.Function):

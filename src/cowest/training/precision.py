@@ -31,4 +31,4 @@ def share_inputs(model: torch.nn.Module) -> None:
     """Under autocast: hand an adapter the layer's own input, which autocast casts as it likes, and no float32 copy to be kept."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - PEFT does not declare it
