@@ -165,6 +165,8 @@ def estimate(
 ) -> None:
     """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key.
 
+    What trains or answers on this machine: how much memory it takes at most, and whether that is free now.
+
     A recipe with a section "table" is estimated as `cowest table` runs it.
     """
     from cowest.cli.output_estimate import print_estimate

@@ -9,13 +9,19 @@ from rich.table import Table
 
 from cowest.costs.estimate import BudgetFit, Estimate, StageEstimate
 from cowest.costs.workload import Range
+from cowest.training.memory import gib
 
 
 def print_estimate(found: Estimate) -> None:
     """A line for each kind of call, the totals, and what they rest on, on stdout."""
     console = Console(width=None if Console().is_terminal else 132, highlight=False)
     console.print(_table(found))
-    for line in (*_totals(found), *map(_budget, found.budgets), *(f"- {a}" for a in found.assumptions)):
+    for line in (
+        *_totals(found),
+        *map(_budget, found.budgets),
+        *_memory(found),
+        *(f"- {a}" for a in found.assumptions),
+    ):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -55,6 +61,21 @@ def _totals(found: Estimate) -> Iterator[str]:
         return
     for model in found.unpriced_models:
         yield f"Cost:   unknown: no price known for {model}: set strong.price (or that of the section which names it)"
+
+
+def _memory(found: Estimate) -> Iterator[str]:
+    """The most that each stage takes on this machine, those first that take most."""
+    for need in sorted(found.memory, key=lambda need: -need.total):
+        stage = f"{need.domain}: {need.stage}" if need.domain else need.stage
+        fits = "" if need.free is None else f"; {gib(need.free)} are free now"
+        if need.split is not None:
+            fits += f": it will be done with {need.split}"
+        elif need.fits is False:
+            fits += ": NOT ENOUGH: the run will stop there; lower batch_size or max_length, or free some"
+        yield (
+            f"Memory: {stage} ({need.model}): up to {gib(need.total)} (weights {gib(need.weights)}, {need.rows} x "
+            f"{need.tokens:,} tokens {gib(need.working)}){fits}"
+        )
 
 
 def _budget(fit: BudgetFit) -> str:

@@ -22,6 +22,7 @@ from cowest.assembly.opened import ledger_path
 from cowest.assembly.prepare import prepare
 from cowest.assembly.sources import Source
 from cowest.assembly.systems import Retrievers
+from cowest.costs.memory import MemoryNeed, memory_needs
 from cowest.costs.systems import system_work
 from cowest.costs.workload import ZERO, Range, Work, current_stages, spread, workload
 from cowest.ledger.prices import Price, prices_date
@@ -77,7 +78,10 @@ class BudgetFit(Record):
 
 
 class Estimate(Record):
-    """The whole recipe. The sums are over paid models only; ``already`` counts their answers that are there."""
+    """The whole recipe. The sums are over paid models only; ``already`` counts their answers that are there.
+
+    ``memory`` is of the stages that train or answer on this machine.
+    """
 
     name: str
     stages: list[StageEstimate]
@@ -89,6 +93,7 @@ class Estimate(Record):
     seconds: Range
     budgets: list[BudgetFit]
     assumptions: list[str]
+    memory: list[MemoryNeed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,7 @@ def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context,
     measured = summarise_ledger(ledger).by_purpose_and_model() if ledger.exists() else {}
     models = [w.model for _, w in work] + [context.strong for context, _ in work]
     counts = _Counts({name: token_counter(name) for name in {model.tokenizer for model in models}})
+    contexts = list({id(context): context for context, _ in work}.values())
     written = {context.name: _written(context, counts.of(context.strong)) for context, _ in work}
     stages = [_stage(context, w, counts.of(w.model), written[context.name], measured) for context, w in work]
     bought = [s for s in stages if s.paid]
@@ -179,6 +185,7 @@ def estimate_work(config: RunConfig, ledger: Path, work: Sequence[tuple[Context,
         seconds=_sum(s.seconds for s in bought if s.seconds),
         budgets=list(_budgets(config, ledger, calls, tokens, cost)),
         assumptions=list(_assumptions(config, counts, work, measured)) if bought else [],
+        memory=list(dict.fromkeys(need for context in contexts for need in memory_needs(context))),
     )
 
 

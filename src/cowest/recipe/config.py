@@ -67,7 +67,11 @@ class TrainingSettings(Section):
     max_length: int = Field(
         default=1024, ge=8, description="Tokens of prompt and completion; longer is cut and counted."
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 on GPUs that have it.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="auto: bfloat16 for a LoRA on a model stored in 16 bits, where the device multiplies in it (AMX, AVX512-BF16, "
+        "CUDA 8.0); else float32.",
+    )
     gradient_checkpointing: bool = False
     device: str = Field(default="auto", description="auto, cpu, cuda, mps.")
     checkpoint_every: int = Field(default=200, ge=1, description="Steps between resumable checkpoints.")

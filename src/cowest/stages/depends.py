@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import JsonValue
 
 from cowest.assembly.context import Context
+from cowest.assembly.places import model_source
+from cowest.assembly.sources import Source
+from cowest.assembly.sources.local import LocalSource
 from cowest.collaboration.sight import Side, sees
-from cowest.run.freshness import Depends, content
+from cowest.errors import CowestError
+from cowest.models.shape import stored_in_16_bits
+from cowest.recipe.config import TrainingSettings
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import UNKNOWN, Depends, content
 from cowest.run.identity import fingerprint
 from cowest.types import Example, Message
 
@@ -36,3 +44,20 @@ def prompt(name: str, *asked: Sequence[Message]) -> Depends:
     """How something is asked, by what it looks like for one query."""
     texts: list[JsonValue] = [m.content for messages in asked for m in messages]
     return value(f"the prompt of {name}", content(fingerprint(*texts), f"{sum(len(str(t)) for t in texts)} characters"))
+
+
+def training(prefix: str, settings: TrainingSettings, weak: Source) -> Depends:
+    """The settings of a training of ``weak``. ``dtype: auto`` is float32 where it can be nothing else, whatever the device."""
+    found = settings_of(prefix, settings)
+    if settings.dtype != "auto":
+        return found
+    return found | value(f"{prefix}.dtype", "float32" if settings.method == "full" else _automatic(weak))
+
+
+def _automatic(weak: Source) -> JsonValue:
+    try:
+        place = model_source(weak.config.model) if isinstance(weak, LocalSource) else weak.name
+    except CowestError:  # its folder is not here
+        return UNKNOWN
+    small = Path(place).is_file() or stored_in_16_bits(place)  # a GGUF file is dequantised to bfloat16
+    return UNKNOWN if small is None else "auto" if small else "float32"

@@ -67,7 +67,7 @@ def sft_examples(context: Context) -> Sequence[Example]:
 def _sft_depends(context: Context) -> Depends:
     c = context.config
     return (
-        settings_of("sft", c.sft)
+        depends.training("sft", c.sft, context.weak)
         | context.weak.identity("weak").only("weak.model", "weak.adapter")  # engine and dtype are those of drafting
         | depends.questions("training", sft_examples(context))
         | depends.value("draft.format", c.draft.format)
@@ -140,7 +140,7 @@ def _kept_weights(run: RunDir, folder: str) -> Sequence[Path]:
 def _align_depends(context: Context) -> Depends:
     c = context.config
     return (
-        settings_of("align", c.align)
+        depends.training("align", c.align, context.weak)
         | depends.questions("validation", context.task.examples("validation")[: c.align.selection_queries])
         | settings_of("evaluate.draft", c.evaluate.draft)
         | settings_of("evaluate.answer", c.evaluate.answer)

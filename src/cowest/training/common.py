@@ -44,6 +44,7 @@ from cowest.recipe.config import LoraSettings, TrainingSettings
 from cowest.recipe.outcome import settings_of
 from cowest.run.identity import fingerprint as values_fingerprint
 from cowest.run.identity import hash_model
+from cowest.run.machine import give_freed_memory_back
 from cowest.training.encoding import Cut
 from cowest.training.notices import quiet
 from cowest.types import ModelRef, Record
@@ -138,6 +139,8 @@ def fingerprint(stage: str, ref: ModelRef, settings: TrainingSettings, rows: Ite
     """Hash of all that decides the outcome: settings that differ from their defaults, weights by their contents, and the rows."""
     given = settings_of("", settings)
     chosen = {name: value for name, value in given.values.items() if given.defaults.get(name, ...) != value}
+    if chosen.get(".dtype") == "float32":
+        del chosen[".dtype"]  # it was the default before there was another one to decide
     weights: list[JsonValue] = [None if name is None else hash_model(name) for name in (ref.base, ref.adapter)]
     digest = hashlib.sha256(values_fingerprint(stage, METHOD, seed, chosen, weights).encode())
     for row in rows:
@@ -312,5 +315,6 @@ def _line(row: dict[str, float]) -> str:
 def release() -> None:
     """Give the memory of a finished trainer back before the next model is loaded."""
     gc.collect()
+    give_freed_memory_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,15 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+from transformers import PreTrainedModel
 
 from cowest.errors import NothingToLearnError
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
 from cowest.run.progress import NOWHERE
 from cowest.training.checkpoints import KeepCallback, kept_models
-from cowest.training.common import Folder, LogCallback, fingerprint, load_for_training, new_adapter, release
+from cowest.training.common import Folder, LogCallback, fingerprint, new_adapter, release
 from cowest.training.ending import taught_end, tokenizer_for_training
+from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
+from cowest.training.precision import settled
 from cowest.training.sft import SftRow, lean_trainer, tokenize
 from cowest.types import Alignment, ModelRef, PreferencePair
 
@@ -39,19 +44,20 @@ def train_positives(
     """
     started = time.perf_counter()
     folder = Folder(out)
+    settings = settled(settings, policy.base)
     done = folder.open(fingerprint("positives", policy, settings, pairs, seed))
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("rows"))
     chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = tokenizer_for_training(policy, "align", reporter)
-        model = load_for_training(policy, settings)
+        loaded = load_within_memory(policy, settings, "align")
         rows, data = tokenize(
             tokenizer,
             [SftRow(prompt=prompt, completion=text) for prompt, text in chosen],
             settings.max_length,
             policy.base,
-            taught_end(model, tokenizer, settings, chosen, policy.base, "align"),
+            taught_end(cast(PreTrainedModel, loaded.model), tokenizer, settings, chosen, policy.base, "align"),
         )
         data.tell(reporter, "align", "chosen drafts", settings.max_length)
         if not rows:
@@ -61,14 +67,11 @@ def train_positives(
             )
         callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = lean_trainer(
-            model, new_adapter(policy, settings), rows, settings, folder, seed, tokenizer, [callback, keep]
-        )
-        try:
-            trainer.train(resume_from_checkpoint=folder.resume_from())
-        finally:
-            reporter.finish()
-    del trainer, model
+        lora, longest = new_adapter(policy, settings), max(len(row["input_ids"]) for row in rows)
+        train_within_memory(
+            loaded, settings, longest, 1, folder, "align", reporter,
+            lambda model, fitting: lean_trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback, keep]),
+        )  # fmt: skip
     release()
     folder.finish(callback.summary(data, started))
     return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("rows"))

@@ -34,13 +34,16 @@ from cowest.training.common import (
     LogCallback,
     arguments,
     fingerprint,
-    load_for_training,
     new_adapter,
     release,
 )
 from cowest.training.encoding import Cut, encode
 from cowest.training.ending import taught_end, tokenizer_for_training
+from cowest.training.head import targets_only
+from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
+from cowest.training.pair_forward import score_targets_only
+from cowest.training.precision import settled
 from cowest.training.steps import Batch, EvenRowsMixin
 from cowest.types import Alignment, ModelRef, PreferencePair
 
@@ -66,14 +69,15 @@ def train_preference(
     """
     started = time.perf_counter()
     folder = Folder(out)
+    settings = settled(settings, policy.base)
     done = folder.open(fingerprint("align", policy, settings, pairs, seed))
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("pairs"))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = tokenizer_for_training(policy, "align", reporter)
-        model = load_for_training(policy, settings)
+        loaded = load_within_memory(policy, settings, "align")
         said = [(pair.prompt, pair.chosen[-1].content) for pair in pairs]
-        end = taught_end(model, tokenizer, settings, said, policy.base, "align")
+        end = taught_end(cast(PreTrainedModel, loaded.model), tokenizer, settings, said, policy.base, "align")
         rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base, end)
         data.tell(reporter, "align", "pairs", settings.max_length)
         if not rows:
@@ -83,14 +87,11 @@ def train_preference(
             )
         callback = LogCallback(folder, reporter, "align", tracker)
         keep = KeepCallback(out, tokenizer, settings)
-        trainer = _trainer(
-            model, new_adapter(policy, settings), rows, settings, folder, seed, tokenizer, [callback, keep]
-        )
-        try:
-            trainer.train(resume_from_checkpoint=folder.resume_from())
-        finally:
-            reporter.finish()
-    del trainer, model
+        lora, longest = new_adapter(policy, settings), max(map(_longest, rows))
+        train_within_memory(
+            loaded, settings, longest, 2, folder, "align", reporter,
+            lambda model, fitting: pair_trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback, keep]),
+        )  # fmt: skip
     release()
     folder.finish(callback.summary(data, started))
     return Alignment(checkpoints=kept_models(policy, settings, out), counts=data.counts("pairs"))
@@ -116,6 +117,10 @@ def tokenize(
     return rows, Cut(items=len(pairs), cut=cut, lost=lost, equal=equal)
 
 
+def _longest(row: dict[str, list[int]]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
 class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
     """DPOTrainer on the rows of :func:`tokenize`."""
 
@@ -124,6 +129,13 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
     def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
         # TRL would render the pairs anew, and train where the prompt's tokens and the whole's first differ.
         return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        # The first that TRL asks of the model; the reference is scored as the policy will be, so that they begin equal.
+        model = cast(PreTrainedModel, self.model)
+        if targets_only(model, self.args.device):
+            score_targets_only(model)
+        return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def compute_loss(
         self,
@@ -137,7 +149,7 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
         return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
-def _trainer(
+def pair_trainer(
     model: PreTrainedModel,
     lora: LoraConfig | None,
     rows: list[dict[str, list[int]]],
@@ -147,6 +159,7 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     callbacks: list[TrainerCallback],
 ) -> PairTrainer:
+    """A trainer of ``model``, or of a new adapter ``lora`` of it, on the rows that :func:`tokenize` made."""
     with_nll = settings.nll_weight > 0
     special: dict[str, JsonValue] = {
         "beta": settings.beta,

@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from pydantic import JsonValue
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig as TrlSftConfig  # type: ignore[attr-defined,unused-ignore]
@@ -32,20 +32,20 @@ from cowest.training.common import (
     arguments,
     export,
     fingerprint,
-    load_for_training,
     new_adapter,
     release,
 )
 from cowest.training.encoding import Cut, encode
 from cowest.training.ending import taught_end, tell_end, tokenizer_for_training
+from cowest.training.head import at_targets, causal_model, plain_head, targets_only
+from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
+from cowest.training.precision import settled
 from cowest.training.steps import EvenRowsMixin
 from cowest.types import Message, ModelRef, Record
 
 LOGGING_STEPS = 10  # at most this many between rows of the log
 GROUPED = 16  # batches that are drawn together and grouped by length
-# Configuration keys of models that change their logits after the head: TRL's own loss knows them.
-HEAD_TWISTS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 class TrainedModel(Record):
@@ -86,14 +86,15 @@ def train_sft(
         if settings.method == "full"
         else ModelRef(base=base.base, adapter=str(out / "adapter"))
     )
+    settings = settled(settings, base.base)
     done = folder.open(fingerprint("sft", base, settings, conversations, seed))
     if done is not None:
         return TrainedModel(model=trained, counts=done.data.counts("rows"))
     with quiet(lambda warning: reporter.info(f"sft: {warning}")):
         tokenizer = tokenizer_for_training(base, "sft", reporter)
-        model = load_for_training(base, settings)
+        loaded = load_within_memory(base, settings, "sft")
         said = [(row.prompt, row.completion) for row in conversations]
-        end = taught_end(model, tokenizer, settings, said, base.base, "sft")
+        end = taught_end(cast(PreTrainedModel, loaded.model), tokenizer, settings, said, base.base, "sft")
         rows, data = tokenize(tokenizer, conversations, settings.max_length, base.base, end)
         data.tell(reporter, "sft", "rows", settings.max_length)
         if not rows:
@@ -103,18 +104,18 @@ def train_sft(
             )
         tell_end(tokenizer, end, reporter)
         callback = LogCallback(folder, reporter, "sft", tracker)
-        trainer = lean_trainer(model, new_adapter(base, settings), rows, settings, folder, seed, tokenizer, [callback])
-        try:
-            trainer.train(resume_from_checkpoint=folder.resume_from())
-        finally:
-            reporter.finish()
+        lora, longest = new_adapter(base, settings), max(len(row["input_ids"]) for row in rows)
+        trainer = train_within_memory(
+            loaded, settings, longest, 1, folder, "sft", reporter,
+            lambda model, fitting: lean_trainer(model, lora, rows, fitting, folder, seed, tokenizer, [callback]),
+        )  # fmt: skip
         export(
             cast(PreTrainedModel, trainer.model),
             tokenizer,
             settings.method == "lora",
             Path(trained.adapter or trained.base),
         )
-    del trainer, model
+    del trainer
     release()
     folder.finish(callback.summary(data, started))
     return TrainedModel(model=trained, counts=data.counts("rows"))
@@ -210,23 +211,29 @@ class LeanSftTrainer(EvenRowsMixin, SFTTrainer):  # type: ignore[misc,unused-ign
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Mean next-token loss in nats over the batch's completion tokens."""
-        if return_outputs or not self._lean():
+        large = targets_only(model, self.args.device)
+        if return_outputs or not (large or self._lean()):
             stock = cast(Callable[..., torch.Tensor], super().compute_loss)
             return stock(model, inputs, return_outputs, num_items_in_batch)
-        causal = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-        hidden = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state[:, :-1]
+        causal = causal_model(model)
+        with (
+            self.accelerator.autocast()
+        ):  # the Trainer puts it around the forward of the whole, which is not called here
+            hidden = causal.base_model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).last_hidden_state[:, :-1]
         labels = inputs["labels"][:, 1:]
         kept = labels != -100
+        count = kept.sum() if num_items_in_batch is None else num_items_in_batch
+        if large:
+            with self.accelerator.autocast():
+                found = at_targets(causal, hidden[kept], labels[kept])
+            return -found.log_probs.sum() / count
         total = torch.nn.functional.cross_entropy(
             causal.get_output_embeddings()(hidden[kept]), labels[kept], reduction="sum"
         )
-        return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+        return total / count
 
     def _lean(self) -> bool:
         """On one CPU in float32, for a model whose logits are its head's output. Elsewhere TRL's kernel is better."""
-        config = cast(PreTrainedModel, self.model).config.get_text_config()
-        plain = all(getattr(config, key, None) in (None, 1, 1.0) for key in HEAD_TWISTS)
-        mixture = getattr(config, "output_router_logits", False)
-        return self.args.device.type == "cpu" and not self.args.bf16 and plain and not mixture
+        return self.args.device.type == "cpu" and not self.args.bf16 and plain_head(cast(PreTrainedModel, self.model))
