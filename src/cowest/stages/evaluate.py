@@ -148,6 +148,7 @@ async def answer_queries(
     keep failing in another way.
     """
     queries, opened = test_queries(context), list[ChatModel]()
+    context.models.new_step()
 
     def weak(which: Which) -> ChatModel:
         opened.append(context.models.weak(weak_ref(context, which)))
