@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 
-import xllamacpp
-
 
 def main() -> None:
     """Serve until the process is told to end."""
+    import xllamacpp
+
     said = json.loads(sys.argv[1])
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
@@ -34,4 +34,5 @@ def main() -> None:
     os._exit(0)
 
 
-main()
+if __name__ == "__main__":
+    main()
