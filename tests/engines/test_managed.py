@@ -148,6 +148,7 @@ async def test_what_is_missing_is_said_before_anything_starts(model: str, tmp_pa
 
 async def test_memory_is_looked_at_before_it_is_taken(model: str, tmp_path: Path) -> None:
     engine = tmp_path / "engine"
+    order(engine, version="1.0+cpu")
     with pytest.raises(
         StageError, match=r"needs about 4001\.5 GiB of memory .* GiB are free; .*set engine_options.kv_cache_gib lower"
     ):

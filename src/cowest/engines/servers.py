@@ -156,6 +156,7 @@ class Server:
 
     async def _started(self) -> bool:
         """Start it and wait until it answers; False where somebody else took its port."""
+        self._start += 1  # at once: whose connection broke must not take the next server for the one that died
         port, self._key = free_port(), secrets.token_hex(16)
         self._url, began = f"http://127.0.0.1:{port}/v1", time.monotonic()
         command = self.program.command(self.wanted, port, self._key, SERVED)
@@ -186,7 +187,6 @@ class Server:
             self._child = None
             child.kill()
             raise
-        self._start += 1
         self._say(f"is ready after {time.monotonic() - began:.0f} s")
         return True
 
