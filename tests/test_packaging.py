@@ -177,7 +177,7 @@ def test_core_needs_no_model_library() -> None:
     assert {"torch", "transformers", "trl", "peft", "datasets", "matplotlib"}.isdisjoint(requirements())
     assert "torch" not in requirements("dev")
     assert {"torch", "trl", "peft"} <= set(requirements("train"))
-    assert set(EXTRAS) == {"local", "train", "plots", "serve", "retrieval", "all", "dev"}
+    assert set(EXTRAS) == {"local", "train", "plots", "serve", "retrieval", "llamacpp", "all", "dev"}
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
