@@ -147,6 +147,7 @@ async def run_stages(context: Context, stages: Sequence[Stage] | None = None, po
         if verdict.fresh:
             continue
         make_room(context.run, stage, verdict)
+        context.models.new_step()
         before = context.run.manifest().stages.get(stage.name)
         earlier = before.seconds if before is not None and verdict.kept else 0.0
         known = {name: identity for name, identity in inputs.items() if identity is not None}

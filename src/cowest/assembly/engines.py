@@ -1,7 +1,12 @@
-"""Engines: where a local model's weights answer. ``process`` is this one; packages add others (entry points ``cowest.engines``)."""
+"""Engines: where a local model's weights answer.
+
+``process`` is this one, ``vllm`` and ``llamacpp`` are servers that cowest starts (:mod:`cowest.engines`); packages add others
+(entry points ``cowest.engines``).
+"""
 
 from __future__ import annotations
 
+from cowest.engines.managed import PROGRAMS, Managed
 from cowest.errors import MissingExtraError
 from cowest.protocols import ChatModel, Engine
 from cowest.recipe.registry import Registry
@@ -20,4 +25,6 @@ class InProcess:
         return LocalChatModel(ref, device=device, dtype=dtype, batch_size=batch_size)
 
 
-ENGINES: Registry[Engine] = Registry("engine", "cowest.engines", {"process": InProcess()}, ("open",))
+_MANAGED: dict[str, Engine] = {name: Managed(program) for name, program in PROGRAMS.items()}
+
+ENGINES: Registry[Engine] = Registry("engine", "cowest.engines", {"process": InProcess(), **_MANAGED}, ("open",))

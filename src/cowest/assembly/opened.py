@@ -14,14 +14,16 @@ from pydantic import JsonValue
 from cowest.assembly.known import check_ledger_is_there
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.sources import Source, source_of
+from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import Ledger, LedgerSummary, Limits
 from cowest.ledger.prices import FREE
 from cowest.models.ledgered import LedgeredChatModel
-from cowest.protocols import ChatModel
+from cowest.protocols import ChatModel, Reporter
 from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import kept_recipe
 from cowest.run.identity import fingerprint, hash_model
+from cowest.run.progress import QuietReporter
 from cowest.types import ModelRef
 
 AT_RISK = 1.5
@@ -75,13 +77,13 @@ class Sources:
             yield "feedback.judge", self.judge
 
 
-def sources_of(config: RunConfig, objects: Objects = NOTHING) -> Sources:
-    """The sources of a recipe's models; ``objects`` are what a script has handed over."""
+def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers | None = None) -> Sources:
+    """The sources of a recipe's models; ``objects`` are what a script has handed over, ``servers`` those of the run."""
     judge = config.feedback.judge
     return Sources(
-        source_of(config.weak, config.folder, objects.weak),
-        source_of(config.strong, config.folder, objects.strong),
-        None if judge is None else source_of(judge, config.folder, objects.judge),
+        source_of(config.weak, config.folder, objects.weak, servers, "weak"),
+        source_of(config.strong, config.folder, objects.strong, servers, "strong"),
+        None if judge is None else source_of(judge, config.folder, objects.judge, servers, "judge"),
     )
 
 
@@ -89,12 +91,21 @@ class OpenModels:
     """One object a run: its domains share the strong model's connections and rate limits, the ledger and the budget.
 
     ``answers`` is a file that remembers what local models answered, as the ledger does for paid ones: for tables, whose rows
-    share many requests.
+    share many requests. Engines that are servers (``vllm``, ``llamacpp``) are started by the first request, tell of it through
+    ``reporter``, and have their logs in ``out/engines``.
     """
 
-    def __init__(self, config: RunConfig, out: Path, answers: Path | None = None, objects: Objects = NOTHING) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path,
+        answers: Path | None = None,
+        objects: Objects = NOTHING,
+        reporter: Reporter | None = None,
+    ) -> None:
         self._config, self._out, self._path, self._answers_path = config, out, ledger_path(config, out), answers
-        self.sources = sources_of(config, objects)
+        self._servers = Servers(out / "engines", reporter or QuietReporter())
+        self.sources = sources_of(config, objects, self._servers)
         self._ledger: Ledger | None = None
         self._answers: Ledger | None = None
         self._strong: dict[str, ChatModel] = {}
@@ -124,6 +135,14 @@ class OpenModels:
             self._judge = self._open(self.sources.judge, self._config.feedback.mode)
         return self._judge
 
+    def new_step(self) -> None:
+        """A stage, or a row, begins: engines that it does not ask give way to those that it does."""
+        self._servers.new_step()
+
+    async def end_engines(self) -> None:
+        """End the servers that are up, before a training: it needs the memory. The next request starts them again."""
+        await self._servers.end_all()
+
     def bill(self) -> LedgerSummary | None:
         """What this run has paid for in all; None when it opened no model that is paid for."""
         return None if self._ledger is None else self._ledger.summary(self._config.name)
@@ -138,6 +157,7 @@ class OpenModels:
                 if isinstance(ended, BaseException):
                     raise ended
         finally:
+            await self._servers.end_all()
             ledgers = [ledger for ledger in (self._ledger, self._answers) if ledger is not None]
             self._ledger = self._answers = None
             for ledger in ledgers:
@@ -157,7 +177,10 @@ class OpenModels:
         if self._answers is None:
             self._answers = Ledger(self._answers_path, self._config.name)
         adapter = None if ref.adapter is None else hash_model(ref.adapter)
-        identity: list[JsonValue] = [hash_model(ref.base), adapter, source.identity("model").values.get("model.dtype")]
+        known = source.identity("model").values
+        identity: list[JsonValue] = [hash_model(ref.base), adapter, known.get("model.dtype")]
+        if known.get("model.engine", "process") != "process":
+            identity += [value for name, value in sorted(known.items()) if name.startswith("model.engine")]
         return LedgeredChatModel(model, self._answers, model=f"{model.name}@{fingerprint(identity)}", price=FREE)
 
     def _paid(self, source: Source, mode: Literal["live", "batch"]) -> ChatModel:

@@ -37,7 +37,7 @@ def prepare(
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
 
-    models, contexts = OpenModels(config, out, objects=objects), []
+    models, contexts = OpenModels(config, out, objects=objects, reporter=reporter), []
     for name, single in config.by_task().items():
         task = build_task(single, name) if objects.task is None else handed_over(objects.task, single)
         if objects.metric is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
@@ -27,10 +28,27 @@ class Section(BaseModel):
         return self
 
 
-class LocalModelConfig(Section):
-    """A causal language model that runs here, through transformers (and PEFT for an adapter)."""
+class EngineOptions(Section):
+    """Of a managed engine (``vllm``, ``llamacpp``): a server that cowest starts."""
 
-    how: ClassVar[frozenset[str]] = frozenset({"device", "batch_size"})
+    how: ClassVar[frozenset[str]] = frozenset({"kv_cache_gib", "start_timeout_s"})
+
+    max_model_len: int | None = Field(
+        default=None, ge=64, description="The window in tokens; unset: the model's own, and at most 8,192."
+    )
+    kv_cache_gib: float = Field(
+        default=4.0, gt=0, description="GiB for the keys and values of requests under way (vllm)."
+    )
+    arguments: tuple[str, ...] = Field(
+        default=(), description="More arguments of vLLM's server, such as --tensor-parallel-size, '2'."
+    )
+    start_timeout_s: float = Field(default=900.0, gt=0, description="Seconds until it must answer.")
+
+
+class LocalModelConfig(Section):
+    """A causal language model that runs here, through transformers (and PEFT for an adapter) or a server that cowest starts."""
+
+    how: ClassVar[frozenset[str]] = frozenset({"device", "batch_size", "engine_python"})
     trainable: ClassVar[bool] = True
 
     kind: Literal["local"]
@@ -44,12 +62,21 @@ class LocalModelConfig(Section):
     )
     batch_size: int = Field(default=64, ge=1, description="Most prompts generated together.")
     engine: str = Field(
-        default="process", description="Where the weights answer: process (this one), or an installed package's engine."
+        default="process",
+        description="Where the weights answer: process (this one), vllm or llamacpp (a server that cowest starts), or an "
+        "installed package's engine.",
     )
+    engine_python: Path | None = Field(
+        default=None, description="The Python that has vllm or xllamacpp; unset: cowest's own."
+    )
+    engine_options: EngineOptions = EngineOptions()
 
     def resolved(self, folder: Path) -> Self:
-        """A folder or file beside the recipe goes before a hub name."""
-        return self.model_copy(update={"model": beside(folder, self.model)})
+        """A folder or file beside the recipe goes before a hub name; an engine's Python may lie beside it, too."""
+        python = self.engine_python
+        if python is not None and len(python.parts) > 1:
+            python = Path(os.path.abspath(folder / python.expanduser()))  # a venv's python is a link, and must stay one
+        return self.model_copy(update={"model": beside(folder, self.model), "engine_python": python})
 
 
 def beside(folder: Path, name: str) -> str:

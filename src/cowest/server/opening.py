@@ -14,13 +14,14 @@ from cowest.assembly.opened import OpenModels, ledger_path, sources_of
 from cowest.assembly.prepare import prepare
 from cowest.assembly.systems import Retrievers, build_system
 from cowest.collaboration.routes import BOTH
+from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
 from cowest.pipeline import stages_of
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
-from cowest.run.progress import QuietReporter
+from cowest.run.progress import LineReporter, QuietReporter
 from cowest.run.store import RunDir
 from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
@@ -46,7 +47,7 @@ ALWAYS: Final = (COLLAB, WEAK, STRONG)
 class Opened:
     """Served models by id, and what is behind them. ``settings`` has the strong model's concurrency.
 
-    ``run`` is the recipe's name and ``ledger`` the file where a run of it enters its calls.
+    ``run`` is the recipe's name and ``ledger`` the file where a run of it enters its calls; ``engines`` are servers of ours.
     """
 
     settings: Settings
@@ -55,11 +56,14 @@ class Opened:
     served: dict[str, Served] = field(default_factory=dict)
     breakers: dict[str, Breaker] = field(default_factory=dict)
     models: list[ChatModel | Backend] = field(default_factory=list)
+    engines: Servers | None = None
 
     async def aclose(self) -> None:
-        """Close every model."""
+        """Close every model, and end the engines that were started for them."""
         for model in self.models:
             await model.aclose()
+        if self.engines is not None:
+            await self.engines.end_all()
 
 
 def open_served(
@@ -130,7 +134,9 @@ class _Opener:
         offer: Offer,
     ) -> None:
         self._config, self._run, self._opened, self._offer = config, run, opened, offer
-        self._sources = sources_of(config)
+        folder = run if run is not None else Path("runs") / config.name
+        opened.engines = Servers(folder / "engines", LineReporter(), lasting=True)
+        self._sources = sources_of(config, servers=opened.engines)
         self._weak: dict[ModelRef, ChatModel] = {}
         self._strong_chat: ChatModel | None = None
         self._strong = self._open_strong(attempted)

@@ -177,6 +177,7 @@ async def answer_queries(
     """
     queries, opened = test_queries(context), list[ChatModel]()
     watch = _watch(context, label, queries, alone)
+    context.models.new_step()
 
     def weak(which: Which) -> ChatModel:
         opened.append(context.models.weak(weak_ref(context, which)))

@@ -93,6 +93,7 @@ async def _sft(context: Context) -> Done:
         )
     base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
+    await context.models.end_engines()
     with named(out):
         done = await in_thread(
             lambda reporter: train_sft(base, rows, config.sft, out, seed, reporter, context.tracker), context.reporter
@@ -184,6 +185,7 @@ async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -
         raise NothingToLearnError("align.objective is off")
     files = {name: context.path(round_.file(name)) for name in objective.reads}
     seed = derive_seed(context.config.seed, *round_.seed("align"))
+    await context.models.end_engines()
     with named(out):
         return await in_thread(
             lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),

@@ -59,7 +59,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
         # Prices, keys and data of every point are checked here; notes on the data are told once, below.
         base = prepare(config.model_copy(update={"ledger": ledger}), folder, QuietReporter(), offline, plan.objects)[0]
         resolved = base.config
-        models = OpenModels(resolved, out, out / "answers.sqlite", plan.objects)
+        models = OpenModels(resolved, out, out / "answers.sqlite", plan.objects, reporter)
         check_systems(base, plan.rows, "table.rows")
         if label == plan.labels[0]:
             for note in notes_of(base.task):

@@ -13,16 +13,26 @@ from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.sources.objects import ObjectSource, PluginSource
 from cowest.assembly.sources.protocol import Source
 from cowest.assembly.sources.scripted import ScriptedSource
+from cowest.engines.servers import Servers
 from cowest.protocols import Budget, ChatModel
 from cowest.recipe.models import LocalModelConfig, ModelConfig, ObjectModelConfig, OpenAIModelConfig, PluginModelConfig
 
 __all__ = ["Source", "build_model", "source_of"]
 
 
-def source_of(config: ModelConfig, folder: Path = Path(), given: ChatModel | None = None) -> Source:
-    """The source of a section of the recipe; ``given`` is the object that it names, where it names one."""
+def source_of(
+    config: ModelConfig,
+    folder: Path = Path(),
+    given: ChatModel | None = None,
+    servers: Servers | None = None,
+    label: str = "model",
+) -> Source:
+    """The source of a section of the recipe; ``given`` is the object that it names, where it names one.
+
+    ``servers`` are those of the run, and ``label`` what the run calls the model: for engines that are servers.
+    """
     if isinstance(config, LocalModelConfig):
-        return LocalSource(config)
+        return LocalSource(config, servers, label)
     if isinstance(config, OpenAIModelConfig):
         return EndpointSource(config, folder)
     if isinstance(config, ObjectModelConfig):
