@@ -113,7 +113,7 @@ class Decoder:
 
     @torch.inference_mode()
     def run(self, waiting: deque[Request], stop: Event) -> None:
-        """Decode what waits, and what comes in meanwhile, until there is nothing more. Every request is answered or failed, or gone."""
+        """Decode what waits, and what comes in meanwhile, until there is nothing more. Every request is answered or failed."""
         try:
             while waiting or self._live:
                 try:
@@ -146,7 +146,9 @@ class Decoder:
             if count == 0:
                 return
             rows, had = [request.row for request in some[:count]], len(self._live)
-            self._live += [_Live(request) for request in some[:count]]  # before they are read: they fail with the others
+            self._live += [
+                _Live(request) for request in some[:count]
+            ]  # before they are read: they fail with the others
             logits = self._reader.admit(rows)
             self._logits = torch.cat([self._logits, logits]) if had else logits
             self._sampler.add(rows)

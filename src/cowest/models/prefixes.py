@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -41,7 +42,7 @@ def waves(prompts: Sequence[tuple[int, ...]]) -> list[list[Reading]]:
     Each prompt's last token is read for it alone, as what comes after it is asked for.
     """
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
-    shared = [common(prompts[a], prompts[b]) for a, b in zip(order, order[1:], strict=False)]
+    shared = [common(prompts[a], prompts[b]) for a, b in pairwise(order)]
     found: list[list[Reading]] = []
     todo = [(0, len(order), 0, 0)] if prompts else []
     while todo:

@@ -76,7 +76,8 @@ class SlotReader:
         most = int(available_bytes(self._device) * CACHE_SHARE) // (wanted * self._slots.token_bytes)
         if most >= live + len(rows) or not live:
             count = min(live + len(rows), max(most, 1))
-            self._slots.reserve(count, wanted, live)
+            # Twice as many as there were: else every one that joins would copy all that are there.
+            self._slots.reserve(max(count, min(2 * have, most)), wanted, live)
             return count - live
         fitting = next((i for i, need in enumerate(needs) if need > places), len(needs))
         return min(fitting, have - live)

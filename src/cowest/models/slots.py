@@ -25,7 +25,9 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """How far logits may be from the model's own, as a share of their spread: rounding, and not another text."""
 
 _MASKED = 2**25  # most elements of one attention's mask
-_HARMLESS = frozenset({"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"})
+_HARMLESS = frozenset(
+    {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+)
 
 
 class Unsupported(Exception):
@@ -67,7 +69,7 @@ class _Plan:
 
 
 class Slots:
-    """The cache of up to ``rows`` rows of ``length`` tokens; both can grow. ``kv`` is (layer, key or value, row, head, place, dim)."""
+    """The cache of so many rows of so many tokens; both can grow. One tensor: (layer, key or value, row, head, place, dim)."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self._config = model, model.config.get_text_config()
@@ -140,7 +142,10 @@ class Slots:
         return self._forward(ids, plan, torch.tensor(ends, device=device))
 
     def step(self, tokens: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
-        """Read one token more of each of the first rows; ``longest`` is the most that a row holds before. Logits (rows, vocabulary)."""
+        """Read one token more of each of the first rows. Logits (rows, vocabulary).
+
+        ``lengths`` is what the rows hold before, ``longest`` the greatest of them.
+        """
         rows = torch.arange(len(tokens), device=tokens.device)
         step = PLACES if tokens.device.type == "cuda" else 16
         until = min(-(-(longest + 1) // step) * step, self.shape[1])
@@ -241,9 +246,7 @@ def _attention(
     return cowest_slots.attend(cast(int, module.layer_idx), query, key, value, scaling, sliding_window), None
 
 
-def _step(
-    plan: _Plan, kv: torch.Tensor, query: torch.Tensor, scale: float | None, window: int | None
-) -> torch.Tensor:
+def _step(plan: _Plan, kv: torch.Tensor, query: torch.Tensor, scale: float | None, window: int | None) -> torch.Tensor:
     """One token of each row: the heads that share keys stand where the tokens of a text do, so that no key is copied."""
     _, heads, rows, dim = query.shape
     keys, values = kv[0, :rows, :, : plan.until], kv[1, :rows, :, : plan.until]
@@ -274,7 +277,10 @@ def _read(
     if block.alone is not None:
         slot, start, end = block.alone
         q = query[None, :, start:end]
-        k, v = (t[None, :, start:end] if block.fresh else kv[i, slot : slot + 1, :, : block.until] for i, t in enumerate(fresh))
+        k, v = (
+            t[None, :, start:end] if block.fresh else kv[i, slot : slot + 1, :, : block.until]
+            for i, t in enumerate(fresh)
+        )
     else:
         q = query[:, block.source].transpose(0, 1)
         if block.fresh:
@@ -320,7 +326,11 @@ def _blocks(pieces: Sequence[Piece], device: torch.device) -> list[_Block]:
     for i in order:
         group, length = groups[-1] if groups else [], len(pieces[i].tokens)
         first = pieces[group[0]] if group else None
-        alike = first is not None and (first.past > 0) == (pieces[i].past > 0) and length <= max(1.25 * len(first.tokens), 32)
+        alike = (
+            first is not None
+            and (first.past > 0) == (pieces[i].past > 0)
+            and length <= max(1.25 * len(first.tokens), 32)
+        )
         if alike and (len(group) + 1) * length * (length + pieces[i].past) <= _MASKED:
             group.append(i)
         else:
