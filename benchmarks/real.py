@@ -12,8 +12,8 @@ own, one after another, so that memory is freed.
   ours       LocalChatModel, as a recipe without further settings has it (``dtype: auto``)
   generate   transformers' model.generate in the same dtype, at the best of its batch sizes
   vllm       vLLM's server as its own command starts it, with prefix caching ($COWEST_VLLM_PYTHON: the Python that has it)
-  managed    the same server, started by ``engine: vllm``
-  llamacpp   llama.cpp's server on the GGUF file (package xllamacpp)
+  managed    the same server, started by us, as ``engine: vllm`` does
+  llamacpp   llama.cpp's server on the GGUF file ($COWEST_LLAMACPP_PYTHON: the Python that has xllamacpp)
   train      SFT and DPO against stock TRL: tokens/s and peak memory
 
 COWEST_MODELS_DIR holds the models (GGUF), COWEST_DATA_DIR the folder pubmedqa. What is missing is said in a line. Other work on the
@@ -106,6 +106,18 @@ def table(model: str, rounds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]
             cells.append(f"{rate[part]:>8.1f} {ratio:>6} {took:>4.0f}s")
         print(f"{engine:<10}{cells[0]:>20}{cells[1]:>22}   {rows[engine]['runs'][-1].get('note', '')}")
     _goals(rates)
+    if {
+        "ours",
+        "generate",
+    } <= rates.keys():  # both compute in their own process: what other work takes from them is not counted
+        work = {
+            e: [statistics.median(r[part]["cpu_seconds"] for r in rows[e]["runs"]) for part in GOALS]
+            for e in ("ours", "generate")
+        }
+        print(
+            "CPU time, generate / ours: "
+            + ", ".join(f"{p} {g / o:.2f}x" for p, o, g in zip(GOALS, *work.values(), strict=True))
+        )
     return rows
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from cowest.types import Message, ModelRef, Sampling
 
 Work = dict[str, Any]
 READY_S = 600
+ROWS, WINDOW, KV_GIB = 64, 4096, 2  # of every server
 
 
 def processor_limit() -> dict[str, Any]:
@@ -52,9 +54,10 @@ def _conversations(work: Work, part: str) -> list[list[Message]]:
 
 async def _asked(model: ChatModel, prompts: Sequence[Sequence[Message]], tokens: int) -> dict[str, float]:
     sampling = Sampling(temperature=0.0, max_tokens=tokens)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     done = await asyncio.gather(*(model.generate(prompt, sampling) for prompt in prompts))
-    return {"tokens": sum(d.usage.output_tokens for d in done), "seconds": time.perf_counter() - began}
+    tokens = sum(d.usage.output_tokens for d in done)
+    return {"tokens": tokens, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
 
 
 async def _both(model: ChatModel, work: Work) -> dict[str, Any]:
@@ -117,7 +120,7 @@ def generate(work: Work) -> dict[str, Any]:
             tokenizer.apply_chat_template([m.model_dump() for m in p], tokenize=False, add_generation_prompt=True)
             for p in prompts
         ]
-        counted, began = 0, time.perf_counter()
+        counted, began, worked = 0, time.perf_counter(), time.process_time()
         for i in range(0, len(texts), batch):
             inputs = tokenizer(texts[i : i + batch], return_tensors="pt", padding=True, add_special_tokens=False).to(
                 device
@@ -125,7 +128,8 @@ def generate(work: Work) -> dict[str, Any]:
             out = model.generate(**inputs, do_sample=False, max_new_tokens=tokens)[:, inputs["input_ids"].shape[1] :]
             ended = torch.isin(out, stops).long()
             counted += int((ended.cumsum(1) - ended == 0).sum())
-        return {"tokens": counted, "seconds": time.perf_counter() - began, "batch": batch}
+        seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+        return {"tokens": counted, "seconds": seconds, "cpu_seconds": cpu, "batch": batch}
 
     run([[Message(role="user", content="Say hello.")]], 1, 4)
     found: dict[str, Any] = {}
@@ -199,11 +203,12 @@ def vllm(work: Work) -> dict[str, Any]:
         "--served-model-name",
         "m",
     ]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "4096"]
-    command += ["--max-num-seqs", "64", "--enable-prefix-caching"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--max-model-len", str(WINDOW), "--max-num-seqs", str(ROWS), "--enable-prefix-caching"]
+    command += ["--generation-config", "vllm"]
     threads = f"0-{(os.cpu_count() or 2) - 1}"
     env = {
-        "VLLM_CPU_KVCACHE_SPACE": "2",
+        "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": threads,
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -213,49 +218,34 @@ def vllm(work: Work) -> dict[str, Any]:
 
 
 def managed(work: Work) -> dict[str, Any]:
-    """The same, started by ``engine: vllm``."""
-    from pydantic import ValidationError
-
-    from cowest.assembly.sources import source_of
-    from cowest.errors import CowestError
-    from cowest.recipe.models import LocalModelConfig
-
-    settings = {"kind": "local", "model": work["folder"], "engine": "vllm", "dtype": "bfloat16", "batch_size": 64}
-    if python := os.environ.get("COWEST_VLLM_PYTHON"):
-        settings["engine_python"] = python
-    try:
-        source = source_of(LocalModelConfig.model_validate(settings), Path.cwd())
-
-        async def measured() -> dict[str, Any]:
-            model = source.open()
-            try:
-                return await _both(model, work)
-            finally:
-                await model.aclose()
-
-        return asyncio.run(measured()) | {"note": "bfloat16"}
-    except (CowestError, ValidationError) as error:
-        sys.exit(f"engine: vllm: {str(error).splitlines()[0]}")
+    """The same, started by us."""
+    return asyncio.run(_started("vllm", work["folder"], "COWEST_VLLM_PYTHON", work)) | {"note": "bfloat16"}
 
 
 def llamacpp(work: Work) -> dict[str, Any]:
-    """llama.cpp's server on the GGUF file, in this process's threads."""
-    try:
-        from xllamacpp import CommonParams, Server  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        sys.exit("xllamacpp is not installed: pip install xllamacpp")
+    """llama.cpp's server on the GGUF file, started by us."""
     if not work["source"].endswith(".gguf"):
         sys.exit(f"{work['source']}: llama.cpp reads GGUF files; put one into COWEST_MODELS_DIR")
-    params, port = CommonParams(), _free_port()
-    params.model.path, params.hostname, params.port = work["source"], "127.0.0.1", port
-    params.n_parallel, params.n_ctx = 8, 8 * 2048
-    if hasattr(params, "hostnames"):
-        params.hostnames = ["127.0.0.1"]
-    server = Server(params)
+    found = asyncio.run(_started("llamacpp", work["source"], "COWEST_LLAMACPP_PYTHON", work))
+    return found | {"note": "as in the file (quantised)"}
+
+
+async def _started(engine: str, weights: str, variable: str, work: Work) -> dict[str, Any]:
+    """Both loads on a server of ours; ``variable`` names its Python, unset: this one. The start is not counted."""
+    from cowest.engines.managed import managed as started
+    from cowest.errors import CowestError
+    from cowest.recipe.models import EngineOptions
+
+    python = Path(os.environ.get(variable) or sys.executable)
+    options = EngineOptions(kv_cache_gib=KV_GIB, max_model_len=WINDOW)
     try:
-        return asyncio.run(_over_http(f"http://127.0.0.1:{port}/v1", work)) | {"note": "as in the file (quantised)"}
-    finally:
-        del server  # which ends it
+        with tempfile.TemporaryDirectory() as logs:
+            async with started(
+                engine, weights, python=python, dtype="bfloat16", batch_size=ROWS, options=options, logs=Path(logs)
+            ) as model:
+                return await _both(model, work)
+    except CowestError as error:
+        sys.exit(f"{engine}: {str(error).splitlines()[0]}")
 
 
 ENGINES: dict[str, Callable[[Work], dict[str, Any]]] = {
