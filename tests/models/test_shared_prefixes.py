@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from random import Random
 from threading import Event
 from typing import Any
@@ -29,7 +30,7 @@ from cowest.models.slots import Slots
 
 pytestmark = pytest.mark.slow
 WORDS = 97
-SIZE = {
+SIZE: Any = {
     "vocab_size": WORDS,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -128,7 +129,9 @@ def test_waiting_rows_join_as_others_finish_and_say_what_they_say_alone() -> Non
     together = decoder.decode(rows)
     assert max(widths) == 8
     took = [done.generated for done in together]
-    assert len(widths) < 0.85 * sum(max(took[i : i + 8]) for i in range(0, len(took), 8))  # fixed batches wait for their longest
+    assert len(widths) < 0.85 * sum(
+        max(took[i : i + 8]) for i in range(0, len(took), 8)
+    )  # fixed batches wait for their longest
     for row, got in zip(rows, together, strict=True):
         [alone] = Decoder(model, [3], 0).decode([row])
         assert (got.tokens, got.stopped, got.generated) == (alone.tokens, alone.stopped, alone.generated)
@@ -143,9 +146,14 @@ def test_a_request_that_comes_while_others_are_under_way_joins_them() -> None:
     order = list[str]()
 
     def request(name: str, prompt: tuple[int, ...], tokens: int, hear: Any = None) -> Request:
-        return Request(
-            Row(prompt, tokens), lambda done: (order.append(name), found.update({name: done})), pytest.fail, hear=hear
-        )
+        return Request(Row(prompt, tokens), partial(done, name), failed, hear=hear)
+
+    def done(name: str, decoded: Decoded) -> None:
+        order.append(name)
+        found[name] = decoded
+
+    def failed(error: Exception) -> None:
+        pytest.fail(repr(error))
 
     def heard(tokens: list[int]) -> None:
         if len(tokens) == 5:
@@ -191,7 +199,7 @@ def test_a_model_of_another_attention_is_read_in_its_own_way() -> None:
 def test_a_model_whose_layers_hide_their_window_is_not_trusted() -> None:
     model = random_model(CONFIGS["gemma3"])
     assert Slots(model).fits()
-    for layer in model.model.layers:  # type: ignore[union-attr]
+    for layer in model.model.layers:
         layer.self_attn.sliding_window = None
     assert not Slots(model).fits()
 

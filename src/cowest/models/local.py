@@ -333,7 +333,7 @@ def _load(ref: ModelRef, device: torch.device, dtype: str, tokenizer: PreTrained
         decide(ref, found)
     if found.enough:
         _say(f"{Path(ref.adapter or ref.base).name}: computed in bfloat16, which agrees with float32 ({found})")
-        return cast(PreTrainedModel, torch.nn.Module.to(model, torch.bfloat16))
+        return torch.nn.Module.to(model, torch.bfloat16)
     _say(f"{Path(ref.adapter or ref.base).name}: computed in float32, as bfloat16 does not agree with it ({found})")
     del model
     return load_model(ref, device=device, dtype=torch.float32)

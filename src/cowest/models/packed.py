@@ -1,7 +1,7 @@
 """Linear layers whose weights stand in memory as the processor's bfloat16 instructions want them.
 
 oneDNN otherwise brings them into that order again on every call, which for the few rows of a decoding step takes longer than the
-product itself (measured: 1.4 to 2 times as long up to 16 rows). The order is made once, and the plain weights are dropped.
+product itself (measured: 1.3 to 2 times as long up to 16 rows). The order is made once, and the plain weights are dropped.
 """
 
 from __future__ import annotations

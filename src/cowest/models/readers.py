@@ -168,6 +168,8 @@ class PlainReader:
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
         self._places = "position_ids" in known
         self._tokens = TOKENS.get(model.device.type, TOKENS["cuda"])
+        self._cache: DynamicCache | None = None
+        self._mask: torch.Tensor | None = None
         self.release()
 
     def room(self, rows: Sequence[Row]) -> int:
@@ -222,8 +224,7 @@ class PlainReader:
 
     def release(self, everything: bool = False) -> None:
         """See Reader."""
-        self._cache: DynamicCache | None = None
-        self._mask: torch.Tensor | None = None
+        self._cache = self._mask = None
         self._lengths = torch.zeros(0, dtype=torch.long, device=self._model.device)
         self._width = 0
 
