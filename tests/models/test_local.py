@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from cowest.errors import ConfigError, ModelCallError, ModelNotFoundError
 from cowest.lab.tokenizer import build_tokenizer
-from cowest.models.batching import Decoder, Row, _nucleus, _Sampler
+from cowest.models.batching import Decoder
 from cowest.models.chat import ensure_chat_template
 from cowest.models.local import LocalChatModel
+from cowest.models.sampler import Row, Sampler, nucleus
 from cowest.protocols import ChatModel
 from cowest.types import Completion, Message, ModelRef, Sampling
 
@@ -116,14 +117,15 @@ async def test_finished_rows_leave_and_the_rest_is_unharmed(folder: str) -> None
 def test_sampling_follows_the_distribution() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -50.0]])
     rows = [Row((1,), 20_000, temperature=2.0, seed=1)]
-    sampler = _Sampler(rows, 20_000, torch.device("cpu"))
-    counts = torch.bincount(torch.cat([sampler.choose(logits, i) for i in range(20_000)]), minlength=5) / 20_000
+    sampler = Sampler(torch.device("cpu"))
+    sampler.add(rows)
+    counts = torch.bincount(torch.cat([sampler.choose(logits) for _ in range(20_000)]), minlength=5) / 20_000
     torch.testing.assert_close(counts, torch.softmax(logits[0] / 2, -1), atol=0.015, rtol=0)
 
 
 def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     p = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.1, 0.5, 0.05, 0.35], [0.1, 0.5, 0.05, 0.35]])
-    kept = _nucleus(p, torch.tensor([[0.5], [0.6], [1.0]])) > 0
+    kept = nucleus(p, torch.tensor([[0.5], [0.6], [1.0]])) > 0
     assert kept.tolist() == [[False, True, False, False], [False, True, False, True], [True] * 4]
 
 
@@ -182,13 +184,17 @@ async def test_closing_fails_what_waits_and_may_be_repeated(folder: str) -> None
 async def test_a_failure_in_the_thread_reaches_every_caller(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LocalChatModel(ModelRef(base=folder))
 
-    def out_of_memory(rows: list[Row], stop: object) -> None:
+    tried: list[int] = []
+
+    def admit(rows: list[Row]) -> torch.Tensor:
+        tried.append(len(rows))
         if len(rows) > 1:
             raise torch.OutOfMemoryError("no")
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(model._decoder, "decode", out_of_memory)
+    monkeypatch.setattr(model._decoder._reader, "admit", admit)
     assert await asyncio.gather(*(outcome(model, p, Sampling(max_tokens=5)) for p in PROMPTS)) == ["local_failure"] * 4
+    assert tried == [4, 2, 1, 1, 1, 1]
 
 
 def test_a_missing_model_says_what_to_do(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

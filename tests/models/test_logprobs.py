@@ -12,8 +12,9 @@ import torch
 from tests.helpers import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cowest.models.batching import Decoder, Row, TokenScore
+from cowest.models.batching import Decoder, TokenScore
 from cowest.models.local import LocalChatModel
+from cowest.models.sampler import Row
 from cowest.models.token_text import pieces, token_logprobs
 from cowest.types import Completion, Message, ModelRef, Sampling
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
+from threading import Event
 
 import pytest
 import torch
 from tests.helpers import save_tiny_model
 
 from cowest.errors import ModelCallError
-from cowest.models.batching import Decoder, Row
+from cowest.models.batching import Decoded, Decoder, Request
 from cowest.models.local import LocalChatModel, load_model
+from cowest.models.sampler import Row
 from cowest.types import Completion, Message, ModelRef, Sampling
 
 pytestmark = pytest.mark.slow
@@ -27,30 +30,34 @@ def test_a_row_that_nobody_waits_for_leaves_the_batch(folder: str) -> None:
     decoder = Decoder(model, eos_ids=[-1], pad_id=0)  # no text ends by itself
     rows = [Row((5, 6, 7), 40), Row((8, 9), 40), Row((5, 6, 7), 40)]
     whole = decoder.decode(rows)
-    asked: list[int] = []
+    asked, heard, found = [0], list[int](), dict[int, Decoded]()
 
-    def gone(row: int) -> bool:
-        asked.append(row)
-        return row == 1 and asked.count(1) > 10
+    def gone() -> bool:
+        asked[0] += 1
+        return asked[0] > 1 + 10  # once before it joins, once before each token
 
-    freed = decoder.decode(rows, gone=gone)
-    assert [len(d.tokens) for d in freed] == [40, 10, 40]
-    assert freed[0] == whole[0] and freed[2] == whole[2] and freed[1].tokens == whole[1].tokens[:10]
-    assert asked.count(1) == 11  # after that it is no longer in the batch
+    def request(i: int) -> Request:
+        mine = {"gone": gone, "hear": heard.__iadd__} if i == 1 else {}
+        return Request(rows[i], lambda done: found.update({i: done}), pytest.fail, **mine)  # type: ignore[arg-type]
+
+    decoder.run(deque(request(i) for i in range(3)), Event())
+    assert found == {0: whole[0], 2: whole[2]}
+    assert heard == [t for n in range(1, 11) for t in whole[1].tokens[:n]]
+    assert asked == [12]  # after that it is no longer in the batch
 
 
 async def test_a_cancelled_call_ends_its_decoding(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LocalChatModel(ModelRef(base=folder), device="cpu")
-    steps, forward = 0, model._decoder.forward
+    steps, step = 0, model._decoder._reader.step
 
-    def slowly(*args: torch.Tensor) -> torch.Tensor:
+    def slowly(tokens: torch.Tensor) -> torch.Tensor:
         nonlocal steps
         steps += 1
         time.sleep(0.02)
-        return forward(*args)  # type: ignore[arg-type]
+        return step(tokens)
 
-    monkeypatch.setattr(model._decoder, "forward", slowly)
-    monkeypatch.setattr(model._decoder, "_eos", torch.tensor([-1]))
+    monkeypatch.setattr(model._decoder._reader, "step", slowly)
+    monkeypatch.setattr(model._decoder, "_eos", frozenset())
     call = asyncio.create_task(model.generate([Message(role="user", content="Why?")], Sampling(max_tokens=400)))
     while steps < 3:
         await asyncio.sleep(0.01)
@@ -79,16 +86,16 @@ async def test_a_streamed_text_comes_as_it_is_written_and_is_the_whole_one(folde
 
 async def test_a_reader_that_leaves_a_stream_ends_its_decoding(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LocalChatModel(ModelRef(base=folder), device="cpu")
-    steps, forward = 0, model._decoder.forward
+    steps, step = 0, model._decoder._reader.step
 
-    def slowly(*args: torch.Tensor) -> torch.Tensor:
+    def slowly(tokens: torch.Tensor) -> torch.Tensor:
         nonlocal steps
         steps += 1
         time.sleep(0.01)
-        return forward(*args)  # type: ignore[arg-type]
+        return step(tokens)
 
-    monkeypatch.setattr(model._decoder, "forward", slowly)
-    monkeypatch.setattr(model._decoder, "_eos", torch.tensor([-1]))
+    monkeypatch.setattr(model._decoder._reader, "step", slowly)
+    monkeypatch.setattr(model._decoder, "_eos", frozenset())
     pieces = model.stream([Message(role="user", content="Why?")], Sampling(max_tokens=400))
     assert await anext(pieces)
     await pieces.aclose()

@@ -1,20 +1,22 @@
 """A causal language model on this machine, through transformers, with a PEFT adapter where one was trained.
 
-Concurrent callers are batched: requests queue, a worker sorts those that wait by prompt length and decodes them in
-batches of up to ``batch_size`` on one thread (see ``models/batching.py``). Weights come from safetensors files only,
-and no code from a checkpoint is ever run.
+Concurrent callers are batched: requests queue, and one thread decodes up to ``batch_size`` of them at a time, letting those that
+wait join as others finish (see ``models/batching.py``). Weights come from safetensors files only, and no code from a checkpoint
+is ever run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -22,14 +24,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
-from cowest.models.batching import Decoded, Decoder, Interrupted, Row
+from cowest.models.agreement import FEWEST, decide, decided, narrowed, texts_of
+from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
+from cowest.models.packed import pack
+from cowest.models.precision import native_bfloat16
+from cowest.models.sampler import Row
 from cowest.models.thinking import opens_thinking
 from cowest.models.token_text import answer_text, token_logprobs
 from cowest.run.progress import no_hub_bars
 from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"
+logger = logging.getLogger(__name__)
 _OPENING_TOKENS = 32  # of a prompt's end, in which a template may open thinking
 
 
@@ -123,25 +130,14 @@ def _not_found(name: str, what: str, error: Exception) -> ModelNotFoundError:
     return ModelNotFoundError(f"{name}: the {what} cannot be loaded: {reason}{hint}")
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    row: Row
-    opening: str
-    """What the chat template has written of the answer: the mark that opens thinking, or nothing."""
-    future: asyncio.Future[Completion]
-    loop: asyncio.AbstractEventLoop
-    hear: Callable[[list[int]], None] | None = None
-    """Gets the tokens so far after each step, in the event loop."""
-    started: float = field(default_factory=time.perf_counter)
-
-
 class LocalChatModel:
     """Implements :class:`cowest.protocols.ChatModel` for a checkpoint on this machine.
 
     Args:
         ref: The base (a folder or a hub name) and, where one was trained, its adapter.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        dtype: ``auto`` (the checkpoint's own on an accelerator, float32 on a CPU) or the name of a torch dtype.
+        dtype: ``auto`` or the name of a torch dtype. ``auto`` is the checkpoint's own on an accelerator; on a CPU bfloat16 where
+            the processor has it and it agrees (:mod:`cowest.models.agreement`), else float32.
         batch_size: Most rows decoded together.
         name: How the model is called in results; unset: the last part of its path.
 
@@ -153,17 +149,19 @@ class LocalChatModel:
         self, ref: ModelRef, *, device: str = "auto", dtype: str = "auto", batch_size: int = 64, name: str | None = None
     ) -> None:
         place = resolve_device(device)
-        chosen = torch.float32 if dtype == "auto" and place.type == "cpu" else _dtype(dtype)
         self._name = name or Path(ref.adapter or ref.base).name
         self._tokenizer = load_tokenizer(ref)
-        self._model = load_model(ref, device=place, dtype=chosen)
-        self._batch_size = batch_size
+        self._model = _load(ref, place, dtype, self._tokenizer)
+        pack(self._model)
         self._window: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         pad = self._tokenizer.pad_token_id
-        self._decoder = Decoder(self._model, end_ids(self._model, self._tokenizer), 0 if pad is None else pad)
+        self._decoder = Decoder(
+            self._model, end_ids(self._model, self._tokenizer), 0 if pad is None else pad, batch_size
+        )
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cowest-local")
         self._stop = threading.Event()
-        self._waiting: list[_Request] = []
+        self._waiting: deque[Request] = deque()
+        self._asked: dict[asyncio.Future[Completion], asyncio.AbstractEventLoop] = {}
         self._worker: asyncio.Task[None] | None = None
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)  # the K samples of a query share a prompt
 
@@ -178,7 +176,7 @@ class LocalChatModel:
         Raises ModelCallError of kind ``too_long``, ``empty``, ``chat_template``, ``closed``, ``out_of_memory`` or
         ``local_failure``.
         """
-        return await self._queued(messages, sampling).future
+        return await self._queued(messages, sampling)[0]
 
     def room(self, messages: Sequence[Message]) -> int | None:
         """See RoomyChatModel."""
@@ -187,18 +185,18 @@ class LocalChatModel:
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
         """See StreamingChatModel. Half a character waits for its other half."""
         news: asyncio.Queue[list[int] | None] = asyncio.Queue()  # as long as the text at most
-        request = self._queued(messages, sampling, news.put_nowait)
-        request.future.add_done_callback(lambda _: news.put_nowait(None))
+        future, opening = self._queued(messages, sampling, news.put_nowait)
+        future.add_done_callback(lambda _: news.put_nowait(None))
         said = ""
         try:
             while (tokens := await news.get()) is not None:
-                text = request.opening + self._text(tokens)
+                text = opening + self._text(tokens)
                 if text.strip() and len(text) > len(said) and not text.endswith("\ufffd") and text.startswith(said):
                     yield text[len(said) :]
                     said = text
-            done = await request.future
+            done = await future
         finally:
-            request.future.cancel()  # of a reader that leaves: its row leaves the batch
+            future.cancel()  # of a reader that leaves: its row leaves the batch
         if not done.text.startswith(said):  # decoded anew after memory ran out, and with other random numbers
             raise ModelCallError("local_failure", f"{self._name}: the text was lost on the way")
         if done.text != said:
@@ -210,8 +208,11 @@ class LocalChatModel:
 
     def _queued(
         self, messages: Sequence[Message], sampling: Sampling, hear: Callable[[list[int]], None] | None = None
-    ) -> _Request:
-        """Put a request into the queue. Raises ModelCallError where it can never be answered."""
+    ) -> tuple[asyncio.Future[Completion], str]:
+        """Put a request into the queue. What will be answered, and what the chat template has written of it.
+
+        That is the mark that opens thinking, or nothing. Raises ModelCallError where it can never be answered.
+        """
         if self._stop.is_set():
             raise ModelCallError("closed", f"{self._name}: the model has been closed")
         prompt = self._encode(tuple(messages))
@@ -224,11 +225,37 @@ class LocalChatModel:
         loop = asyncio.get_running_loop()
         row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed, sampling.logprobs)
         opening = opens_thinking(cast(str, self._tokenizer.decode(list(prompt[-_OPENING_TOKENS:]))))
-        request = _Request(row, opening, loop.create_future(), loop, hear)
-        self._waiting.append(request)
+        future: asyncio.Future[Completion] = loop.create_future()
+        self._waiting.append(self._request(row, opening, future, hear))
+        self._asked[future] = loop
+        future.add_done_callback(lambda done: self._asked.pop(done, None))
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
             self._worker = loop.create_task(self._work(loop))
-        return request
+        return future, opening
+
+    def _request(
+        self, row: Row, opening: str, future: asyncio.Future[Completion], hear: Callable[[list[int]], None] | None
+    ) -> Request:
+        """What the decoding thread is given: it answers through the caller's event loop."""
+        loop, started = future.get_loop(), time.perf_counter()
+
+        def tell(call: Callable[..., None], *told: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(call, *told)
+
+        def done(decoded: Decoded) -> None:
+            text = self._text(decoded.tokens)
+            scored = decoded.scores
+            logprobs = None if scored is None else token_logprobs(self._tokenizer, decoded.tokens, scored)
+            tell(_settle, future, self._completion(row, opening, decoded, text, logprobs, started))
+
+        return Request(
+            row,
+            done=done,
+            failed=lambda error: tell(_settle, future, self._failure(error)),
+            gone=lambda: future.done() or loop.is_closed(),  # a future's state may be read from any thread
+            hear=None if hear is None else lambda tokens: tell(hear, tokens),
+        )
 
     async def aclose(self) -> None:
         """Stop decoding, fail what waits, and release the thread. A closed model answers no more."""
@@ -247,90 +274,75 @@ class LocalChatModel:
     async def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Decode what waits, until nothing does. One task per event loop; it ends when the queue is empty."""
         await asyncio.sleep(0)  # let the callers that start together queue up
-        while self._waiting:
-            taken, self._waiting = self._waiting, []
-            taken = [r for r in taken if r.loop is loop]  # others belong to a loop that is gone
-            taken.sort(key=lambda r: (len(r.row.prompt), r.row.prompt))
-            for start in range(0, len(taken), self._batch_size):
-                # Cancelled callers are skipped; those still ahead are looked at again before their own batch.
-                batch = [r for r in taken[start : start + self._batch_size] if not r.future.done()]
-                if batch:
-                    await self._run(batch, loop)
-
-    async def _run(self, batch: list[_Request], loop: asyncio.AbstractEventLoop) -> None:
         try:
-            if self._stop.is_set():
-                raise Interrupted
-            decoded = await loop.run_in_executor(self._executor, self._decode, batch)
-        except Interrupted:
-            _fail(batch, ModelCallError("closed", f"{self._name}: the model was closed while it was decoding"))
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                _fail(batch, ModelCallError("out_of_memory", f"{self._name}: one prompt alone does not fit the memory"))
-                return
-            half = (len(batch) + 1) // 2
-            await self._run(batch[:half], loop)
-            await self._run(batch[half:], loop)
+            while self._waiting:
+                await loop.run_in_executor(self._executor, self._decoder.run, self._waiting, self._stop)
         except asyncio.CancelledError:
-            for request in batch:
-                request.future.cancel()
+            for future, of in list(self._asked.items()):
+                if of is loop:
+                    future.cancel()  # and the decoding thread drops its row
             raise
-        except Exception as error:  # whatever happens in the thread, every caller must get an answer
-            _fail(batch, ModelCallError("local_failure", f"{self._name}: {type(error).__name__}: {error}"))
-        else:
-            for request, (row, text, logprobs) in zip(batch, decoded, strict=True):
-                self._settle(request, row, text, logprobs)
 
-    def _decode(self, batch: list[_Request]) -> list[tuple[Decoded, str, tuple[TokenLogprob, ...] | None]]:
-        # A cancelled caller's row leaves the batch; reading a future's state from this thread is safe.
-        decoded = self._decoder.decode(
-            [r.row for r in batch], self._stop, lambda i: batch[i].future.done(), _reporter(batch)
-        )
-        texts = [self._text(d.tokens) for d in decoded]
-        logprobs = [None if d.scores is None else token_logprobs(self._tokenizer, d.tokens, d.scores) for d in decoded]
-        return list(zip(decoded, texts, logprobs, strict=True))
-
-    def _settle(self, request: _Request, row: Decoded, text: str, logprobs: tuple[TokenLogprob, ...] | None) -> None:
-        if request.future.done():
-            return
+    def _completion(
+        self,
+        row: Row,
+        opening: str,
+        decoded: Decoded,
+        text: str,
+        logprobs: tuple[TokenLogprob, ...] | None,
+        started: float,
+    ) -> Completion | ModelCallError:
         if not text.strip():
-            request.future.set_exception(ModelCallError("empty", f"{self._name}: the model wrote nothing"))
-            return
-        usage = Usage(calls=1, input_tokens=len(request.row.prompt), output_tokens=row.generated)
-        request.future.set_result(
-            Completion(
-                text=request.opening + text,
-                finish_reason="stop" if row.stopped else "length",
-                usage=usage,
-                latency_s=time.perf_counter() - request.started,
-                logprobs=logprobs,
-            )
+            return ModelCallError("empty", f"{self._name}: the model wrote nothing")
+        return Completion(
+            text=opening + text,
+            finish_reason="stop" if decoded.stopped else "length",
+            usage=Usage(calls=1, input_tokens=len(row.prompt), output_tokens=decoded.generated),
+            latency_s=time.perf_counter() - started,
+            logprobs=logprobs,
         )
 
-
-def _reporter(batch: Sequence[_Request]) -> Callable[[Callable[[int], list[int]]], None] | None:
-    """Tells those who listen, from the decoding thread; None where nobody does."""
-    listening = [(i, request.hear) for i, request in enumerate(batch) if request.hear is not None]
-    if not listening:
-        return None
-    loop = batch[0].loop
-
-    def said(spoken: Callable[[int], list[int]]) -> None:
-        news = [(hear, spoken(i)) for i, hear in listening if not batch[i].future.done()]
-        loop.call_soon_threadsafe(_tell, news)
-
-    return said
+    def _failure(self, error: Exception) -> ModelCallError:
+        if isinstance(error, Interrupted):
+            return ModelCallError("closed", f"{self._name}: the model was closed while it was decoding")
+        if isinstance(error, torch.OutOfMemoryError):
+            return ModelCallError("out_of_memory", f"{self._name}: one prompt alone does not fit the memory")
+        return ModelCallError("local_failure", f"{self._name}: {type(error).__name__}: {error}")
 
 
-def _tell(news: Sequence[tuple[Callable[[list[int]], None], list[int]]]) -> None:
-    for hear, tokens in news:
-        hear(tokens)
+def _settle(future: asyncio.Future[Completion], outcome: Completion | ModelCallError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Completion):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
 
 
-def _fail(batch: Sequence[_Request], error: ModelCallError) -> None:
-    for request in batch:
-        if not request.future.done():
-            request.future.set_exception(ModelCallError(error.kind, str(error)))
+def _load(ref: ModelRef, device: torch.device, dtype: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model in the dtype that is asked for; ``auto`` on a CPU looks whether bfloat16 will do, and says so once."""
+    if dtype != "auto" or device.type != "cpu":
+        return load_model(ref, device=device, dtype=_dtype(dtype))
+    stored = None if ref.adapter is None else torch.float32  # an adapter is merged in float32, then narrowed
+    model = load_model(ref, device=device, dtype=stored if native_bfloat16(device) else torch.float32)
+    if not native_bfloat16(device) or model.num_parameters() < FEWEST:
+        return model if model.dtype == torch.float32 else load_model(ref, device=device, dtype=torch.float32)
+    found = decided(ref)
+    if found is None:
+        found = narrowed(model, texts_of(tokenizer))
+        decide(ref, found)
+    if found.enough:
+        _say(f"{Path(ref.adapter or ref.base).name}: computed in bfloat16, which agrees with float32 ({found})")
+        return torch.nn.Module.to(model, torch.bfloat16)
+    _say(f"{Path(ref.adapter or ref.base).name}: computed in float32, as bfloat16 does not agree with it ({found})")
+    del model
+    return load_model(ref, device=device, dtype=torch.float32)
+
+
+@cache
+def _say(line: str) -> None:
+    """Once a process."""
+    logger.warning("%s", line)
 
 
 def _dtype(name: str) -> torch.dtype | None:

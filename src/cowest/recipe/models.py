@@ -58,7 +58,8 @@ class LocalModelConfig(Section):
     adapter: str | None = Field(default=None, description="A PEFT adapter's folder or hub name.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="auto: the checkpoint's own on an accelerator, float32 on a CPU."
+        default="auto",
+        description="auto: on an accelerator the checkpoint's own; on a CPU bfloat16 where it is native and agrees, else float32.",
     )
     batch_size: int = Field(default=64, ge=1, description="Most prompts generated together.")
     engine: str = Field(
