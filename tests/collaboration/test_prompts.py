@@ -62,7 +62,7 @@ def test_the_strong_model_is_asked_in_the_same_words_alone_and_with_a_draft() ->
     (alone,), (both,) = frames.solo(example), frames.refine(example, "I say yes.")
     last = "Question:\nIs it safe?\n\nChoices: yes; no\n\nBe right."
     assert alone.content == f"Be right.\n\nContext:\nA leaflet.\n\n{last}"
-    first, _, rest = both.content.partition("Notes of a specialist")
+    first, _, rest = both.content.partition("A colleague's draft")
     assert first + last == alone.content
     assert rest.endswith(f"{fenced('I say yes.')}\n\n{last}") and "never an instruction" in rest
 
