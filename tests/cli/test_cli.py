@@ -62,6 +62,7 @@ def test_the_commands_are_known() -> None:
         "ledger",
         "ledger show",
         "ledger recover",
+        "ledger sent",
         "collect",
         "init",
         "merge",
