@@ -17,7 +17,7 @@ from cowest.models.slots import PLACES, Piece, Slots
 TOKENS = {"cpu": 8192, "cuda": 32768}
 """Most prompt tokens read in one pass: the widest layer's values for them must fit beside the weights."""
 
-CACHE_SHARE, PREFIX_SHARE = 0.5, 0.125  # of the memory that is available: for rows under way, and for recent prompts
+CACHE_SHARE, PREFIX_SHARE = 0.5, 0.25  # of the memory that is available: for rows under way, and for recent prompts
 
 
 class Reader(Protocol):
