@@ -92,7 +92,7 @@ CALLS = {  # the fewest and the most calls a query
     "self_consistency": (3, 3), "self_refine": (2, 2), "flare": (1, 3), "self_rag": (2, 7), "supericl": (2, 2),
     "best_of_k": (4, 5),
 }  # fmt: skip
-WITH_DRAFT = {"supericl", "best_of_k"}
+WITH_DRAFT = {"supericl", "best_of_k", "self_refine"}
 CUT = {"many_shot", "bm25_50"}
 
 

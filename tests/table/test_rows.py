@@ -79,7 +79,8 @@ def test_few_shot_examples_are_of_each_class_and_never_of_the_test() -> None:
 def test_zero_shot_and_chain_of_thought_differ_for_models_that_know_the_difference() -> None:
     found = shown("ifqa")
     assert found["strong_zero_shot"][0].messages != found["strong"][0].messages
-    assert "step by step" in found["strong"][0].messages[-1].content
+    assert "Reason briefly" in found["strong"][0].messages[-1].content.splitlines()[-1]
+    assert "Do not explain" in found["strong_zero_shot"][0].messages[-1].content.splitlines()[-1]
 
 
 def test_a_recipe_that_is_none_is_an_error(tmp_path: Path) -> None:

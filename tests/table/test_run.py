@@ -96,6 +96,7 @@ def test_every_row_is_there_with_paired_differences(made: tuple[TableResults, St
         "table.md",
         "table.csv",
         "table.tex",
+        "uptake.csv",
     }
 
 
