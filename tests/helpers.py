@@ -169,7 +169,8 @@ class Log:
     def verdicts(self) -> dict[str, str]:
         """Why each stage was run or reused."""
         said = [line.split(": ", 1) for line in self.lines if ": " in line]
-        return {stage: why for stage, why in said if not why.startswith("done in ")}
+        told = ("done in ", " pairs from ")
+        return {stage: why for stage, why in said if not any(words in why for words in told)}
 
 
 def run_tiny(weak: str, out: Path, oracle: Oracle, log: Log | None = None, **changes: JsonValue) -> RunSummary:
