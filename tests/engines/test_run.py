@@ -75,7 +75,7 @@ def test_adapters_are_loaded_as_they_are_trained_and_no_engine_is_up_meanwhile(
         label: found for label, found in up.items() if label.startswith(("SFT", "sft", "DPO", "align", "preference"))
     }
     assert len(trained) >= 2 and not any(trained.values()), log.up
-    assert up["refine drafts"] == {"strong"}  # the weak one has given way
+    assert up["strong answers"] == {"strong"}  # the weak one has given way
     loaded = [Path(e["lora_path"]).relative_to(out).parts[0] for e in events(weak, "adapter")]
     assert loaded[0] == "sft" and "align" in loaded and not events(strong, "adapter")
     assert {e["model"] for e in events(strong, "asked")} == {"base"}
