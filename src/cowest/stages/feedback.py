@@ -210,19 +210,14 @@ async def _answers(
     takes a day: there everything of one kind is asked together, and looked at when it is back.
     """
     alone = _solos(context, round_, queries, watch) if "solo" in context.signal.asks else None
-    strong_calls = dict[str, asyncio.Task[Refinement]]()
     refined = None
     if "refine" in context.signal.asks:
-        refined = _refinements(context, round_, queries, drafts, strong_calls, alone, watch)
+        refined = _refinements(context, round_, queries, drafts, alone, watch)
     asked = [filling for filling in (alone, refined) if filling is not None]
     batch = context.config.feedback.mode == "batch"
-    try:
-        for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
-            label = "strong answers" if len(together) > 1 else together[0].label
-            await filled(label, context, together, _at_once(context))
-    finally:
-        for call in strong_calls.values():
-            call.cancel()
+    for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
+        label = "strong answers" if len(together) > 1 else together[0].label
+        await filled(label, context, together, _at_once(context))
     return (alone.records() if alone is not None else []), (refined.records() if refined is not None else [])
 
 
@@ -261,35 +256,36 @@ def _refinements(
     round_: Round,
     queries: Mapping[str, Example],
     drafts: Sequence[Draft],
-    calls: dict[str, asyncio.Task[Refinement]],
     alone: Filling[Example, Refinement] | None,
     watch: DraftWatch,
 ) -> Filling[Draft, Refinement]:
-    """Every draft refined; equal drafts of a query share one of the ``calls``, since its request would be the same.
+    """Every draft refined; equal drafts of a query share one call, since its request would be the same.
 
     ``alone``: where the same model answers alone, which shows that it is not out of order.
     """
     strong = context.models.strong(context.config.feedback.mode)
     file = context.run.file(round_.file("refinements.jsonl"), Refinement)
     places, texts = {id: n for n, id in enumerate(queries)}, {d.id: asks.draft_key(d) for d in drafts}
-    known = {texts[r.draft_id]: r for r in file.load() if r.error is None and r.draft_id in texts}
-
-    async def ask(item: Draft) -> Refinement:
-        example = queries[item.example_id]
-        return await refine(strong, context.frames, example, item, asks.refine_request(context, example, item).sampling)
+    answers = dict[str, asyncio.Future[Refinement]]()
+    for record in file.load():
+        if record.error is None and record.draft_id in texts:
+            answers[texts[record.draft_id]] = known = asyncio.get_running_loop().create_future()
+            known.set_result(record)
 
     async def make(item: Draft) -> Refinement:
-        key = texts[item.id]
-        if key in known:
-            done, first = known[key], False
-        else:
-            first = key not in calls
-            if first:
-                calls[key] = asyncio.ensure_future(ask(item))
-            done = await calls[key]
-        if first:
-            return done
-        return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
+        key, example = texts[item.id], queries[item.example_id]
+        if key in answers:
+            done = await asyncio.shield(answers[key])
+            return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
+        answer = answers[key] = asyncio.get_running_loop().create_future()
+        sampling = asks.refine_request(context, example, item).sampling
+        try:  # here and in no task of its own, in which it would come behind all that begin with it
+            done = await refine(strong, context.frames, example, item, sampling)
+        except BaseException:
+            answer.cancel()
+            raise
+        answer.set_result(done)
+        return done
 
     return Filling(
         "refine drafts",
