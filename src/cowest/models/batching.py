@@ -1,8 +1,8 @@
 """Decoding many requests together on one model: the part of ``models/local.py`` that touches tensors.
 
 What makes it quicker than ``model.generate`` on a fixed batch: rows that are finished leave and waiting ones take their place,
-what prompts share is read once and remembered for a while (:mod:`cowest.models.readers`), nothing is spent on padding, and only
-the last position's logits are computed.
+those that share a beginning together; what prompts share is read once and remembered for a while (:mod:`cowest.models.readers`),
+nothing is spent on padding, and only the last position's logits are computed.
 
 A row's text depends on its own request alone and not on what it shares a batch with - up to rounding: matrix products of another
 shape may differ in the last bit, which matters only where two tokens are equally likely, or a uniform number falls within that

@@ -197,13 +197,11 @@ class Filling(Generic[I, R]):
             self._looking.see(record)
         self._patience.see(getattr(record, "error", None))
 
-    def end(self) -> list[R]:
-        """The records in the items' order, which is from now on the file's."""
+    def end(self) -> None:
+        """All are there: put the file into the items' order. Raises StageError where ``looking`` does."""
         if self._looking is not None:
             self._looking.look()
-        ordered = self.records()
-        self._file.replace(ordered)
-        return ordered
+        self._file.replace(self.records())
 
     def records(self) -> list[R]:
         """The records in the items' order, when all are there."""
