@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         (section("sft", learning_rate=2e-2), "sft began", ("stage align", None)),
         (section("sft", learning_rate=2e-2), "sample drafts began", ("stage align", None)),
         (section("draft", samples=2), "sample: run again", ("stage align", None)),
-        (section("draft", samples=2), "strong alone began", ("stage align", None)),
+        (section("draft", samples=2), "strong answers began", ("stage align", None)),
         ({"feedback": {"sampling": {"temperature": 0.5}}}, "feedback: run again", ("stage align", None)),
         ({"pairs": {"rule": "paper"}}, "align: run again", ("stage align", None)),
         ({"pairs": {"rule": "paper"}}, "align began", (None, None)),

@@ -9,6 +9,8 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +26,18 @@ from cowest.pipeline import export_weak, report_again, run, stages_of
 from cowest.recipe.config import config_from_dict
 from cowest.recipe.kept import kept_recipe
 from cowest.stages.base import checked
-from cowest.types import Draft, Feedback, Prediction, PreferencePair, Record, Refinement, Results
+from cowest.types import (
+    Completion,
+    Draft,
+    Feedback,
+    Message,
+    Prediction,
+    PreferencePair,
+    Record,
+    Refinement,
+    Results,
+    Sampling,
+)
 
 FEEDBACK_TOKENS = 512  # the default of feedback.sampling, which tells that stage's requests from the evaluation's
 RECORDS: dict[str, type[Record]] = {
@@ -232,15 +245,25 @@ def test_a_damaged_record_is_made_again_and_kept_beside(finished: Finished, copy
 # Failures
 
 
+class Overloaded(Oracle):
+    """Fails at the 7th query of the feedback that it is asked alone, and at the 9th draft."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = Counter[bool]()
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        drafted = "\nDraft: " in messages[-1].content
+        if sampling.max_tokens == FEEDBACK_TOKENS:
+            self._asked[drafted] += 1
+            if self._asked[drafted] == (9 if drafted else 7):
+                raise ModelCallError("overloaded", "try later")
+        return await super().generate(messages, sampling)
+
+
 def test_failed_calls_are_counted_make_no_label_and_are_retried(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    outage = [
-        *[None] * 6,
-        ModelCallError("overloaded", "try later"),
-        *[None] * 13,
-        ModelCallError("overloaded", "later"),
-    ]
-    first = run_tiny(finished.weak, out, Oracle(fail=outage))
+    first = run_tiny(finished.weak, out, Overloaded())
     made = counts(out, "feedback")
     assert made["solo_failed"] == 1 and 1 <= made["refined_failed"] <= SAMPLES  # equal drafts share a call
     assert made["unscored"] >= SAMPLES  # all drafts of the query without a solo answer
@@ -288,12 +311,19 @@ def test_an_endpoint_that_is_down_stops_the_run_and_labels_nothing(finished: Fin
         await run(config_from_dict(recipe), copy, Log())
 
     began = time.monotonic()
-    with unused_url() as url, pytest.raises(StageError, match="strong alone: the first 12 calls all failed") as caught:
+    failed = r"(strong alone|refine drafts): the first (12|20) calls all failed"
+    with unused_url() as url, pytest.raises(StageError, match=failed) as caught:
         asyncio.run(go(url))
     assert time.monotonic() - began < 20
     assert caught.value.exit_code == 1
-    assert not (copy / "feedback.jsonl").exists() and not (copy / "refinements.jsonl").exists()
-    assert all(s["text"] is None and s["error"] for s in records(copy, "solo"))
+    assert not (copy / "feedback.jsonl").exists()
+    asked = [
+        answer
+        for name in ("solo", "refinements")
+        if (copy / f"{name}.jsonl").exists()
+        for answer in records(copy, name)
+    ]
+    assert len(asked) >= 12 and all(answer["text"] is None and answer["error"] for answer in asked)
     log = Log()  # and when it is up again, the run goes on
     done = run_tiny(finished.weak, copy, Oracle(), log, feedback={"sampling": {"temperature": 0.0, "max_tokens": 64}})
     assert log.verdicts["feedback"] == "continued where it stopped"

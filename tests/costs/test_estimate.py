@@ -210,10 +210,11 @@ async def test_what_a_stopped_run_has_paid_is_taken_off(tmp_path: Path) -> None:
     assert stopped == 120
     rest = await asyncio.to_thread(estimate, paid_config(budget_calls=130), tmp_path)
     assert rest.already == stopped
-    assert of(rest, "strong alone").calls.high == 0 and of(rest, "strong alone").already == 30
-    # All drafts are there, so the refinements are known one by one.
-    refine = of(rest, "refine drafts")
+    # All drafts are there, so what feedback will ask is known one by one; the strong model was asked query by query.
+    alone, refine = of(rest, "strong alone"), of(rest, "refine drafts")
+    assert alone.calls.low == alone.calls.high == 30 - alone.already
     assert refine.calls.low == refine.calls.high > 0
+    assert alone.already + refine.already == stopped - 90 and alone.already and refine.already
     (fit,) = rest.budgets
     assert (fit.spent, fit.high) == (120, False)
     assert rest.calls.high < whole.calls.high

@@ -41,7 +41,7 @@ def served(model: str, engine: Path) -> dict[str, JsonValue]:
 
 
 class Watching(Log):
-    """Notes which engines run when something begins."""
+    """Notes which engines run when something begins, and when the feedback is there."""
 
     def __init__(self, **engines: Path) -> None:
         super().__init__()
@@ -50,6 +50,14 @@ class Watching(Log):
 
     def start(self, label: str, total: int | None, done: int = 0) -> None:
         super().start(label, total, done)
+        self._note(label)
+
+    def info(self, text: str) -> None:
+        super().info(text)
+        if text.startswith("feedback: done in"):
+            self._note("feedback done")
+
+    def _note(self, label: str) -> None:
         self.up.append((label, {name for name, folder in self._engines.items() if alive(processes(folder))}))
 
 
@@ -75,7 +83,7 @@ def test_adapters_are_loaded_as_they_are_trained_and_no_engine_is_up_meanwhile(
         label: found for label, found in up.items() if label.startswith(("SFT", "sft", "DPO", "align", "preference"))
     }
     assert len(trained) >= 2 and not any(trained.values()), log.up
-    assert up["refine drafts"] == {"strong"}  # the weak one has given way
+    assert up["feedback done"] == {"strong"}  # the weak one has given way
     loaded = [Path(e["lora_path"]).relative_to(out).parts[0] for e in events(weak, "adapter")]
     assert loaded[0] == "sft" and "align" in loaded and not events(strong, "adapter")
     assert {e["model"] for e in events(strong, "asked")} == {"base"}

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from cowest.models.batching import Decoded, Decoder, Request
-from cowest.models.prefixes import WORTH, Prefixes, waves
+from cowest.models.prefixes import WORTH, Prefixes, together, waves
 from cowest.models.readers import PlainReader, SlotReader, reader_for
 from cowest.models.sampler import Row
 from cowest.models.slots import Slots
@@ -164,6 +164,71 @@ def test_a_request_that_comes_while_others_are_under_way_joins_them() -> None:
     assert order == ["late", "first"]
     assert [found["late"]] == decoder.decode([Row((1, 2, 3), 4)])
     assert [found["first"]] == decoder.decode([Row((9, 8, 7), 40)])
+
+
+def asked_apart() -> list[tuple[int, ...]]:
+    """The first request of each of six queries, then the others of each, as they come from who asks in that order."""
+    random = Random(3)
+    queries = [tuple(random.randrange(WORDS) for _ in range(60)) for _ in range(6)]
+    return [(*query, k, k) for k in range(4) for query in queries]
+
+
+def test_waiting_requests_that_share_join_together_and_the_oldest_always_does() -> None:
+    model, rows = random_model(CONFIGS["llama"]), [Row(prompt, 3) for prompt in asked_apart()]
+    reader = SlotReader(model, Slots(model), prefix_bytes=0)
+    joined, admit = list[list[int]](), reader.admit
+
+    def noted(some: list[Row]) -> torch.Tensor:
+        joined.append([rows.index(row) for row in some])
+        return admit(some)
+
+    reader.admit = noted  # type: ignore[method-assign, assignment]
+    found = Decoder(model, [], 0, batch_size=8, reader=reader).decode(rows)
+    assert joined == [[q + k * 6 for q in pair for k in range(4)] for pair in ((0, 1), (2, 3), (4, 5))]
+    assert reader.read_tokens == 6 * 60 + 24 * 2, "each query once; one after the other it would be 24 times"
+    for row, got in zip(rows, found, strict=True):
+        assert [got] == Decoder(model, [], 0).decode([row])
+
+
+def test_a_request_that_shares_nothing_is_overtaken_by_no_more_than_those_in_front_bring_along() -> None:
+    model, random = random_model(CONFIGS["llama"]), Random(4)
+    query = tuple(random.randrange(WORDS) for _ in range(50))
+    prompts = [(*query, n, n) for n in range(40)]
+    prompts.insert(1, (7, 8, 9))
+    done = list[int]()
+    waiting = deque(
+        Request(Row(prompt, 2), lambda _, i=i: done.append(i), lambda error: pytest.fail(repr(error)))  # type: ignore[misc]
+        for i, prompt in enumerate(prompts)
+    )
+    Decoder(model, [], 0, batch_size=4).run(waiting, Event())
+    assert done.index(1) < 12, "the second of all: the first brings along what is looked at, and then it is the oldest"
+    assert sorted(done) == list(range(41))
+
+
+def test_memory_for_few_rows_takes_those_that_share_and_the_others_keep_their_places() -> None:
+    model, prompts = random_model(CONFIGS["llama"]), asked_apart()
+    reader = SlotReader(model, Slots(model), prefix_bytes=0)
+    room, joined, admit = reader.room, list[list[int]](), reader.admit
+    reader.room = lambda rows: min(room(rows), 5 - len(reader._longest))  # type: ignore[method-assign]
+
+    def noted(some: list[Row]) -> torch.Tensor:
+        joined.append([prompts.index(row.prompt) for row in some])
+        return admit(some)
+
+    reader.admit = noted  # type: ignore[method-assign, assignment]
+    Decoder(model, [], 0, batch_size=24, reader=reader).decode([Row(prompt, 2) for prompt in prompts])
+    assert joined == [[0, 6, 12, 18, 1], [2, 8, 14, 20, 3], [4, 10, 16, 22, 5], [7, 13, 19, 9, 15], [11, 17, 23, 21]]
+
+
+def test_the_order_is_by_age_where_prompts_share_only_what_all_do() -> None:
+    random = Random(5)
+    head = tuple(random.randrange(WORDS) for _ in range(100))
+    assert together([(*head, *(random.randrange(WORDS) for _ in range(9))) for _ in range(50)]) == list(range(50))
+    assert together([]) == [] and together([head] * 3) == [0, 1, 2]
+    nested = [(*head, 1), (5, 6), head[:60], (*head, 2), (*head[:60], 3, 3), head[:60]]
+    assert together(nested) == [0, 3, 2, 4, 5, 1], "the closest first"
+    many = [(*random.choice([head, head[:50], (1,)]), n, random.randrange(3)) for n in range(80)]
+    assert sorted(together(many)) == list(range(80)) and together(many)[0] == 0
 
 
 def test_memory_that_runs_out_halves_the_rows_and_loses_no_request() -> None:

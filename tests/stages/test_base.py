@@ -15,7 +15,7 @@ from cowest.errors import BudgetExceededError, StageError
 from cowest.lab.frames import LabFrames
 from cowest.recipe.config import config_from_dict
 from cowest.run.store import JsonlFile, RunDir
-from cowest.stages.base import GIVE_UP_AFTER, IN_FLIGHT, failures, fill
+from cowest.stages.base import GIVE_UP_AFTER, IN_FLIGHT, Filling, failures, fill, filled
 from cowest.types import Refinement
 
 
@@ -38,6 +38,30 @@ class Desk:
 
     async def fill(self, items: Sequence[str], at_once: int = IN_FLIGHT) -> list[Refinement]:
         return await fill("work", self._context, self.file, items, str, lambda r: r.example_id, self.make, at_once)
+
+    def filling(
+        self, label: str, items: Sequence[str], proven: Filling[str, Refinement] | None = None
+    ) -> Filling[str, Refinement]:
+        """A file of its own, whose items are ranked by their number."""
+        file = JsonlFile(self.file.path.with_name(f"{label}.jsonl"), Refinement)
+        known = (lambda: proven.answered) if proven is not None else (lambda: False)
+        return Filling(
+            label,
+            self._context,
+            file,
+            items,
+            str,
+            lambda r: r.example_id,
+            self.make,
+            proven=known,
+            rank=lambda i: int(i[1:]),
+        )
+
+    async def fill_two(self, at_once: int = 1) -> tuple[list[Refinement], list[Refinement]]:
+        solos = self.filling("alone", [f"s{n}" for n in range(4)])
+        drafts = self.filling("refined", [f"{k}{n}" for n in range(4) for k in "ab"], solos)
+        await filled("both", self._context, [solos, drafts], at_once)
+        return solos.records(), drafts.records()
 
 
 ITEMS = ["ccc", "a", "bb", "dddd", "eeeee"]
@@ -152,3 +176,38 @@ async def test_a_stop_in_the_middle_keeps_what_was_made_and_leaves_no_task(tmp_p
 
 async def test_nothing_to_do(tmp_path: Path) -> None:
     assert await Desk(tmp_path).fill([]) == []
+
+
+async def test_two_files_are_filled_together_by_rank_and_go_on_together(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.file.path.with_name("alone.jsonl").write_text(
+        Refinement(example_id="s1", draft_id=None, text="x").model_dump_json() + "\n"
+    )
+    solos, drafts = await desk.fill_two()
+    assert desk.made == ["s0", "a0", "b0", "a1", "b1", "s2", "a2", "b2", "s3", "a3", "b3"]
+    assert desk.log.starts == [("both", 12, 1)]
+    assert [r.example_id for r in solos] == ["s0", "s1", "s2", "s3"]
+    assert [r.example_id for r in drafts] == ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"]
+    for name, made in (("alone", solos), ("refined", drafts)):
+        assert JsonlFile(tmp_path / f"{name}.jsonl", Refinement).load() == made
+    assert await desk.fill_two(at_once=9) == (solos, drafts) and len(desk.made) == 11
+
+
+async def test_two_files_say_how_far_each_came_and_each_gives_up_for_itself(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    async def dear(item: str) -> Refinement:
+        if item == "b1":
+            raise BudgetExceededError("budget_calls: 5 is reached")
+        return await Desk.make(desk, item)
+
+    desk.make = dear  # type: ignore[method-assign]
+    with pytest.raises(BudgetExceededError, match=r"^alone: 2 of 4 done, refined: 3 of 8 done\. budget_calls"):
+        await desk.fill_two()
+    failing = Desk(tmp_path / "failing", bad=[f"{k}{n}" for k in "ab" for n in range(4)])
+    with pytest.raises(StageError, match=r"^refined: the first 8 calls all failed"):
+        await failing.fill_two()  # though the others succeed in between
+    refusing = Desk(tmp_path / "refusing", bad=sorted(failing.bad))
+    refusing.kind = "refusal"
+    solos, drafts = await refusing.fill_two()
+    assert failures(solos) == 0 and failures(drafts) == 8, "the model has answered: it refuses these queries"

@@ -100,7 +100,10 @@ def test_drafts_that_are_always_copied() -> None:
     assert kinds([*rows(190, "wrong", "right", "draft"), *rows(10, "wrong", "right", "alone")]) == []
 
 
-def watch(log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: str = "yes") -> DraftWatch:
+def watch(
+    log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: str = "yes", among: bool = False
+) -> DraftWatch:
+    """``among``: the answers alone come among the others."""
     queries = [example(i, GOLD[i % len(GOLD)]) for i in range(n)]
     task = SimpleTask("t", CLASS_METRICS, LABELS, "say", {"train": tuple(queries)})
     alone = {e.id: Refinement(example_id=e.id, draft_id=None, text=f"Hm.\nAnswer: {e.references[0]}") for e in queries}
@@ -113,13 +116,40 @@ def watch(log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: st
         LIMITS,
         {f"{e.id}#0": e for e in queries},
         lambda a: f"Answer: {draft}",
-        alone,
+        None if among else alone,
     )
 
 
 def refinement(number: int, answer: str, k: int = 0, error: str | None = None) -> Refinement:
     text = None if error else f"So be it.\nAnswer: {answer}"
     return Refinement(example_id=f"q{number}", draft_id=f"q{number}#{k}", text=text, error=error)
+
+
+def alone_(number: int, error: str | None = None) -> Refinement:
+    text = None if error else f"Hm.\nAnswer: {GOLD[number % len(GOLD)]}"
+    return Refinement(example_id=f"q{number}", draft_id=None, text=text, error=error)
+
+
+def test_a_query_is_looked_at_when_its_answer_alone_is_there_too_whichever_comes_first() -> None:
+    log = Log()
+    looking = watch(log, "warn", lambda i: "no", 100, among=True)
+    for i in range(FIRST):
+        looking.see(refinement(i, "no"))
+    assert log.lines == []
+    for i in range(1, FIRST):
+        looking.see(alone_(i))
+    looking.look()
+    assert log.lines == [], "the first query is awaited"
+    looking.see(alone_(0, error="timeout: late"))
+    assert "36 of 36 times" in log.lines[0] and "alone it says so 12 of 35 times" in log.lines[0]
+    early = Log()
+    looking = watch(early, "warn", lambda i: "no", 100, among=True)
+    for i in range(FIRST):
+        looking.see(alone_(i))
+    for i in range(FIRST):
+        assert early.lines == []
+        looking.see(refinement(i, "no"))
+    assert "alone it says so 12 of 36 times" in early.lines[0]
 
 
 def test_it_warns_once_at_the_first_look_and_counts_a_query_once() -> None:

@@ -137,21 +137,25 @@ def test_stop_ends_while_there_is_money_and_the_same_command_loses_nothing(tmp_p
         StageError, match=r"refine drafts: stopped by feedback.watch: stop. .*--set feedback.watch=warn"
     ):
         go(tmp_path, strong, log, feedback="stop")
-    assert len(strong.with_draft) == FIRST and len(set(strong.with_draft)) == FIRST, "of 60 queries with 3 drafts each"
-    file = tmp_path / "run" / "refinements.jsonl"
-    kept = [Refinement.model_validate_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert len({r.example_id for r in kept}) == FIRST
+    lost = len(strong.with_draft) - FIRST  # what was under way
+    assert lost in (0, 1) and len(set(strong.with_draft)) == FIRST + lost, "of 60 queries with 3 drafts each"
+    solos, kept = (
+        [Refinement.model_validate_json(line) for line in (tmp_path / "run" / name).read_bytes().splitlines()]
+        for name in ("solo.jsonl", "refinements.jsonl")
+    )
+    assert FIRST <= len({r.example_id for r in kept}) <= FIRST + lost
+    assert FIRST <= len(solos) <= FIRST + 2, "nothing is asked ahead"
     with pytest.raises(StageError, match=r"stopped by feedback\.watch"):
         go(tmp_path, strong, log, feedback="stop")
-    assert len(strong.with_draft) == FIRST, "what is there is looked at before anything is asked"
+    assert len(strong.with_draft) == FIRST + lost, "what is there is looked at before anything is asked"
     with pytest.raises(StageError, match=r"evaluate collab: stopped by evaluate.watch: stop"):
         go(tmp_path, strong, log, evaluate="stop")
-    under_way = len(strong.with_draft) - QUERIES - FIRST
-    assert 0 <= under_way <= 2
+    lost = len(strong.with_draft) - QUERIES - FIRST
+    assert 0 <= lost <= 3
     done = go(tmp_path, strong, log)
     rows = (done.out / "predictions" / "collab.jsonl").read_text(encoding="utf-8").splitlines()
     assert len({Prediction.model_validate_json(row).example_id for row in rows}) == QUERIES
-    assert len(set(strong.with_draft)) == 2 * QUERIES and len(strong.with_draft) <= 2 * QUERIES + under_way
+    assert len(set(strong.with_draft)) == 2 * QUERIES and len(strong.with_draft) <= 2 * QUERIES + lost
 
 
 def test_off_says_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Decoding many requests together on one model: the part of ``models/local.py`` that touches tensors.
 
 What makes it quicker than ``model.generate`` on a fixed batch: rows that are finished leave and waiting ones take their place,
-what prompts share is read once and remembered for a while (:mod:`cowest.models.readers`), nothing is spent on padding, and only
-the last position's logits are computed.
+those that share a beginning together; what prompts share is read once and remembered for a while (:mod:`cowest.models.readers`),
+nothing is spent on padding, and only the last position's logits are computed.
 
 A row's text depends on its own request alone and not on what it shares a batch with - up to rounding: matrix products of another
 shape may differ in the last bit, which matters only where two tokens are equally likely, or a uniform number falls within that
@@ -11,19 +11,26 @@ of the edge between two.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Event
 
 import torch
 from transformers import PreTrainedModel
 
+from cowest.models.prefixes import together
 from cowest.models.readers import Reader, reader_for
 from cowest.models.sampler import Row, Sampler
 
 JOIN = 8
 """Rows join when an eighth of the places is free: reading a few prompts at a time would hold up the others at every step."""
+
+AHEAD = 4
+"""So many times as many requests as may join are looked at for what they share: a request is overtaken only by those behind it
+that share more with an older one, and the oldest always joins."""
 
 STREAMING = 2048  # most prompt tokens that are read between two steps while somebody reads along
 
@@ -134,21 +141,17 @@ class Decoder:
             self._reset()
 
     def _admit(self, waiting: deque[Request]) -> None:
-        """Let waiting requests join, in their order."""
+        """Let waiting requests join: the oldest, those that share what it reads, then the next oldest."""
         while waiting:
             free = self._most - len(self._live)
             if free == 0 or (self._live and free < len(waiting) and free * JOIN < self._most):
                 return
             heard = any(live.request.hear is not None for live in self._live)
             some = self._next(waiting, free, STREAMING if heard else None)
-            count = self._reader.room([request.row for request in some]) if some else 0
-            waiting.extendleft(reversed(some[count:]))
-            if count == 0:
+            if not some:
                 return
-            rows, had = [request.row for request in some[:count]], len(self._live)
-            self._live += [
-                _Live(request) for request in some[:count]
-            ]  # before they are read: they fail with the others
+            rows, had = [request.row for request in some], len(self._live)
+            self._live += [_Live(request) for request in some]  # before they are read: they fail with the others
             logits = self._reader.admit(rows)
             self._logits = torch.cat([self._logits, logits]) if had else logits
             self._sampler.add(rows)
@@ -156,15 +159,22 @@ class Decoder:
                 return
 
     def _next(self, waiting: deque[Request], free: int, most: int | None) -> list[Request]:
-        some, tokens = list[Request](), 0
-        while waiting and len(some) < free:
-            tokens += len(waiting[0].row.prompt)
-            if some and most is not None and tokens > most:
-                break
+        """Take up to ``free`` requests, of ``most`` tokens, that the reader has room for. The others keep their places."""
+        ahead, taken = list[Request](), set[int]()
+        while waiting and len(ahead) < AHEAD * free:
             request = waiting.popleft()
             if not request.gone():
-                some.append(request)
-        return some
+                ahead.append(request)
+        try:
+            order = together([request.row.prompt for request in ahead])[:free]
+            if most is not None:
+                so_far = list(accumulate(len(ahead[i].row.prompt) for i in order))
+                order = order[: max(1, bisect_right(so_far, most))]
+            order = order[: self._reader.room([ahead[i].row for i in order])] if order else []
+            taken = set(order)
+            return [ahead[i] for i in order]
+        finally:
+            waiting.extendleft(request for i, request in reversed(list(enumerate(ahead))) if i not in taken)
 
     def _step(self) -> None:
         """Choose a token for each row, let those that are finished leave, and read the chosen tokens of the others."""

@@ -67,6 +67,26 @@ def waves(prompts: Sequence[tuple[int, ...]]) -> list[list[Reading]]:
     return [wave for wave in found if wave]
 
 
+def together(prompts: Sequence[tuple[int, ...]]) -> list[int]:
+    """The order in which to read ``prompts``, the oldest first: each is followed by those that share its beginning.
+
+    Indices into ``prompts``. Those that share most follow first; of as close ones the oldest.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i])
+    shared = [common(prompts[a], prompts[b]) for a, b in pairwise(order)]
+    found = list[int]()
+    todo = [(0, len(order), 0)] if prompts else []
+    while todo:
+        first, last, known = todo.pop()  # order[first:last] share ``known`` tokens
+        if last - first == 1:
+            found.append(order[first])
+            continue
+        cuts = [i + 1 for i in range(first, last - 1) if shared[i] < known + WORTH]
+        parts = sorted(pairwise([first, *cuts, last]), key=lambda part: min(order[slice(*part)]), reverse=True)
+        todo += [(begin, end, min(shared[begin : end - 1], default=0)) for begin, end in parts]
+    return found
+
+
 @dataclass(slots=True)
 class _Kept:
     tokens: tuple[int, ...]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -126,23 +126,126 @@ async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
 class _Patience:
     """Stops a stage whose calls all fail, or fail all in the same way: an endpoint that is down is not asked for days."""
 
-    def __init__(self, label: str, items: int, succeeded: bool, proven: bool = False) -> None:
+    def __init__(self, label: str, items: int, succeeded: bool, proven: Callable[[], bool]) -> None:
         self._label, self._enough, self._proven = label, min(GIVE_UP_AFTER, items), proven
-        self._any, self._row, self._kind = succeeded, 0, ""
+        self.any, self._row, self._kind = succeeded, 0, ""
 
     def see(self, error: str | None) -> None:
         """Take note of one record's error, or success. Raises StageError when it is enough."""
         if error is None:
-            self._any, self._row = True, 0
+            self.any, self._row = True, 0
             return
         kind = error.split(":")[0]
-        if (self._any or self._proven) and kind in ABOUT_THE_QUERY:
+        if kind in ABOUT_THE_QUERY and (self.any or self._proven()):
             return
-        self._row = self._row + 1 if kind == self._kind or not self._any else 1
+        self._row = self._row + 1 if kind == self._kind or not self.any else 1
         self._kind = kind
         if self._row >= self._enough:
-            which = f"the last {self._row}" if self._any else f"the first {self._row}"
+            which = f"the last {self._row}" if self.any else f"the first {self._row}"
             raise StageError(f"{self._label}: {which} calls all failed; the last one: {error}", kind)
+
+
+class Filling(Generic[I, R]):
+    """A file that gets one record for each item: those that it lacks are made by :func:`filled`, and failed ones again.
+
+    ``limit`` names the setting that bounds the records' length, for the warning where many are cut off. ``proven``: whether the
+    model has answered elsewhere, so that it refuses these queries where it refuses, and is not out of order. ``looking`` sees every
+    record, those that were there first, and may raise. Where several files are filled together, items of a smaller ``rank`` come
+    first, and of one rank those of the file that is named first.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        context: Asking,
+        file: JsonlFile[R],
+        items: Sequence[I],
+        key_of_item: Callable[[I], str],
+        key_of_record: Callable[[R], str],
+        make: Callable[[I], Awaitable[R]],
+        limit: str = "max_tokens",
+        proven: Callable[[], bool] = lambda: False,
+        looking: Looking | None = None,
+        rank: Callable[[I], int] = lambda item: 0,
+    ) -> None:
+        self.label, self.items, self.rank, self._file, self._make = label, items, rank, file, make
+        self._key_of_item, self._key_of_record, self._looking = key_of_item, key_of_record, looking
+        self.done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
+        self.todo = [item for item in items if key_of_item(item) not in self.done]
+        self._patience = _Patience(label, len(items), bool(self.done), proven)
+        self._watch = CutWatch(context, label, limit, len(self.todo))
+
+    @property
+    def answered(self) -> bool:
+        """Whether any record is there that holds no error."""
+        return self._patience.any
+
+    def begin(self) -> None:
+        """Look at what is there."""
+        if self._looking is not None:
+            for record in self.done.values():
+                self._looking.see(record)
+
+    async def make(self, item: I, reporter: Reporter) -> None:
+        """Make an item's record and put it down. Raises StageError where it is enough."""
+        record = await self._make(item)
+        self._file.append(record)  # at once: what is not on disk when the process is killed is made again
+        self.done[self._key_of_record(record)] = record
+        reporter.advance()
+        self._watch.see(record)
+        if self._looking is not None:
+            self._looking.see(record)
+        self._patience.see(getattr(record, "error", None))
+
+    def end(self) -> None:
+        """All are there: put the file into the items' order. Raises StageError where ``looking`` does."""
+        if self._looking is not None:
+            self._looking.look()
+        self._file.replace(self.records())
+
+    def records(self) -> list[R]:
+        """The records in the items' order, when all are there."""
+        return [self.done[self._key_of_item(item)] for item in self.items]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+async def filled(label: str, context: Asking, fillings: Sequence[Filling[Any, Any]], at_once: int = IN_FLIGHT) -> None:
+    """Make one record for each item that has none yet, of all files together; each is on disk before it counts.
+
+    ``at_once`` of them are under way together; ``label`` is what is done in all. Raises StageError when GIVE_UP_AFTER calls in a
+    row (or all) of a file fail in the same way, and BudgetExceededError, which then also says how far each came.
+    """
+    total, todo = (
+        sum(len(part) for part in parts) for parts in zip(*((f.items, f.todo) for f in fillings), strict=True)
+    )
+    context.reporter.start(f"{context.label}{label}", total, total - todo)
+    rest = iter(sorted(((f, item) for f in fillings for item in f.todo), key=lambda pair: pair[0].rank(pair[1])))
+
+    async def work() -> None:
+        for filling, item in rest:  # shared by all workers: each takes the next item
+            await filling.make(item, context.reporter)
+
+    workers = list[asyncio.Future[None]]()
+    try:
+        for filling in fillings:
+            filling.begin()
+        workers = [asyncio.ensure_future(work()) for _ in range(min(at_once, todo))]
+        await asyncio.gather(*workers)
+    except BudgetExceededError as error:
+        came = ", ".join(f"{f.label}: {len(f.done)} of {len(f.items)} done" for f in fillings)
+        raise BudgetExceededError(f"{context.label}{came}. {error}") from None
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        for filling in fillings:
+            filling.close()
+        context.reporter.finish()
+    for filling in fillings:
+        filling.end()
 
 
 async def fill(
@@ -157,54 +260,8 @@ async def fill(
     limit: str = "max_tokens",
     proven: bool = False,
     looking: Looking | None = None,
-    first: Sequence[I] = (),
 ) -> list[R]:
-    """Make one record for each item that has none yet; each is on disk before it counts. Failed ones are made again.
-
-    Returns the records in the items' order, which is also the order of the file when all are there; ``at_once`` of them are under
-    way together. ``limit`` names the setting that bounds their length, for the warning where many are cut off. ``proven``: the
-    model has answered elsewhere, so that it refuses these queries where it refuses, and is not out of order. ``looking`` sees every
-    record, those that were there first, and may raise; the ``first`` items are made before any other is begun. Raises StageError
-    when GIVE_UP_AFTER calls in a row (or all) fail in the same way, and BudgetExceededError, which then also says how far it came.
-    """
-    done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
-    todo = [item for item in items if key_of_item(item) not in done]
-    context.reporter.start(f"{context.label}{label}", len(items), len(items) - len(todo))
-    patience = _Patience(label, len(items), bool(done), proven)
-    watch = CutWatch(context, label, limit, len(todo))
-    if looking is not None:
-        for record in done.values():
-            looking.see(record)
-
-    async def work(rest: Iterable[I]) -> None:
-        for item in rest:
-            record = await make(item)
-            file.append(record)  # at once: what is not on disk when the process is killed is made again
-            done[key_of_record(record)] = record
-            context.reporter.advance()
-            watch.see(record)
-            if looking is not None:
-                looking.see(record)
-            patience.see(getattr(record, "error", None))
-
-    ahead = {key_of_item(item) for item in first}
-    parts = [[item for item in todo if (key_of_item(item) in ahead) is early] for early in (True, False)]
-    workers = list[asyncio.Future[None]]()
-    try:
-        for part in parts:
-            rest = iter(part)  # shared by all workers: each takes the next item
-            workers = [asyncio.ensure_future(work(rest)) for _ in range(min(at_once, len(part)))]
-            await asyncio.gather(*workers)
-        if looking is not None:
-            looking.look()
-    except BudgetExceededError as error:
-        raise BudgetExceededError(f"{context.label}{label}: {len(done)} of {len(items)} done. {error}") from None
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-        file.close()
-        context.reporter.finish()
-    ordered = [done[key_of_item(item)] for item in items]
-    file.replace(ordered)
-    return ordered
+    """Fill one file (:class:`Filling`, :func:`filled`). Returns the records in the items' order, which is also the file's then."""
+    filling = Filling(label, context, file, items, key_of_item, key_of_record, make, limit, lambda: proven, looking)
+    await filled(label, context, [filling], at_once)
+    return filling.records()

@@ -250,7 +250,8 @@ class DraftWatch:
         limits: The settings that findings name.
         items: What is looked at, in the order in which it is asked: the query by the draft's id (of a Refinement) or its own.
         drafts: The draft's text of an answer; None where it has none.
-        alone: The same strong model's answers without a draft, by the query's id; empty where it was not asked.
+        alone: The same strong model's answers without a draft, by the query's id; empty where it is not asked, None where they come
+            among the others (a Refinement without a draft's id). A query is then looked at when both are there.
     """
 
     def __init__(
@@ -262,11 +263,12 @@ class DraftWatch:
         limits: Limits,
         items: Mapping[str, Example],
         drafts: Callable[[Answer], str | None],
-        alone: Mapping[str, Refinement | Prediction],
+        alone: Mapping[str, Answer] | None,
     ) -> None:
         self._context, self._label, self._mode, self._setting, self._limits = context, label, mode, setting, limits
-        self._items, self._drafts, self._alone = items, drafts, alone
-        self._ahead, self._came = iter(items), dict[str, Seen | None]()  # None: it failed, or there is no draft
+        self._items, self._drafts, self._waits = items, drafts, alone is None
+        self._alone = dict[str, Answer](alone or {})
+        self._ahead, self._came = iter(items), dict[str, Answer]()
         self._awaited = next(self._ahead, None)
         self._seen = list[Seen]()
         self._next = FIRST
@@ -281,15 +283,16 @@ class DraftWatch:
         """Take note of an answer, and look where it is time. Raises StageError for a finding where the mode is ``stop``."""
         if self._mode == "off" or not isinstance(record, Refinement | Prediction):
             return
-        key = record.draft_id if isinstance(record, Refinement) else record.example_id
-        example = self._items.get(key or "")
-        if key is None or example is None or key in self._came:
-            return
-        draft = self._drafts(record)
-        failed = record.error is not None or draft is None
-        self._came[key] = None if failed or draft is None else self._read(example, draft, record)
-        while self._awaited is not None and self._awaited in self._came:
-            seen = self._came[self._awaited]
+        if isinstance(record, Refinement) and record.draft_id is None:
+            self._alone[record.example_id] = record
+        else:
+            about = record.draft_id if isinstance(record, Refinement) else record.example_id
+            self._came.setdefault(about or "", record)
+        while (key := self._awaited) is not None and key in self._came:
+            example = self._items[key]
+            if self._waits and example.id not in self._alone:
+                break
+            seen = self._read(example, self._came[key])
             self._seen += [] if seen is None else [seen]
             self._awaited = next(self._ahead, None)
         if len(self._seen) >= self._next:
@@ -315,7 +318,11 @@ class DraftWatch:
                 f"for is kept ({self._setting}: stop does so by itself)"
             )
 
-    def _read(self, example: Example, draft: str, record: Answer) -> Seen:
+    def _read(self, example: Example, record: Answer) -> Seen | None:
+        """None where it failed, or there is no draft."""
+        draft = self._drafts(record)
+        if record.error is not None or draft is None:
+            return None
         task, alone = self._context.task, self._alone.get(example.id)
         alone = None if alone is None or alone.error is not None else alone
         refined = _answer(task, example, record)

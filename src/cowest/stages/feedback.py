@@ -18,8 +18,8 @@ from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
 from cowest.stages import asks, depends
 from cowest.stages.advice import contrast, thin_contrast
-from cowest.stages.base import IN_FLIGHT, Done, Stage, failures, fill
-from cowest.stages.draft_watch import FIRST, DraftWatch, Limits
+from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, fill, filled
+from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
@@ -99,12 +99,9 @@ def _feedback_depends(context: Context) -> Depends:
 async def _feedback(context: Context, round_: Round) -> Done:
     queries = {e.id: e for e in training_queries(context)}
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
-    asked = context.signal.asks
-    solos = await _solos(context, round_, list(queries.values())) if "solo" in asked else []
-    proven = any(s.error is None for s in solos)
+    watch = _watch(context, queries, drafts)
+    solos, refinements = await _answers(context, round_, queries, drafts, watch)
     alone = {s.example_id: s for s in solos}
-    watch = _watch(context, queries, drafts, alone)
-    refinements = await _refinements(context, round_, queries, drafts, proven, watch) if "refine" in asked else []
     refined = {r.draft_id: r for r in refinements}
     work = [
         (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
@@ -130,9 +127,7 @@ async def _feedback(context: Context, round_: Round) -> Done:
     return Done(counts, solo_failed + refined_failed, watch.warnings)
 
 
-def _watch(
-    context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft], alone: Mapping[str, Refinement]
-) -> DraftWatch:
+def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> DraftWatch:
     settings, texts = context.config.feedback, {d.id: d.text for d in drafts}
     judged = settings.judge is not None or settings.scorer is not None or context.objects.scorer is not None
 
@@ -147,18 +142,8 @@ def _watch(
         Limits("feedback.sampling.max_tokens", settings.sampling.max_tokens, reads=not judged),
         {d.id: queries[d.example_id] for d in _firsts(drafts)},
         draft_of,
-        alone,
+        None if "solo" in context.signal.asks else {},
     )
-
-
-def _ahead(context: Context, drafts: Sequence[Draft]) -> list[Draft]:
-    """One draft of each of the first queries, so that the watch sees enough queries before much is paid.
-
-    A batch takes a day: there everything is asked together, and looked at when it is back.
-    """
-    if context.config.feedback.watch == "off" or context.config.feedback.mode == "batch":
-        return []
-    return _firsts(drafts)[:FIRST]
 
 
 def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
@@ -215,24 +200,25 @@ async def _scored(
         context.reporter.finish()
 
 
-async def _solos(context: Context, round_: Round, queries: Sequence[Example]) -> list[Refinement]:
-    strong = context.models.strong(context.config.feedback.mode)
+async def _answers(
+    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft], watch: DraftWatch
+) -> tuple[list[Refinement], list[Refinement]]:
+    """The strong model's answers alone and with each draft, as far as the signal needs them. ``watch`` looks at them as they come.
 
-    async def make(example: Example) -> Refinement:
-        return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
-
-    file = context.run.file(round_.file("solo.jsonl"), Refinement)
-    return await fill(
-        "strong alone",
-        context,
-        file,
-        queries,
-        lambda e: e.id,
-        lambda r: r.example_id,
-        make,
-        _at_once(context),
-        "feedback.sampling.max_tokens",
-    )
+    Query by query: what the requests of a query share is then read once, by a model in this process, by a server that keeps
+    prefixes, and, at a discount, by a provider that caches prompts (for those that come after the first answer began). A batch
+    takes a day: there everything of one kind is asked together, and looked at when it is back.
+    """
+    alone = _solos(context, round_, queries, watch) if "solo" in context.signal.asks else None
+    refined = None
+    if "refine" in context.signal.asks:
+        refined = _refinements(context, round_, queries, drafts, alone, watch)
+    asked = [filling for filling in (alone, refined) if filling is not None]
+    batch = context.config.feedback.mode == "batch"
+    for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
+        label = "strong answers" if len(together) > 1 else together[0].label
+        await filled(label, context, together, _at_once(context))
+    return (alone.records() if alone is not None else []), (refined.records() if refined is not None else [])
 
 
 def _at_once(context: Context) -> int:
@@ -241,59 +227,79 @@ def _at_once(context: Context) -> int:
     return batch if context.config.feedback.mode == "batch" and batch is not None else IN_FLIGHT
 
 
-async def _refinements(
+def _solos(
+    context: Context, round_: Round, queries: Mapping[str, Example], watch: DraftWatch
+) -> Filling[Example, Refinement]:
+    """The strong model alone, once a query."""
+    strong = context.models.strong(context.config.feedback.mode)
+    places = {id: n for n, id in enumerate(queries)}
+
+    async def make(example: Example) -> Refinement:
+        return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
+
+    return Filling(
+        "strong alone",
+        context,
+        context.run.file(round_.file("solo.jsonl"), Refinement),
+        list(queries.values()),
+        lambda e: e.id,
+        lambda r: r.example_id,
+        make,
+        "feedback.sampling.max_tokens",
+        looking=watch,
+        rank=lambda e: places[e.id],
+    )
+
+
+def _refinements(
     context: Context,
     round_: Round,
     queries: Mapping[str, Example],
     drafts: Sequence[Draft],
-    proven: bool,
+    alone: Filling[Example, Refinement] | None,
     watch: DraftWatch,
-) -> list[Refinement]:
-    """Refine every draft; equal drafts of a query share one call, since its request would be the same.
+) -> Filling[Draft, Refinement]:
+    """Every draft refined; equal drafts of a query share one call, since its request would be the same.
 
-    ``proven``: the strong model alone has answered. ``watch`` looks at the answers as they come.
+    ``alone``: where the same model answers alone, which shows that it is not out of order.
     """
     strong = context.models.strong(context.config.feedback.mode)
-    calls: dict[str, asyncio.Task[Refinement]] = {}
     file = context.run.file(round_.file("refinements.jsonl"), Refinement)
-    texts = {d.id: asks.draft_key(d) for d in drafts}
-    known = {texts[r.draft_id]: r for r in file.load() if r.error is None and r.draft_id in texts}
-
-    async def ask(item: Draft) -> Refinement:
-        example = queries[item.example_id]
-        return await refine(strong, context.frames, example, item, asks.refine_request(context, example, item).sampling)
+    places, texts = {id: n for n, id in enumerate(queries)}, {d.id: asks.draft_key(d) for d in drafts}
+    answers = dict[str, asyncio.Future[Refinement]]()
+    for record in file.load():
+        if record.error is None and record.draft_id in texts:
+            answers[texts[record.draft_id]] = known = asyncio.get_running_loop().create_future()
+            known.set_result(record)
 
     async def make(item: Draft) -> Refinement:
-        key = texts[item.id]
-        if key in known:
-            done, first = known[key], False
-        else:
-            first = key not in calls
-            if first:
-                calls[key] = asyncio.ensure_future(ask(item))
-            done = await calls[key]
-        if first:
-            return done
-        return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
+        key, example = texts[item.id], queries[item.example_id]
+        if key in answers:
+            done = await asyncio.shield(answers[key])
+            return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
+        answer = answers[key] = asyncio.get_running_loop().create_future()
+        sampling = asks.refine_request(context, example, item).sampling
+        try:  # here and in no task of its own, in which it would come behind all that begin with it
+            done = await refine(strong, context.frames, example, item, sampling)
+        except BaseException:
+            answer.cancel()
+            raise
+        answer.set_result(done)
+        return done
 
-    try:
-        return await fill(
-            "refine drafts",
-            context,
-            file,
-            drafts,
-            lambda d: d.id,
-            lambda r: r.draft_id or "",
-            make,
-            _at_once(context),
-            "feedback.sampling.max_tokens",
-            proven,
-            watch,
-            _ahead(context, drafts),
-        )
-    finally:
-        for call in calls.values():
-            call.cancel()
+    return Filling(
+        "refine drafts",
+        context,
+        file,
+        drafts,
+        lambda d: d.id,
+        lambda r: r.draft_id or "",
+        make,
+        "feedback.sampling.max_tokens",
+        lambda: alone is not None and alone.answered,
+        watch,
+        lambda d: places[d.example_id],
+    )
 
 
 def _pairs_depends(context: Context) -> Depends:
