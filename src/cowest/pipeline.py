@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowest.assembly.context import Context
+from cowest.assembly.here import check_here
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.errors import ConfigError
@@ -74,6 +75,7 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
     check_installed(config)
+    check_here(config)
     contexts = prepare(config, out, reporter, objects=objects)
     models = contexts[0].models
     try:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cowest.costs.estimate import BudgetFit, Estimate, StageEstimate
+from cowest.costs.local import Here
 from cowest.costs.workload import Range
 from cowest.training.memory import gib
 
@@ -31,20 +32,31 @@ def _table(found: Estimate) -> Table:
     for column in ("stage", "calls for", *(("model",) if several else ())):
         table.add_column(column)
     there = ("there",) if any(s.already for s in found.stages) else ()
-    for column in (*there, "calls", "prompt tokens", "answer tokens", "USD", "time"):
+    training = any(s.training_tokens.high for s in found.stages)
+    paid = any(s.paid for s in found.stages)
+    amounts_of = ("calls", "prompt tokens", "new tokens", *(("training tokens",) if training else ()))
+    for column in (*there, *amounts_of, *(("USD",) if paid else ()), "time"):
         table.add_column(column, justify="right")
     for s in found.stages:
         model = (s.model,) if several else ()
         already = (f"{s.already:,}",) if there else ()
-        amounts = (*already, _count(s.calls), _count(s.input_tokens), _count(s.output_tokens))
+        taught = (_count(s.training_tokens) if s.training_tokens.high else "",) if training else ()
+        asked = (
+            ("", "", "")
+            if s.training_tokens.high
+            else (_count(s.calls), _count(s.input_tokens), _count(s.output_tokens))
+        )
+        amounts = (*already, *asked, *taught, *((_price(s),) if paid else ()))
         time = (
             ""
             if s.seconds is None
             else f"up to {_duration(s.seconds.high)}"
             if s.batch
             else _duration(s.seconds.expected)
+            if s.paid
+            else _time(s.seconds)
         )
-        table.add_row(f"{s.domain}: {s.stage}" if s.domain else s.stage, s.calls_for, *model, *amounts, _price(s), time)
+        table.add_row(f"{s.domain}: {s.stage}" if s.domain else s.stage, s.calls_for, *model, *amounts, time)
     return table
 
 
@@ -52,6 +64,8 @@ def _totals(found: Estimate) -> Iterator[str]:
     here = sorted({s.model for s in found.stages if not s.paid})
     if here:
         yield f"{', '.join(here)}: runs here, costs nothing"
+    if found.here is not None:
+        yield from _here(found.here)
     if len(here) == len({s.model for s in found.stages}):
         return
     already = f"; {found.already:,} answers are there already and not paid for again" if found.already else ""
@@ -61,6 +75,22 @@ def _totals(found: Estimate) -> Iterator[str]:
         return
     for model in found.unpriced_models:
         yield f"Cost:   unknown: no price known for {model}: set strong.price (or that of the section which names it)"
+
+
+def _here(here: Here) -> Iterator[str]:
+    learned = f", {_count(here.training_tokens)} training tokens" if here.training_tokens.high else ""
+    tokens = f"{_count(here.input_tokens)} prompt tokens, {_count(here.output_tokens)} new tokens"
+    yield f"Here:   {_count(here.calls)} calls, {tokens}{learned}"
+    if here.seconds is not None:
+        yield f"Time:   {_time(here.seconds)}"
+    else:
+        yield f"Time:   not known for {', '.join(here.unknown)}: `cowest estimate RECIPE --measure` measures it in a minute or some"
+    for speed in here.speeds:
+        rates = (
+            (speed.prompt_tokens_per_s, "prompt"), (speed.new_tokens_per_s, "new"), (speed.training_tokens_per_s, "training")
+        )  # fmt: skip
+        told = ", ".join(f"{rate:,.0f} {what} tokens/s" for rate, what in rates if rate is not None)
+        yield f"Speed:  {speed.model}: {told}{': ' if told else ''}{speed.how}"
 
 
 def _memory(found: Estimate) -> Iterator[str]:
