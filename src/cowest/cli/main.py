@@ -158,9 +158,7 @@ def report(
         print_results(done)
 
 
-@app.command(
-    epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200; cowest estimate recipes/lab.yaml --measure"
-)
+@app.command(epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200 --measure")
 def estimate(
     recipe: Recipe,
     out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045

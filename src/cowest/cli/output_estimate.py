@@ -12,10 +12,14 @@ from cowest.costs.local import Here
 from cowest.costs.workload import Range
 from cowest.training.memory import gib
 
+WIDTH, WIDTH_HERE = 132, 170
+"""Where the output is no terminal; trainings and two models have more columns."""
+
 
 def print_estimate(found: Estimate) -> None:
     """A line for each kind of call, the totals, and what they rest on, on stdout."""
-    console = Console(width=None if Console().is_terminal else 132, highlight=False)
+    wide = WIDTH if found.here is None else WIDTH_HERE
+    console = Console(width=None if Console().is_terminal else wide, highlight=False)
     console.print(_table(found))
     for line in (
         *_totals(found),
@@ -30,7 +34,7 @@ def _table(found: Estimate) -> Table:
     several = len({s.model for s in found.stages}) > 1
     table = Table(title=f"{found.name}: expected \\[low, high]", title_justify="left")
     for column in ("stage", "calls for", *(("model",) if several else ())):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     there = ("there",) if any(s.already for s in found.stages) else ()
     training = any(s.training_tokens.high for s in found.stages)
     paid = any(s.paid for s in found.stages)
@@ -94,8 +98,9 @@ def _here(here: Here) -> Iterator[str]:
 
 
 def _memory(found: Estimate) -> Iterator[str]:
-    """The most that each stage takes on this machine, those first that take most."""
-    for need in sorted(found.memory, key=lambda need: -need.total):
+    """The most that each stage takes on this machine, in the domain where it takes most; those first that take most."""
+    largest = {(need.stage, need.model): need for need in sorted(found.memory, key=lambda need: need.total)}
+    for need in sorted(largest.values(), key=lambda need: -need.total):
         stage = f"{need.domain}: {need.stage}" if need.domain else need.stage
         fits = "" if need.free is None else f"; {gib(need.free)} are free now"
         if need.split is not None:

@@ -196,8 +196,18 @@ def estimate_work(
         seconds=_sum(s.seconds for s in bought if s.seconds),
         budgets=list(_budgets(config, ledger, calls, tokens, cost)),
         assumptions=list(_assumptions(config, texts, work, answered, bool(bought))),
-        memory=list(dict.fromkeys(need for context in contexts for need in memory_needs(context))),
+        memory=[need for need in dict.fromkeys(n for c in contexts for n in memory_needs(c)) if _comes(need, stages)],
         here=_here([s for s in stages if not s.paid], speeds),
+    )
+
+
+def _comes(need: MemoryNeed, stages: Sequence[StageEstimate]) -> bool:
+    """Whether some stage is like this one: it trains, or its model answers in whatever stage."""
+    answers = need.stage in ("sample", "feedback")
+    return any(
+        (s.domain, s.model) == (need.domain, need.model)
+        and (s.stage == need.stage or (answers and not s.training_tokens.high))
+        for s in stages
     )
 
 

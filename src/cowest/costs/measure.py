@@ -94,17 +94,16 @@ async def _answering(context: Context, work: Work, reporter: Reporter) -> Speed:
     prompt = fmean(c.usage.input_tokens for c in (*first.answers, *second.answers))
     answer = fmean(c.usage.output_tokens for c in second.answers)
     read_rate = prompt * len(read) / first.seconds
-    writing_s = second.seconds - prompt * len(both) / read_rate
+    writing_s = second.seconds - (first.seconds * len(both) / len(read))
     cut = sum(c.finish_reason == "length" for c in second.answers)
+    # Where writing took no longer than reading varies by itself, all of the time is a bound.
+    writing_s = writing_s if writing_s > VARIES * second.seconds else second.seconds
     return Speed(
         model=source.name,
         how=told,
         prompt_tokens_per_s=read_rate or None,
-        # Where writing took no longer than reading varies by itself, all of the time is a bound.
-        new_tokens_per_s=None
-        if not answer
-        else answer * len(both) / (writing_s if writing_s > VARIES * second.seconds else second.seconds),
-        answer_tokens=answer if cut <= CUT * len(second.answers) and not work.drafting else None,
+        new_tokens_per_s=answer * len(both) / writing_s or None,
+        answer_tokens=answer if cut <= CUT * len(second.answers) and answer and not work.drafting else None,
     )
 
 

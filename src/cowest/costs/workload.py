@@ -20,7 +20,7 @@ from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import judge_request
 from cowest.stages import asks
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import SFT_POLICY, training_queries
+from cowest.stages.learn import SFT_POLICY, selection, training_queries
 from cowest.stages.rounds import Round
 from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
@@ -261,6 +261,8 @@ class _Workload:
     def _evaluate(self) -> Iterator[Work]:
         c, test = self._c, self._test
         specs = [spec for spec in evaluated(c)[0] if spec.live]  # of the others :mod:`cowest.costs.systems` knows
+        if self._done("align") and selection(self._context).skipped is not None:
+            specs = [spec for spec in specs if spec.needs != "align"]  # there was nothing to learn from
         systems, plain = [spec.name for spec in specs], any(s.needs == "sft" and s.uses == "both" for s in specs)
         fresh = "evaluate" in self._current
         done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in systems}
