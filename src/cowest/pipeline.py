@@ -75,8 +75,8 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
     check_installed(config)
-    check_here(config)
     contexts = prepare(config, out, reporter, objects=objects)
+    check_here(config)
     models = contexts[0].models
     try:
         for context in contexts:

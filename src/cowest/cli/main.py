@@ -90,8 +90,8 @@ def run(
         return
     if jobs > 1 and len(config.tasks) > 1:
         check_installed(config)
-        check_here(config)
         prepare(config, folder, reporter)  # what is wrong in the last domain is said before the first is paid for
+        check_here(config)
         side_by_side("run", list(config.tasks), recipe, folder, set_ or [], jobs, reporter)
     done = stopping.run(run_pipeline(config, folder, reporter))
     if as_json:

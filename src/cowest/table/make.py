@@ -43,8 +43,8 @@ def make_table(
     """
     if jobs > 1 and len(plan.units) > 1:
         check_installed(plan.config)
-        check_plan_here(plan)
         open_plan(plan, out, QuietReporter())
+        check_plan_here(plan)
         more = [word for other in reuse for word in ("--reuse", str(other))]
         side_by_side("table", [unit.name for unit in plan.units], recipe, out, overrides, jobs, reporter, more)
     return finished(plan, out, stopping.run(run_table(plan, out, reporter, reuse=reuse)))

@@ -147,8 +147,8 @@ async def run_table(
     units = [unit for unit in plan.units if only in (None, unit.name)]
     if not units:
         raise ConfigError(f"--only {only!r}: the table's units are {', '.join(u.name for u in plan.units)}")
-    check_plan_here(plan)
     open_plan(plan, out, QuietReporter())  # what is wrong in the last unit is said before the first is paid for
+    check_plan_here(plan)
     bill: LedgerSummary | None = None
     for unit in units:
         bill = await run_unit(plan, unit, out, reporter, reuse, keep=only is None) or bill
