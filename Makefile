@@ -13,20 +13,6 @@ SETTINGS := pyproject.toml constraints.txt
 
 REAL := recipes/real/ethics.yaml
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-# That both models are at hand, before an hour goes into the first.
-define REAL_MODELS
-import pathlib, sys
-from transformers import AutoConfig
-from cowest.assembly.places import model_path
-from cowest.recipe.config import load_config
-recipe = load_config(pathlib.Path(sys.argv[1]))
-for model in (recipe.weak.model, recipe.strong.model):
-    try:
-        AutoConfig.from_pretrained(model_path(model))
-    except Exception as error:
-        sys.exit(f"{model}: not on this machine ({type(error).__name__})")
-endef
-export REAL_MODELS
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo real test lint check format bench clean
@@ -42,10 +28,9 @@ demo: install ## run the whole loop on the lab's models (recipes/lab.yaml); minu
 	$(BIN)/cowest run recipes/lab.yaml --jobs 2 $(ARGS)
 
 real: install ## the loop with really pretrained models on real data (recipes/real/ethics.yaml); up to two hours on two cores
-	@$(OFFLINE) $(BIN)/cowest validate $(REAL) && $(OFFLINE) $(BIN)/python -c "$$REAL_MODELS" $(REAL) || { echo "make real fetches nothing.\
+	@$(OFFLINE) $(BIN)/cowest validate $(REAL) && $(OFFLINE) $(BIN)/cowest estimate $(REAL) --measure || { echo "make real fetches nothing.\
 	 Set COWEST_MODELS_DIR to a folder with the recipe's two models (folders or GGUF files), and COWEST_DATA_DIR to one that holds\
 	 prosocial/ (labelled.jsonl, or the published files). recipes/README.md has more." >&2; exit 1; }
-	@$(OFFLINE) $(BIN)/cowest estimate $(REAL)
 	$(OFFLINE) $(BIN)/cowest run $(REAL) $(ARGS)
 
 test: install-dev ## run the tests; ARGS="-m 'not slow'" for the quick ones

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cowest.assembly.context import Context
+from cowest.assembly.here import check_here
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.errors import ConfigError
@@ -75,6 +76,7 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     """
     check_installed(config)
     contexts = prepare(config, out, reporter, objects=objects)
+    check_here(config)
     models = contexts[0].models
     try:
         for context in contexts:

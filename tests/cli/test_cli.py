@@ -134,7 +134,7 @@ def test_wrong_input_is_exit_code_2_and_one_line_on_stderr(
 def test_a_file_where_a_folder_should_be(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cowest_main(monkeypatch, "run", str(recipe), "--out", str(recipe)) == 1
+    assert cowest_main(monkeypatch, "run", str(recipe), "--out", str(recipe), "--set", "weak.model=lab:weak") == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("cowest: ") and str(recipe) in err
 

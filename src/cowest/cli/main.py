@@ -74,6 +74,7 @@ def run(
     only: Annotated[Optional[str], typer.Option(help="Only this domain's stages; no summary, no report.")] = None,  # noqa: UP045
 ) -> None:
     """Run a recipe, or continue it where it was stopped."""
+    from cowest.assembly.here import check_here
     from cowest.assembly.prepare import check_installed, prepare
     from cowest.cli.output import print_results, results_json
     from cowest.pipeline import run as run_pipeline
@@ -90,6 +91,7 @@ def run(
     if jobs > 1 and len(config.tasks) > 1:
         check_installed(config)
         prepare(config, folder, reporter)  # what is wrong in the last domain is said before the first is paid for
+        check_here(config)
         side_by_side("run", list(config.tasks), recipe, folder, set_ or [], jobs, reporter)
     done = stopping.run(run_pipeline(config, folder, reporter))
     if as_json:
@@ -156,14 +158,23 @@ def report(
         print_results(done)
 
 
-@app.command(epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200")
+@app.command(epilog="Example: cowest estimate my-domain/real-pair.yaml --set draft.queries=200 --measure")
 def estimate(
     recipe: Recipe,
     out: Annotated[Optional[Path], typer.Option(help="The run directory; default runs/NAME.")] = None,  # noqa: UP045
     set_: Set = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Load the models of this machine and measure how fast they read, write and learn: a minute or some.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print what a recipe will cost before anything is paid: calls, tokens, USD and time, stage by stage. Wants no key.
+
+    The time of models on this machine is told by what earlier stages of the run have noted, or by --measure.
 
     What trains or answers on this machine: how much memory it takes at most, and whether that is free now.
 
@@ -172,11 +183,12 @@ def estimate(
     from cowest.cli.output_estimate import print_estimate
     from cowest.costs.estimate import estimate as estimate_run
     from cowest.recipe.config import load_config
+    from cowest.run.progress import default_reporter
     from cowest.table.estimate import estimate_table
 
     config = load_config(recipe, set_ or [])
     estimate_recipe = estimate_run if config.table is None else estimate_table
-    found = estimate_recipe(config, out or Path("runs") / config.name)
+    found = estimate_recipe(config, out or Path("runs") / config.name, default_reporter() if measure else None)
     if as_json:
         print(found.model_dump_json(indent=2))
     else:

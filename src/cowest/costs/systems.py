@@ -37,20 +37,26 @@ def known_as(model: Source) -> str:
 
 
 def system_work(
-    context: Context, spec: SystemSpec, stage: str, done: Collection[str], retrievers: Retrievers, seen: set[str]
+    context: Context,
+    spec: SystemSpec,
+    stage: str,
+    done: Collection[str],
+    retrievers: Retrievers,
+    seen: set[str],
+    remembered: bool = False,
 ) -> Iterator[Work]:
-    """A system's calls to models that are paid for, of the queries that are not ``done``.
+    """A system's calls to the models, of the queries that are not ``done``.
 
-    ``seen`` are the requests of the systems before it, and gets this one's.
+    ``seen`` are the requests of the systems before it, and gets this one's. ``remembered``: what a model on this machine has
+    answered is not asked again, as in a table; else that holds for those that are paid for alone.
     """
     queries = test_queries(context)
     sampled = spread(queries, SAMPLED)
     left = len([e for e in queries if e.id not in done])
     for model, name in ((context.weak, "weak"), (context.strong, "strong")):
-        if not model.paid:
-            continue
-        low = _asked(context, spec, sampled, retrievers, name, set(seen), sure=1.0)
-        high = _asked(context, spec, sampled, retrievers, name, seen, sure=1e-9)
+        earlier = seen if model.paid or remembered else set[str]()
+        low = _asked(context, spec, sampled, retrievers, name, set(earlier), sure=1.0)
+        high = _asked(context, spec, sampled, retrievers, name, earlier, sure=1e-9)
         for number in range(max(map(len, high.values()), default=0)):
             share_low = sum(number < len(asked) for asked in low.values()) / len(sampled)
             share_high = sum(number < len(asked) for asked in high.values()) / len(sampled)
@@ -76,6 +82,7 @@ def _work(
         queries=[requests[number].example for requests in having.values()],
         prompt=prompt,
         sampling=next(iter(having.values()))[number].sampling,
+        drafting=next(iter(having.values()))[number].model != "strong",
     )
 
 
@@ -91,7 +98,9 @@ def _asked(
     """The requests to one model that no earlier system makes, by query."""
     found = defaultdict[str, list[Asked]](list)
     described = context.weak if model == "weak" else context.strong
-    weak = lineage_of(context).get(spec.needs, "") if spec.uses == "both" else ""
+    stages = lineage_of(context)
+    weak = stages.get(spec.needs, "") if spec.uses == "both" else ""
+    weights = {"weak (sft)": stages.get("sft", ""), "weak (aligned)": stages.get("align", "")}
 
     async def run() -> None:
         for example in queries:
@@ -103,7 +112,7 @@ def _asked(
                 if not a.model.startswith(model):
                     continue
                 call = call_of(known_as(described), a.messages, a.sampling, {}, None)
-                key = f"{drafted} {call.key}"
+                key = f"{drafted if a.model == 'strong' else weights.get(a.model, '')} {call.key}"
                 if key not in seen:
                     found[example.id].append(asked[index])
                 seen.add(key)

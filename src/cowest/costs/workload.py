@@ -20,7 +20,7 @@ from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import judge_request
 from cowest.stages import asks
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import SFT_POLICY, training_queries
+from cowest.stages.learn import SFT_POLICY, selection, training_queries
 from cowest.stages.rounds import Round
 from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
@@ -54,6 +54,7 @@ class Work:
     """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
 
     ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
+    ``drafting``: the answers are drafts of the weak model.
     """
 
     stage: str
@@ -67,10 +68,11 @@ class Work:
     drafted: Sampling | None = None
     drafts: Sequence[str] = ()
     samples: int = 1
+    drafting: bool = False
 
 
 def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
-    """Every kind of call to the strong model, the judge, and a weak model that is served. ``paid``: the ledger's requests."""
+    """Every kind of call to the weak model, the strong one and the judge. ``paid``: the ledger's requests."""
     yield from _Workload(context, paid).all()
 
 
@@ -95,8 +97,7 @@ class _Workload:
         self._round = Round(SFT_POLICY)
 
     def all(self) -> Iterator[Work]:
-        if self._served:
-            yield self._sample()
+        yield self._sample() if self._served else self._sample_here()
         asked = self._context.signal.asks
         solo, refine = self._solo(), self._refine()
         solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
@@ -106,7 +107,7 @@ class _Workload:
         if judge is not None:
             yield self._judge(judge, solo, refine)
         if self._trained:
-            yield self._choose()
+            yield from self._choose()
         yield from self._evaluate()
 
     def _sample(self) -> Work:
@@ -136,6 +137,20 @@ class _Workload:
             self._draft_prompt,
             settings.sampling,
             samples=min(weak.many, settings.samples),
+            drafting=True,
+        )
+
+    def _sample_here(self) -> Work:
+        """By a weak model that is not paid for: no two drafts share a call."""
+        kept = self._context.run.file("drafts.jsonl", Draft).load() if "sample" in self._current else []
+        made = sum(d.error is None for d in kept)
+        calls, sampling = (
+            0 if self._done("sample") else len(self._train) * self._c.draft.samples,
+            self._c.draft.sampling,
+        )
+        left = _exactly(calls).less(made)
+        return Work(
+            "sample", "drafts", self._weak, left, made, self._train, self._draft_prompt, sampling, drafting=True
         )
 
     def _solo(self) -> Work:
@@ -216,7 +231,8 @@ class _Workload:
             judge_request(self._train[0], "").sampling,
         )
 
-    def _choose(self) -> Work:
+    def _choose(self) -> Iterator[Work]:
+        """Each checkpoint drafts; the strong model refines, unless drafts are worth what they score alone."""
         c = self._c
         queries = self._context.task.examples("validation")[: c.align.selection_queries]
         every = len(queries) * (c.align.checkpoints + 1)
@@ -225,7 +241,12 @@ class _Workload:
             files = sorted(self._context.path("align/validation").glob("step-*.jsonl"))
             already = sum(len(self._predictions(f"align/validation/{file.name}")) for file in files)
             calls = ZERO if self._done("align") else calls.less(already)
-        return Work(
+        left = ZERO if "align" in self._current and self._done("align") else _exactly(every).less(already)
+        sampling = c.evaluate.draft
+        yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)
+        if self._context.signal.alone:
+            return
+        yield Work(
             "align",
             "choose a checkpoint",
             self._strong,
@@ -240,6 +261,8 @@ class _Workload:
     def _evaluate(self) -> Iterator[Work]:
         c, test = self._c, self._test
         specs = [spec for spec in evaluated(c)[0] if spec.live]  # of the others :mod:`cowest.costs.systems` knows
+        if self._done("align") and selection(self._context).skipped is not None:
+            specs = [spec for spec in specs if spec.needs != "align"]  # there was nothing to learn from
         systems, plain = [spec.name for spec in specs], any(s.needs == "sft" and s.uses == "both" for s in specs)
         fresh = "evaluate" in self._current
         done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in systems}
@@ -264,6 +287,21 @@ class _Workload:
                 test,
                 self._draft_prompt,
                 c.evaluate.draft,
+                drafting=True,
+            )
+        elif drafting:  # each system opens it by itself, and drafts anew
+            there = sum(len(done[s]) for s in drafting)
+            calls_here = _exactly(len(test) * len(drafting) - there)
+            yield Work(
+                "evaluate",
+                "drafts",
+                self._weak,
+                calls_here,
+                there,
+                test,
+                self._draft_prompt,
+                c.evaluate.draft,
+                drafting=True,
             )
         for spec in specs:
             name = spec.name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.agreement import FEWEST, decide, decided, narrowed, texts_of
 from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
+from cowest.models.hub import hub_switch
 from cowest.models.packed import pack
 from cowest.models.precision import native_bfloat16
 from cowest.models.sampler import Row
@@ -119,10 +119,9 @@ def _not_found(name: str, what: str, error: Exception) -> ModelNotFoundError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     hint = ""
     if not Path(name).is_dir():
-        offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0") or os.environ.get("TRANSFORMERS_OFFLINE")
         hint = (
-            " The hub is switched off (HF_HUB_OFFLINE), so only models in the local cache or in a folder can be used."
-            if offline
+            f" The hub is switched off ({off}), so only models in the local cache or in a folder can be used."
+            if (off := hub_switch())
             else " Check the name, the network, and for a gated model that you are logged in (`hf auth login`)."
         )
     elif "safetensors" in reason:

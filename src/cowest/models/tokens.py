@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
     if not folder.is_dir() and (tokenizer.startswith((".", "/", "~")) or tokenizer.count("/") > 1):
         raise ConfigError(f"tokenizer: {tokenizer}: no such folder; give one with tokenizer.json, or a hub name")
     try:
-        from tokenizers import Tokenizer
+        import tokenizers  # noqa: F401 - whether it is there
 
         file = folder / "tokenizer.json" if folder.is_dir() else _cached(tokenizer)
     except ImportError as error:
@@ -41,10 +42,19 @@ def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
         where = "has no tokenizer.json" if folder.is_dir() else "is not in the hub's cache on this machine"
         return approximate_tokens, f"{APPROXIMATION}; {tokenizer} {where}"
     try:
-        loaded = Tokenizer.from_file(str(file))
+        count = _counter(file, file.stat().st_mtime_ns)
     except Exception as error:  # the library raises bare Exception
         raise ConfigError(f"tokenizer: {file} cannot be read: {error}") from None
-    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids), f"the tokenizer of {tokenizer}"
+    return count, f"the tokenizer of {tokenizer}"
+
+
+@lru_cache(maxsize=8)
+def _counter(file: Path, mtime_ns: int) -> Callable[[str], int]:
+    """By a tokenizer.json, which takes half a second to read; ``mtime_ns`` is of the file as it is now."""
+    from tokenizers import Tokenizer
+
+    loaded = Tokenizer.from_file(str(file))
+    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
 def _cached(name: str) -> Path | None:

@@ -41,6 +41,12 @@ def _hash(path: str, size: int, mtime_ns: int, inode: int) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, size: int, mtime_ns: int) -> str:
+    """Of gigabytes that every stage asks about: read again only where the file has been written since."""
+    return hash_file(path)
+
+
 def hash_model(name: str) -> str:
     """What identifies a model: for a folder the contents of its weights, configuration and tokenizer, else its name.
 
@@ -48,7 +54,8 @@ def hash_model(name: str) -> str:
     """
     folder = Path(name)
     if folder.is_file():
-        return fingerprint({"gguf": hash_file(folder)})
+        found = folder.stat()
+        return fingerprint({"gguf": _hash_once(folder.resolve(), found.st_size, found.st_mtime_ns)})
     if not folder.is_dir():
         return name
     if (mark := folder / GGUF_MARK).is_file():

@@ -13,36 +13,61 @@ from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.systems import Retrievers
 from cowest.costs.estimate import Estimate, estimate_work, paid_requests
+from cowest.costs.local import Learner
 from cowest.costs.systems import known_as, lineage_of, system_work
 from cowest.costs.workload import Work, workload
+from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
-from cowest.table.run import Variant, open_plan
+from cowest.table.run import Variant, check_plan_here, open_plan
 from cowest.types import Prediction
 
-TRAINING = ("sample", "feedback", "align")
 
+def estimate_table(config: RunConfig, out: Path, measure: Reporter | None = None) -> Estimate:
+    """Estimate what a table would still cost if it were run in ``out``; ``measure`` as for :func:`cowest.costs.estimate.estimate`.
 
-def estimate_table(config: RunConfig, out: Path) -> Estimate:
-    """Estimate what a table would still cost if it were run in ``out``. Raises what :func:`cowest.table.plan.make_plan` raises."""
+    Raises what :func:`cowest.table.plan.make_plan` raises, and with ``measure`` ModelNotFoundError.
+    """
     plan = make_plan(config)
+    if measure is not None:
+        check_plan_here(plan)
     ledger = ledger_path(config, out)
-    work: list[tuple[Context, Work]] = []
+    work, learners = list[tuple[Context, Work]](), list[Learner]()
     for variants in open_plan(plan, out, QuietReporter(), offline=True):
         work += _training(variants, paid_requests(ledger))
         work += _rows(variants)
-    return estimate_work(config, ledger, work)
+        learners += _learners(variants)
+    return estimate_work(config, ledger, work, learners, measure)
+
+
+def _needed(variant: Variant) -> tuple[str, ...]:
+    """The stages that its rows need."""
+    needs = {row.needs for row in variant.rows}
+    if "align" in needs:
+        return ("sft", "sample", "feedback", "align")
+    return ("sft", "sample") if "sample" in needs else ("sft",) if "sft" in needs else ()
+
+
+def _learners(variants: Sequence[Variant]) -> Iterator[Learner]:
+    """Who trains what; a training that two variants share is the first one's."""
+    seen: set[str] = set()
+    for variant in variants:
+        prints = lineage_of(variant.context)
+        mine = [
+            stage for stage in ("sft", "align") if stage in _needed(variant) and prints.get(stage) not in (None, *seen)
+        ]
+        seen.update(prints[stage] for stage in mine)
+        yield Learner(variant.context, tuple(mine))
 
 
 def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tuple[Context, Work]]:
     """The calls of the variants' stages; a stage that two variants share is counted once."""
     seen: set[str] = set()
     for variant in variants:
-        needs = {row.needs for row in variant.rows}
-        wanted = TRAINING if "align" in needs else ("sample",) if "sample" in needs else ()
+        wanted = _needed(variant)
         prints = lineage_of(variant.context)
         for work in workload(variant.context, paid):
             if work.stage not in wanted:
@@ -62,4 +87,4 @@ def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
         context = variant.context
         for row in variant.rows:
             done = {p.example_id for p in context.run.file(row_file(row), Prediction).load() if p.error is None}
-            yield from ((context, work) for work in system_work(context, row, "rows", done, retrievers, seen))
+            yield from ((context, work) for work in system_work(context, row, "rows", done, retrievers, seen, True))

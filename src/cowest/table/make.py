@@ -14,7 +14,7 @@ from cowest.run.progress import QuietReporter
 from cowest.run.side_by_side import side_by_side
 from cowest.table.plan import Plan
 from cowest.table.results import Pool, TableResults, pools, results_of
-from cowest.table.run import open_plan, run_table
+from cowest.table.run import check_plan_here, open_plan, run_table
 from cowest.table.write import write_table
 
 
@@ -44,6 +44,7 @@ def make_table(
     if jobs > 1 and len(plan.units) > 1:
         check_installed(plan.config)
         open_plan(plan, out, QuietReporter())
+        check_plan_here(plan)
         more = [word for other in reuse for word in ("--reuse", str(other))]
         side_by_side("table", [unit.name for unit in plan.units], recipe, out, overrides, jobs, reporter, more)
     return finished(plan, out, stopping.run(run_table(plan, out, reporter, reuse=reuse)))

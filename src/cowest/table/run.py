@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cowest.assembly.build import frames_of
 from cowest.assembly.context import Context
+from cowest.assembly.here import check_here
 from cowest.assembly.opened import OpenModels, ledger_path
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.assembly.systems import Retrievers, check_systems
@@ -82,6 +83,13 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
             yield Variant(label, name, tuple(rows), context)
 
 
+def check_plan_here(plan: Plan) -> None:
+    """Raise ModelNotFoundError for a model of some point, or the rows' encoder, that is not here and cannot be fetched."""
+    for unit in plan.units:
+        for point in unit.points.values():
+            check_here(point, plan.rows)
+
+
 def stages_for(variant: Variant, retrievers: Retrievers) -> list[Stage]:
     """The stages of the recipe as far as the variant's rows need them, then a stage for each row."""
     config = variant.context.config
@@ -140,6 +148,7 @@ async def run_table(
     if not units:
         raise ConfigError(f"--only {only!r}: the table's units are {', '.join(u.name for u in plan.units)}")
     open_plan(plan, out, QuietReporter())  # what is wrong in the last unit is said before the first is paid for
+    check_plan_here(plan)
     bill: LedgerSummary | None = None
     for unit in units:
         bill = await run_unit(plan, unit, out, reporter, reuse, keep=only is None) or bill

@@ -1,0 +1,107 @@
+"""The tokens that SFT and alignment still have to learn from, before either has begun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from cowest.assembly.context import Context
+from cowest.assembly.sources import Source
+from cowest.costs.lengths import SAMPLED, Counter, Written, bounded
+from cowest.costs.workload import Range, current_stages, spread
+from cowest.models.tokens import prompt_tokens
+from cowest.recipe.config import TrainingSettings
+from cowest.run.freshness import count_lines
+from cowest.stages.learn import sft_examples, training_queries
+
+END_TOKENS = 2
+"""What ends a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training that is to come: its optimizer steps, and the tokens that go forward and back through the model in them.
+
+    ``read`` tokens only go forward: those of the reference, which DPO asks once about each pair.
+    """
+
+    stage: str
+    model: Source
+    steps: Range
+    tokens: Range
+    read: Range
+
+
+def trainings(context: Context, count: Counter, written: Written) -> Iterator[Training]:
+    """SFT and alignment, where they are to come. ``count`` and ``written`` are by the weak model's tokenizer."""
+    if not context.weak.trainable:
+        return
+    current = current_stages(context)
+    if not _trained(context, "sft", current):
+        yield sft_training(context, count)
+    if context.config.align.objective != "off" and not _trained(context, "align", current):
+        yield _align(context, count, written, current)
+
+
+def _trained(context: Context, folder: str, current: Collection[str]) -> bool:
+    return folder in current and (context.path(folder) / "summary.json").is_file()
+
+
+def sft_training(context: Context, count: Counter) -> Training:
+    """The whole of SFT, whether it is done or not."""
+    c, examples = context.config.sft, sft_examples(context)
+    some = spread(examples, 10 * SAMPLED)
+    lengths = [
+        prompt_tokens(count, context.frames.draft(e)) + count(text) + END_TOKENS
+        for e in some
+        if (text := context.format.completion(context.task.target(e), e)) is not None
+    ]
+    rows = len(examples) * len(lengths) / len(some)
+    steps = _steps(c, rows)
+    mean = fmean(min(n, c.max_length) for n in lengths) if lengths else 0.0
+    tokens = steps * c.batch_size * c.gradient_accumulation * mean
+    return Training("sft", context.weak, _exactly(steps), _exactly(tokens), _exactly(0))
+
+
+def _align(context: Context, count: Counter, written: Written, current: Collection[str]) -> Training:
+    c, queries = context.config.align, training_queries(context)
+    prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
+    draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
+    positives = c.objective == "positives"
+    pairs = _pairs(context, current)
+    steps, rows, tokens, read = list[float](), c.batch_size * c.gradient_accumulation, list[float](), list[float]()
+    for bound in ("low", "expected", "high"):
+        n, length = getattr(pairs, bound), min(prompt + getattr(draft, bound), c.max_length)
+        steps.append(_steps(c, n))
+        tokens.append(steps[-1] * rows * length * (1 if positives else 2))
+        read.append(0.0 if positives else 2 * n * length)
+    return Training("align", context.weak, _range(steps), _range(tokens), _range(read))
+
+
+def _pairs(context: Context, current: Collection[str]) -> Range:
+    """How many there are, once they are there; before, anything from none to the most, and half of that."""
+    if "pairs" in current and context.path("pairs.jsonl").is_file():
+        return _exactly(count_lines(context.path("pairs.jsonl")))
+    c, k = context.config.pairs, context.config.draft.samples
+    most = len(training_queries(context)) * min(c.max_per_query, k * (k - 1) // 2)
+    most = most if c.limit is None else min(most, c.limit)
+    return Range(low=0, expected=most / 2, high=most)
+
+
+def _steps(settings: TrainingSettings, rows: float) -> float:
+    if rows == 0:
+        return 0
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return math.ceil(rows / (settings.batch_size * settings.gradient_accumulation)) * settings.epochs
+
+
+def _exactly(n: float) -> Range:
+    return Range(low=n, expected=n, high=n)
+
+
+def _range(values: list[float]) -> Range:
+    low, expected, high = values
+    return Range(low=low, expected=expected, high=high)
