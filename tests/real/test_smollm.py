@@ -154,7 +154,9 @@ def test_it_drafts(made: Made) -> None:
 
 def test_the_first_loss_of_dpo_is_ln_2(made: Made) -> None:
     rows = [row for row in made.training_log("align") if "loss" in row]
-    assert rows[0]["step"] == 1 and rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-2)  # bfloat16; a wrong reference gives 0.75
+    assert rows[0]["step"] == 1 and rows[0]["loss"] == pytest.approx(
+        math.log(2), abs=1e-2
+    )  # bfloat16; a wrong reference gives 0.75
 
 
 def test_the_adapter_loads_on_the_cached_base(made: Made) -> None:
