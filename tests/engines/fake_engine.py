@@ -17,6 +17,7 @@ adapter and request, with its process), and reads from ``orders.json`` what is t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ from typing import Any
 
 FOLDER = Path(os.environ["FAKE_ENGINE_DIR"])
 LOADED: dict[str, str] = {}
-ASKED: list[int] = []
+NUMBERS = itertools.count(1)  # of requests; two threads never get the same
 
 
 def orders() -> dict[str, Any]:
@@ -74,11 +75,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def chat(self, body: dict[str, Any]) -> None:
         said = orders()
-        ASKED.append(1)
+        number = next(NUMBERS)
         note("asked", model=body["model"], seed=body.get("seed"), extra=sorted(body))
         while said.get("hold"):
             time.sleep(0.1)
-        if len(ASKED) == said.get("die_at") and (FIRST or said.get("die_always")):
+        if number == said.get("die_at") and (FIRST or said.get("die_always")):
             print("RuntimeError: the engine core is out of order", flush=True)
             os._exit(9)
         if body["model"] not in (NAME, *LOADED):
