@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,7 +100,9 @@ def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> PreT
     except ImportError:
         raise MissingExtraError("an adapter needs PEFT: pip install 'cowest[local]'") from None
     try:
-        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
+        with warnings.catch_warnings():  # PEFT reads what transformers has renamed
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise _not_found(adapter, "adapter", error) from None
     return cast(PreTrainedModel, adapted if trainable else adapted.merge_and_unload())
