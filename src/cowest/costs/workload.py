@@ -8,7 +8,7 @@ drafts which are all equal, the high one that of drafts which all differ.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -267,42 +267,8 @@ class _Workload:
         fresh = "evaluate" in self._current
         done = {name: self._predictions(f"predictions/{name}.jsonl") if fresh else set() for name in systems}
         drafting = [spec.name for spec in specs if spec.uses != "strong"]
-        if self._served and drafting:
-            requests = [
-                Request(messages=self._frames.draft(e), sampling=c.evaluate.draft)
-                for s in drafting
-                for e in test
-                if e.id not in done[s]
-            ]
-            calls, there = self._ask(self._weak, requests)
-            # A refresh asks anew for each system: every one opens the weak model by itself.
-            most = len(requests) if c.cache == "refresh" else calls
-            already = there + len(set().union(*(done[s] for s in drafting)))
-            yield Work(
-                "evaluate",
-                "drafts",
-                self._weak,
-                Range(low=calls, expected=calls, high=most),
-                already,
-                test,
-                self._draft_prompt,
-                c.evaluate.draft,
-                drafting=True,
-            )
-        elif drafting:  # each system opens it by itself, and drafts anew
-            there = sum(len(done[s]) for s in drafting)
-            calls_here = _exactly(len(test) * len(drafting) - there)
-            yield Work(
-                "evaluate",
-                "drafts",
-                self._weak,
-                calls_here,
-                there,
-                test,
-                self._draft_prompt,
-                c.evaluate.draft,
-                drafting=True,
-            )
+        if drafting:
+            yield self._evaluation_drafts(drafting, done)
         for spec in specs:
             name = spec.name
             rest = [e for e in test if e.id not in done[name]]
@@ -329,6 +295,29 @@ class _Workload:
                     c.evaluate.answer,
                     drafted=c.evaluate.draft,
                 )
+
+    def _evaluation_drafts(self, drafting: Sequence[str], done: Mapping[str, set[str]]) -> Work:
+        """What the weak model writes for the systems of these names, of which some queries are done."""
+        c, test = self._c, self._test
+        if self._served:
+            requests = [
+                Request(messages=self._frames.draft(e), sampling=c.evaluate.draft)
+                for s in drafting
+                for e in test
+                if e.id not in done[s]
+            ]
+            calls, there = self._ask(self._weak, requests)
+            # A refresh asks anew for each system: every one opens the weak model by itself.
+            most = len(requests) if c.cache == "refresh" else calls
+            count, already = (
+                Range(low=calls, expected=calls, high=most),
+                there + len(set().union(*(done[s] for s in drafting))),
+            )
+        else:  # each system opens it by itself, and drafts anew
+            already = sum(len(done[s]) for s in drafting)
+            count = _exactly(len(test) * len(drafting) - already)
+        sampling = c.evaluate.draft
+        return Work("evaluate", "drafts", self._weak, count, already, test, self._draft_prompt, sampling, drafting=True)
 
     def _ask(self, model: Source, requests: Sequence[Request]) -> tuple[int, int]:
         """Of these requests: how many calls are to come, and how many answers the ledger has."""
