@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from threading import Event
@@ -22,11 +23,12 @@ from transformers import (
     Qwen2Config,
 )
 
-from cowest.models.batching import Decoded, Decoder, Request
+from cowest.models import readers
+from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.prefixes import WORTH, Prefixes, together, waves
 from cowest.models.readers import PlainReader, SlotReader, reader_for
 from cowest.models.sampler import Row
-from cowest.models.slots import Slots
+from cowest.models.slots import Piece, Slots
 
 pytestmark = pytest.mark.slow
 WORDS = 97
@@ -83,7 +85,7 @@ def test_what_is_shared_is_read_once_and_logits_are_the_models_own(name: str) ->
     assert isinstance(reader, SlotReader)
     rows = [Row(prompt, 8) for prompt in prompts]
     assert reader.room(rows) == len(rows)
-    logits = reader.admit(rows)
+    logits = reader.admit(rows, lambda: None)
     whole = sum(map(len, prompts))
     assert reader.read_tokens < 0.4 * whole
     for prompt, found in zip(prompts, logits, strict=True):
@@ -94,6 +96,23 @@ def test_what_is_shared_is_read_once_and_logits_are_the_models_own(name: str) ->
         logits = reader.step(chosen)
         for prompt, found in zip(prompts, logits, strict=True):
             torch.testing.assert_close(found, own_logits(model, prompt), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_reading_stops_between_two_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(readers.TOKENS, "cpu", 80)
+    model, prompts, stop = random_model(CONFIGS[name]), family_prompts(), Event()
+    slots = Slots(model)
+    reader, read = SlotReader(model, slots), slots.read
+
+    def last_pass(pieces: Sequence[Piece]) -> torch.Tensor:
+        stop.set()
+        return read(pieces)
+
+    monkeypatch.setattr(slots, "read", last_pass)
+    with pytest.raises(Interrupted):
+        Decoder(model, [], 0, reader=reader).decode([Row(prompt, 3) for prompt in prompts], stop)
+    assert 0 < reader.read_tokens <= 80
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -178,9 +197,9 @@ def test_waiting_requests_that_share_join_together_and_the_oldest_always_does() 
     reader = SlotReader(model, Slots(model), prefix_bytes=0)
     joined, admit = list[list[int]](), reader.admit
 
-    def noted(some: list[Row]) -> torch.Tensor:
+    def noted(some: list[Row], between: Callable[[], None]) -> torch.Tensor:
         joined.append([rows.index(row) for row in some])
-        return admit(some)
+        return admit(some, between)
 
     reader.admit = noted  # type: ignore[method-assign, assignment]
     found = Decoder(model, [], 0, batch_size=8, reader=reader).decode(rows)
@@ -211,9 +230,9 @@ def test_memory_for_few_rows_takes_those_that_share_and_the_others_keep_their_pl
     room, joined, admit = reader.room, list[list[int]](), reader.admit
     reader.room = lambda rows: min(room(rows), 5 - len(reader._longest))  # type: ignore[method-assign]
 
-    def noted(some: list[Row]) -> torch.Tensor:
+    def noted(some: list[Row], between: Callable[[], None]) -> torch.Tensor:
         joined.append([prompts.index(row.prompt) for row in some])
-        return admit(some)
+        return admit(some, between)
 
     reader.admit = noted  # type: ignore[method-assign, assignment]
     Decoder(model, [], 0, batch_size=24, reader=reader).decode([Row(prompt, 2) for prompt in prompts])
