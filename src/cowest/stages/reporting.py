@@ -27,7 +27,8 @@ from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import learned_from, selection
+from cowest.stages.learn import learned_from
+from cowest.stages.loop import selection
 from cowest.systems.registry import STRONG
 from cowest.types import Feedback, Prediction, Results
 
