@@ -69,9 +69,9 @@ async def test_a_second_round_drafts_with_what_the_first_has_left(finished: Path
         finally:
             await context.models.aclose()
     assert all(log.verdicts[stage.name].startswith("reused") for stage in first)
-    assert [log.verdicts[stage.name] for stage in second] == ["run"] * 4
+    assert [log.verdicts[stage.name] for stage in second] == ["run"] * 5
     assert sorted(p.name for p in (out / "round-2").iterdir()) == [
-        "align", "drafts.jsonl", "feedback.jsonl", "pairs.jsonl", "refinements.jsonl", "solo.jsonl",
+        "align", "drafts.jsonl", "drift.json", "feedback.jsonl", "pairs.jsonl", "refinements.jsonl", "solo.jsonl",
     ]  # fmt: skip
     drafts = [[Draft.model_validate_json(x).text for x in (out / n / "drafts.jsonl").open()] for n in (".", "round-2")]
     assert len(drafts[0]) == len(drafts[1]) and drafts[0] != drafts[1]

@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cowest.assembly.context import Context
 from cowest.assembly.prepare import prepare
+from cowest.cli.output import print_results
 from cowest.costs.workload import workload
 from cowest.models.chat import prompt_ids
 from cowest.models.endpoint import make_app, serve
 from cowest.models.local import load_tokenizer
-from cowest.pipeline import run, stages_of
+from cowest.pipeline import RunSummary, run, stages_of
 from cowest.recipe.config import config_from_dict
 from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
@@ -32,6 +33,9 @@ from cowest.run.store import JsonlFile
 from cowest.run.weights import Weights
 from cowest.stages.learn import CheckpointScore, Selection
 from cowest.stages.loop import begun, ended, rounds_of, taken
+from cowest.table.plan import make_plan
+from cowest.table.results import TableResults, pools, results_of
+from cowest.table.run import open_plan, run_table
 from cowest.training.drift import drift
 from cowest.types import Draft, Message, ModelRef, Prediction, PreferencePair, Results
 
@@ -271,3 +275,43 @@ def test_drift_is_the_mean_difference_of_log_probabilities(weak: str, tmp_path: 
     assert found.se == pytest.approx(abs(gaps[0] - gaps[1]) / 2, abs=1e-4)
     assert found.kl_per_token == pytest.approx(sum(gaps) / sum(logp(weak, t)[1] for _, t in drafts_), abs=1e-4)
     assert drift(ModelRef(base=weak), ModelRef(base=weak), drafts_, 128, "cpu").kl == 0
+
+
+# How they are told
+
+
+def test_terminal_and_report_say_what_each_round_gave(
+    two: tuple[Path, Results, Log], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, results, _ = two
+    print_results(RunSummary(out, out / "report.html", {"": results}))
+    said, page = capsys.readouterr().out, (out / "report.html").read_text()
+    for text in (said, page):
+        assert "The rounds" in text and "ended after round 2: rounds.most is 2; taken: " in text
+        for one in results.rounds:
+            assert f"{one.strong_calls:,}" in text and f"{one.pairs} of {one.queries_with_pairs} queries" in text
+
+
+# In a table
+
+
+def test_a_tables_grid_may_vary_the_rounds(weak: str, tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    rows: dict[str, JsonValue] = {
+        "rows": ["strong", "collab", "collab_aligned"],
+        "axis": "rounds",
+        "grid": {"one": {}, "two": {"rounds.most": 2, "rounds.stop": "never"}},
+    }
+
+    async def go() -> TableResults:
+        async with serve(make_app(Oracle(), model_name="strong")) as url:
+            plan = make_plan(config_from_dict(tiny_recipe(weak, url, table=rows)))
+            await run_table(plan, tmp_path, Log())
+            return results_of(plan, pools(plan, open_plan(plan, tmp_path, Log(), offline=True)))
+
+    found = asyncio.run(go())
+    assert {name for table in found.tables for name in table.rows} == {"strong", "collab", "collab_aligned"}
+    two, one = tmp_path / "seed-3/two/main", tmp_path / "seed-3/one/main"
+    assert (two / "round-2/align/selection.json").exists() and not (one / "round-2").exists()
+    stages = json.loads((two / "manifest.json").read_text())["stages"]
+    assert set(stages["row collab_aligned"]["inputs"]) == {"align", "round-2/align"}
