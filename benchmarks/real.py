@@ -14,7 +14,7 @@ own, one after another, so that memory is freed.
   vllm       vLLM's server as its own command starts it, with prefix caching ($COWEST_VLLM_PYTHON: the Python that has it)
   managed    the same server, started by us, as ``engine: vllm`` does
   llamacpp   llama.cpp's server on the GGUF file ($COWEST_LLAMACPP_PYTHON: the Python that has xllamacpp)
-  train      SFT and DPO against stock TRL: tokens/s and peak memory
+  train      SFT and DPO of the smaller model against stock TRL: tokens/s, peak memory, losses (benchmarks/real_training.py)
 
 COWEST_MODELS_DIR holds the models (GGUF), COWEST_DATA_DIR the folder pubmedqa. What is missing is said in a line. Other work on the
 machine spoils absolute numbers and, less so, ratios: final figures want a quiet machine and ``--runs 3``.
@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ MODELS = {
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "qwen2.5-coder-1.5b": "Qwen/Qwen2.5-Coder-1.5B-Instruct",
 }
+TRAINED, TRAINING_ROWS = "smollm2-135m", 32
 GOALS = {"unique": 1.5, "shared": 3.0}  # of ours over generate
 PART_S = 3600  # for one engine on one model
 
@@ -136,13 +137,29 @@ def _goals(rates: dict[str, dict[str, float]]) -> None:
             )
 
 
-def _trainings(model: str) -> dict[str, Any] | None:
-    if find_spec("benchmarks.real_training") is None:
-        print("train: not measured: benchmarks/real_training.py is not here")
-        return None
-    command = [sys.executable, "-m", "benchmarks.real_training", "--model", model]
-    print(f"\n$ {' '.join(command[1:])}", flush=True)
-    return {"rc": subprocess.run(command, check=False, cwd=Path(__file__).parent.parent).returncode}
+def training_rows(data: Path, count: int) -> list[dict[str, str]]:
+    """Questions as a weak model reads them; their own long answers are chosen, the next question's rejected."""
+    task = load_pubmedqa(PubmedqaTaskConfig(kind="pubmedqa", path=data / "pubmedqa"))
+    frames, examples = DefaultFrames(task.instruction), list(task.examples("train"))[: count + 1]
+    answers = [task.target(example) for example in examples]
+    return [
+        {"prompt": "\n\n".join(m.content for m in frames.draft(e)), "chosen": answers[i], "rejected": answers[i + 1]}
+        for i, e in enumerate(examples[:count])
+    ]
+
+
+def trainings(model: str, rows: Sequence[dict[str, str]], runs: int) -> dict[str, Any]:
+    """Print what benchmarks.real_training finds for one model; returns its lines."""
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.flush()
+        command = [
+            sys.executable, "-m", "benchmarks.real_training", model_path(model), "--rows", file.name, "--runs", str(runs),
+        ]  # fmt: skip
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    said = done.stdout.strip().splitlines()
+    print("\n".join(said) if done.returncode == 0 else f"train: not measured: {done.stderr.strip().splitlines()[-1]}")
+    return {"rc": done.returncode, "said": said}
 
 
 def main() -> None:
@@ -161,7 +178,8 @@ def main() -> None:
         parser.error(f"--only: no engine {', '.join(sorted(unknown))}; there are {', '.join([*ENGINES, 'train'])}")
     if "COWEST_DATA_DIR" not in os.environ:
         sys.exit("set COWEST_DATA_DIR to the folder that has pubmedqa with ori_pqal.json and test_ground_truth.json")
-    unique, shared = prompts(Path(os.environ["COWEST_DATA_DIR"]), args.queries)
+    data = Path(os.environ["COWEST_DATA_DIR"])
+    unique, shared = prompts(data, args.queries)
     result: dict[str, Any] = {
         "queries": args.queries,
         "tokens": args.tokens,
@@ -186,8 +204,9 @@ def main() -> None:
                 rounds[engine].append(measured(engine, work))
                 print(f"  {name} {engine}: {json.dumps(rounds[engine][-1])}", file=sys.stderr, flush=True)
         found = table(name, rounds) if engines else {}
-        if "train" in wanted:
-            found["train"] = _trainings(model)
+        if "train" in wanted and name == TRAINED:
+            print(f"\n{name}: trainings", flush=True)
+            found["train"] = trainings(model, training_rows(data, TRAINING_ROWS), args.runs)
         result["models"][name] = found
         ours = found.get("ours", {}).get("runs")
         if ours:

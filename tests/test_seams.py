@@ -30,7 +30,7 @@ from cowest.recipe import registry
 from cowest.recipe.config import AlignConfig, config_from_dict
 from cowest.scoring.metrics import Metric
 from cowest.stages.base import checked
-from cowest.stages.learn import aligned, selection
+from cowest.stages.learn import aligned, selection_of
 from cowest.stages.rounds import Policy, Round
 from cowest.types import Alignment, Checkpoint, Completion, Draft, Example, Feedback, Message, ModelRef, Sampling, Score
 
@@ -65,17 +65,17 @@ async def test_a_second_round_drafts_with_what_the_first_has_left(finished: Path
         second = stages_of_round(Round(aligned(Round(Policy("sft", ("sft",), lambda c: c.weak.base()))), number=2))
         rounds = checked([*first[:-1], *second, first[-1]])
         try:
-            await run_stages(context, rounds)
+            await run_stages(context, lambda _: rounds)
         finally:
             await context.models.aclose()
     assert all(log.verdicts[stage.name].startswith("reused") for stage in first)
-    assert [log.verdicts[stage.name] for stage in second] == ["run"] * 4
+    assert [log.verdicts[stage.name] for stage in second] == ["run"] * 5
     assert sorted(p.name for p in (out / "round-2").iterdir()) == [
-        "align", "drafts.jsonl", "feedback.jsonl", "pairs.jsonl", "refinements.jsonl", "solo.jsonl",
+        "align", "drafts.jsonl", "drift.json", "feedback.jsonl", "pairs.jsonl", "refinements.jsonl", "solo.jsonl",
     ]  # fmt: skip
     drafts = [[Draft.model_validate_json(x).text for x in (out / n / "drafts.jsonl").open()] for n in (".", "round-2")]
     assert len(drafts[0]) == len(drafts[1]) and drafts[0] != drafts[1]
-    assert selection(context, Round(Policy("any", (), lambda c: c.weak.base()), 2)).checkpoints[0].model.base
+    assert selection_of(context, Round(Policy("any", (), lambda c: c.weak.base()), 2)).checkpoints[0].model.base
 
 
 # Objective

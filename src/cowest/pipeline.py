@@ -2,8 +2,9 @@
 
     sft -> [ sample -> feedback -> pairs -> align ] -> evaluate -> report
 
-The brackets are a round (:mod:`cowest.stages.rounds`): it drafts with a policy and leaves a better one. A weak model that is
-served elsewhere is not trained: sample -> feedback -> pairs -> evaluate -> report.
+The brackets are a round (:mod:`cowest.stages.rounds`): it drafts with a policy and leaves a better one; how many there are
+shows as they go (:mod:`cowest.stages.loop`). A weak model that is served elsewhere is not trained: sample -> feedback -> pairs ->
+evaluate -> report.
 
 A stage runs when its outputs are missing, unfinished or stale; otherwise it is reused, and the reason is said either way
 (:mod:`cowest.run.freshness` has the rule). An unfinished stage continues record by record. Several domains are run one after the
@@ -12,7 +13,7 @@ other, each in its own folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,35 +31,48 @@ from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage, checked, executed
+from cowest.stages.by_round import drift_stage
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage, pairs_stage, sample_stage
-from cowest.stages.learn import SFT, SFT_POLICY, align_stage, learned_from
+from cowest.stages.learn import SFT, align_stage, learned_from
+from cowest.stages.loop import begun, rounds_of
 from cowest.stages.reporting import Written, write_results
-from cowest.stages.rounds import BASE, Round
+from cowest.stages.rounds import Round
 from cowest.stages.upgrade import upgrade
 from cowest.systems.registry import evaluated
 from cowest.types import ModelRef
 
 
-def stages_of(config: RunConfig) -> tuple[Stage, ...]:
-    """The stages that a recipe asks for, in order."""
+def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple[Stage, ...]:
+    """The stages that a recipe asks for, in order, with these rounds of it; with the first, unless they are named."""
     trains, shows_drafts = config.weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
     learns_from = learned_from(config) if trains else ()
-    reads = {"sft": trains, "align": bool(learns_from), "drafts.jsonl": shows_drafts}
+    rounds = rounds or rounds_of(config)[:1]
+    reads = {
+        "sft": trains,
+        **{round_.file("align"): bool(learns_from) for round_ in rounds},
+        "drafts.jsonl": shows_drafts,
+    }
     return checked(
         (
             *((SFT,) if trains else ()),
-            *stages_of_round(Round(SFT_POLICY if trains else BASE), learns_from),
+            *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from)),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
 
 
+def stages_now(context: Context) -> tuple[Stage, ...]:
+    """The stages with the rounds that have begun: another may follow once the last of them is done."""
+    return stages_of(context.config, begun(context))
+
+
 def stages_of_round(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> tuple[Stage, ...]:
     """One pass of the loop; without alignment its pairs are for whoever has the weights."""
-    found = (sample_stage(round_), feedback_stage(round_), pairs_stage(round_))
+    drift = (drift_stage(round_),) if round_.number > 1 else ()
+    found = (sample_stage(round_), *drift, feedback_stage(round_), pairs_stage(round_))
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 
@@ -81,7 +95,7 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     try:
         for context in contexts:
             with context.run.locked():
-                upgrade(context, stages_of(context.config), out)
+                upgrade(context, stages_now(context), out)
         for number, context in enumerate(contexts):
             with context.run.locked():
                 if number == 0:
@@ -102,7 +116,7 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
     context = prepare(single, out, reporter)[0]
     try:
         with context.run.locked():
-            upgrade(context, stages_of(context.config), out)
+            upgrade(context, stages_now(context), out)
             await run_stages(context)
     finally:
         await context.models.aclose()
@@ -116,7 +130,7 @@ async def report_again(out: Path, target: Path | None = None) -> RunSummary:
     config = kept_recipe(out)
     contexts = prepare(config, out, QuietReporter(), offline=True)
     for context in contexts:
-        require_current(context, stages_of(context.config))
+        require_current(context, stages_now(context))
     written = await write_results(config, contexts, target or out)
     return RunSummary(out, written.report, written.results)
 
@@ -130,13 +144,26 @@ def export_weak(run: Path, which: str, target: Path, task: str | None = None) ->
         raise ConfigError(f"--which {which!r}: say 'aligned' or 'sft'")
     config, out, name = kept_task(run, task)
     context = next(c for c in prepare(config, out, QuietReporter(), offline=True) if c.name == name)
-    require_current(context, stages_of(context.config), {"sft"} if which == "sft" else {"sft", "align"})
+    require_trained(context, which)
     return merged(context, which, target)
 
 
-async def run_stages(context: Context, stages: Sequence[Stage] | None = None, pool: Sequence[RunDir] = ()) -> None:
-    """Run one task's stages in order, reusing what is fresh, or what another run directory of ``pool`` has made."""
-    for stage in stages_of(context.config) if stages is None else stages:
+def require_trained(context: Context, which: str = "aligned") -> None:
+    """Raise StageError where the weak model (``sft`` or ``aligned``) was made with something else than the recipe says."""
+    aligns = {round_.stage("align") for round_ in begun(context)} if which == "aligned" else set[str]()
+    require_current(context, stages_now(context), {"sft"} | aligns)
+
+
+async def run_stages(
+    context: Context, stages: Callable[[Context], Sequence[Stage]] = stages_now, pool: Sequence[RunDir] = ()
+) -> None:
+    """Run one task's stages in order, reusing what is fresh, or what another run directory of ``pool`` has made.
+
+    ``stages`` is asked again after each of them: a round may be followed by another.
+    """
+    done = set[str]()
+    while (stage := next((one for one in stages(context) if one.name not in done), None)) is not None:
+        done.add(stage.name)
         purpose.set(context.purpose(stage.name))  # every paid call is entered with what it was for
         depends, inputs = stage.depends(context), inputs_of(context.run, stage)
         verdict = judge(context.run, stage, depends, inputs)

@@ -398,10 +398,43 @@ class StageResult(Record):
     warnings: tuple[str, ...] = ()
 
 
+class Drift(Record):
+    """KL(policy || SFT model) in nats, estimated on ``drafts`` of the policy: a draft, its standard error ``se``, and a token."""
+
+    drafts: int
+    kl: float | None
+    se: float | None
+    kl_per_token: float | None
+
+
+class RoundResult(Record):
+    """What one round of the loop took and gave.
+
+    ``before`` and ``after``: the validation score of the collaboration with the best model before the round and with its best
+    checkpoint. ``strong_calls`` and ``usage`` are those of its feedback that no earlier round had made; ``copied`` of its
+    refined answers are the draft's own. ``drift`` is of the model that drafted; None where that is the SFT model.
+    """
+
+    number: int
+    before: float | None
+    after: float | None
+    step: int
+    taken: bool
+    pairs: int
+    queries_with_pairs: int
+    strong_calls: int
+    usage: Usage
+    draft_words: float | None
+    copied: Share
+    drift: Drift | None = None
+    ended: str | None = None
+
+
 class Results(Record):
     """``results.json``, the stable contract of a run (docs/results.md).
 
-    ``left_out``: systems that the recipe asks for and that are not there, with the reason.
+    ``left_out``: systems that the recipe asks for and that are not there, with the reason. ``rounds``: none where the recipe
+    has one; the last of them says why no other followed.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -411,5 +444,6 @@ class Results(Record):
     comparisons: list[Comparison]
     stages: dict[str, StageResult]
     left_out: dict[str, str] = Field(default_factory=dict)
+    rounds: list[RoundResult] = Field(default_factory=list)
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

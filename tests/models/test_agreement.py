@@ -30,7 +30,7 @@ def native(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(local, "native_bfloat16", lambda device: True)
     monkeypatch.setattr(local, "FEWEST", 0)
     monkeypatch.setenv("COWEST_CACHE_DIR", str(tmp_path / "cache"))
-    local._say.cache_clear()
+    local._said.clear()
 
 
 def spoilt(folder: str, into: Path) -> str:

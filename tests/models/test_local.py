@@ -186,7 +186,7 @@ async def test_a_failure_in_the_thread_reaches_every_caller(folder: str, monkeyp
 
     tried: list[int] = []
 
-    def admit(rows: list[Row]) -> torch.Tensor:
+    def admit(rows: list[Row], _: object) -> torch.Tensor:
         tried.append(len(rows))
         if len(rows) > 1:
             raise torch.OutOfMemoryError("no")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from threading import Event
@@ -22,11 +23,12 @@ from transformers import (
     Qwen2Config,
 )
 
-from cowest.models.batching import Decoded, Decoder, Request
+from cowest.models import readers
+from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.prefixes import WORTH, Prefixes, together, waves
 from cowest.models.readers import PlainReader, SlotReader, reader_for
 from cowest.models.sampler import Row
-from cowest.models.slots import Slots
+from cowest.models.slots import Piece, Slots
 
 pytestmark = pytest.mark.slow
 WORDS = 97
@@ -83,7 +85,7 @@ def test_what_is_shared_is_read_once_and_logits_are_the_models_own(name: str) ->
     assert isinstance(reader, SlotReader)
     rows = [Row(prompt, 8) for prompt in prompts]
     assert reader.room(rows) == len(rows)
-    logits = reader.admit(rows)
+    logits = reader.admit(rows, lambda: None)
     whole = sum(map(len, prompts))
     assert reader.read_tokens < 0.4 * whole
     for prompt, found in zip(prompts, logits, strict=True):
@@ -94,6 +96,23 @@ def test_what_is_shared_is_read_once_and_logits_are_the_models_own(name: str) ->
         logits = reader.step(chosen)
         for prompt, found in zip(prompts, logits, strict=True):
             torch.testing.assert_close(found, own_logits(model, prompt), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_reading_stops_between_two_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(readers.TOKENS, "cpu", 80)
+    model, prompts, stop = random_model(CONFIGS[name]), family_prompts(), Event()
+    slots = Slots(model)
+    reader, read = SlotReader(model, slots), slots.read
+
+    def last_pass(pieces: Sequence[Piece]) -> torch.Tensor:
+        stop.set()
+        return read(pieces)
+
+    monkeypatch.setattr(slots, "read", last_pass)
+    with pytest.raises(Interrupted):
+        Decoder(model, [], 0, reader=reader).decode([Row(prompt, 3) for prompt in prompts], stop)
+    assert 0 < reader.read_tokens <= 80
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
@@ -178,9 +197,9 @@ def test_waiting_requests_that_share_join_together_and_the_oldest_always_does() 
     reader = SlotReader(model, Slots(model), prefix_bytes=0)
     joined, admit = list[list[int]](), reader.admit
 
-    def noted(some: list[Row]) -> torch.Tensor:
+    def noted(some: list[Row], between: Callable[[], None]) -> torch.Tensor:
         joined.append([rows.index(row) for row in some])
-        return admit(some)
+        return admit(some, between)
 
     reader.admit = noted  # type: ignore[method-assign, assignment]
     found = Decoder(model, [], 0, batch_size=8, reader=reader).decode(rows)
@@ -211,9 +230,9 @@ def test_memory_for_few_rows_takes_those_that_share_and_the_others_keep_their_pl
     room, joined, admit = reader.room, list[list[int]](), reader.admit
     reader.room = lambda rows: min(room(rows), 5 - len(reader._longest))  # type: ignore[method-assign]
 
-    def noted(some: list[Row]) -> torch.Tensor:
+    def noted(some: list[Row], between: Callable[[], None]) -> torch.Tensor:
         joined.append([prompts.index(row.prompt) for row in some])
-        return admit(some)
+        return admit(some, between)
 
     reader.admit = noted  # type: ignore[method-assign, assignment]
     Decoder(model, [], 0, batch_size=24, reader=reader).decode([Row(prompt, 2) for prompt in prompts])
@@ -289,7 +308,7 @@ def test_every_token_is_read_exactly_once_for_each_prompt() -> None:
     assert have == [len(prompt) for prompt in prompts]
 
 
-def test_the_longest_unused_prompt_is_forgotten_first_and_hashes_alone_are_not_believed() -> None:
+def test_one_prompt_makes_room_for_the_newest_and_hashes_alone_are_not_believed() -> None:
     states = torch.zeros(1, 2, 1, 64, 4)
     kept = Prefixes(2 * states.numel() * 4)
     a, b, c = (tuple(range(n, n + 64)) for n in (0, 100, 200))
@@ -297,12 +316,26 @@ def test_the_longest_unused_prompt_is_forgotten_first_and_hashes_alone_are_not_b
     kept.keep(b, states)
     assert kept.find((*a[:50], 7, 7), 52) is not None
     kept.keep(c, states)
-    assert kept.find(b, 64) is None
-    for tokens in (a, c):
+    [other] = [tokens for tokens in (a, b) if kept.find(tokens, 64) is not None]
+    for tokens in (other, c):
         found = kept.find(tokens, 63)
         assert found is not None and found[0] == 63
     kept._by_hash.update(
         dict.fromkeys(kept._by_hash, kept._by_hash[next(iter(kept._by_hash))])
     )  # every hash now leads to one prompt
-    hits = [tokens for tokens in (a, c) if kept.find(tokens, 64) is not None]
+    hits = [tokens for tokens in (other, c) if kept.find(tokens, 64) is not None]
     assert len(hits) == 1
+
+
+def test_queries_that_are_a_few_more_than_fit_are_mostly_found_when_they_come_round_again() -> None:
+    states = torch.zeros(1, 2, 1, 64, 4)
+    kept, hits = Prefixes(16 * states.numel() * 4), 0
+    queries = [tuple(range(n * 100, n * 100 + 64)) for n in range(20)]
+    for _ in range(21):
+        for query in queries:
+            if kept.find(query, 63) is not None:
+                hits += 1
+            else:
+                kept.keep(query, states)
+    assert len(kept) == 16
+    assert hits > 0.5 * 20 * 20, "to forget the longest unused would find none"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,9 +52,9 @@ class Counted:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     found, admit = Counted(), SlotReader.admit
 
-    def counting(self: SlotReader, rows: Sequence[Row]) -> torch.Tensor:
+    def counting(self: SlotReader, rows: Sequence[Row], between: Callable[[], None]) -> torch.Tensor:
         before = self.read_tokens
-        logits = admit(self, rows)
+        logits = admit(self, rows, between)
         found.asked += sum(len(row.prompt) for row in rows)
         found.read += self.read_tokens - before
         found.batches.append(len(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -10,10 +10,11 @@ from rich.table import Table
 
 from cowest.cli.output_ledger import cost_line
 from cowest.pipeline import RunSummary
+from cowest.report import rounds
 from cowest.report.naming import TARGETS, cut_note
 from cowest.report.uptake import LEGEND, TITLE, beyond, columns, counts_of, notes, percent_of
 from cowest.stages.reporting import summary_json
-from cowest.types import MetricValue, Results, Uptake
+from cowest.types import MetricValue, Results, RoundResult, Uptake
 
 
 def results_json(done: RunSummary) -> JsonValue:
@@ -30,6 +31,7 @@ def print_results(done: RunSummary) -> None:
     for name, results in done.results.items():
         console.print(_table(name or results.task, results))
         print_uptake(console, {n: s.uptake for n, s in results.systems.items() if s.uptake is not None})
+        _print_rounds(console, results.rounds)
         for line in (
             *_warning_lines(results),
             *_cut_lines(results),
@@ -95,6 +97,20 @@ def print_uptake(console: Console, uptakes: Mapping[str, Uptake]) -> None:
     console.print(table)
     lines = [f"{name}: the draft's answer is its own {by} more often than alone" for name, by in _beyond(uptakes)]
     for line in (*lines, *notes(uptakes)):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_rounds(console: Console, found: Sequence[RoundResult]) -> None:
+    """What each round took and gave; nothing for a recipe of one."""
+    if not found:
+        return
+    table = Table(title=rounds.TITLE, title_justify="left", title_style="bold")
+    for n, head in enumerate(rounds.HEADS):
+        table.add_column(head, justify="right" if n else "left")
+    for one in found:
+        table.add_row(*rounds.cells(one))
+    console.print(table)
+    for line in (rounds.ending(found), rounds.LEGEND):
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
 from cowest.costs.workload import Range, Work, spread
 from cowest.ledger.ledger import call_of
-from cowest.pipeline import stages_of
+from cowest.pipeline import stages_now
 from cowest.run.freshness import lineage
 from cowest.run.identity import fingerprint
 from cowest.stages.evaluate import test_queries
@@ -28,7 +28,7 @@ SAMPLED = 6
 
 def lineage_of(context: Context) -> dict[str, str]:
     """What each stage of a recipe follows from, by its name: equal for stages that would make the same."""
-    return lineage(stages_of(context.config), lambda stage: stage.depends(context))
+    return lineage(stages_now(context), lambda stage: stage.depends(context))
 
 
 def known_as(model: Source) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from cowest.assembly.context import Context
@@ -15,6 +15,8 @@ from cowest.models.tokens import prompt_tokens
 from cowest.recipe.config import TrainingSettings
 from cowest.run.freshness import count_lines
 from cowest.stages.learn import sft_examples, training_queries
+from cowest.stages.loop import begun, rounds_of
+from cowest.stages.rounds import Round
 
 END_TOKENS = 2
 """What ends a turn."""
@@ -39,14 +41,31 @@ def trainings(context: Context, count: Counter, written: Written) -> Iterator[Tr
     if not context.weak.trainable:
         return
     current = current_stages(context)
-    if not _trained(context, "sft", current):
+    if not _trained(context, "sft", current, "sft"):
         yield sft_training(context, count)
-    if context.config.align.objective != "off" and not _trained(context, "align", current):
-        yield _align(context, count, written, current)
+    if context.config.align.objective == "off":
+        return
+    so_far = begun(context)
+    for round_ in rounds_of(context.config):
+        if _trained(context, round_.file("align"), current, round_.stage("align")):
+            if round_.number == len(so_far):
+                return  # the loop has ended
+            continue
+        training = _align(context, count, written, current, round_)
+        yield (
+            training
+            if round_.number <= len(so_far)
+            else replace(training, steps=_or_none(training.steps), tokens=_or_none(training.tokens))
+        )
 
 
-def _trained(context: Context, folder: str, current: Collection[str]) -> bool:
-    return folder in current and (context.path(folder) / "summary.json").is_file()
+def _or_none(found: Range) -> Range:
+    """Of a round that may not come."""
+    return found.model_copy(update={"low": 0.0})
+
+
+def _trained(context: Context, folder: str, current: Collection[str], stage: str) -> bool:
+    return stage in current and (context.path(folder) / "summary.json").is_file()
 
 
 def sft_training(context: Context, count: Counter) -> Training:
@@ -65,12 +84,12 @@ def sft_training(context: Context, count: Counter) -> Training:
     return Training("sft", context.weak, _exactly(steps), _exactly(tokens), _exactly(0))
 
 
-def _align(context: Context, count: Counter, written: Written, current: Collection[str]) -> Training:
+def _align(context: Context, count: Counter, written: Written, current: Collection[str], round_: Round) -> Training:
     c, queries = context.config.align, training_queries(context)
     prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
     draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
     positives = c.objective == "positives"
-    pairs = _pairs(context, current)
+    pairs = _pairs(context, current, round_)
     steps, rows, tokens, read = list[float](), c.batch_size * c.gradient_accumulation, list[float](), list[float]()
     for bound in ("low", "expected", "high"):
         n, length = getattr(pairs, bound), min(prompt + getattr(draft, bound), c.max_length)
@@ -80,14 +99,16 @@ def _align(context: Context, count: Counter, written: Written, current: Collecti
     return Training("align", context.weak, _range(steps), _range(tokens), _range(read))
 
 
-def _pairs(context: Context, current: Collection[str]) -> Range:
+def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:
     """How many there are, once they are there; before, anything from none to the most, and half of that."""
-    if "pairs" in current and context.path("pairs.jsonl").is_file():
-        return _exactly(count_lines(context.path("pairs.jsonl")))
+    file = context.path(round_.file("pairs.jsonl"))
+    if round_.stage("pairs") in current and file.is_file():
+        return _exactly(count_lines(file))
     c, k = context.config.pairs, context.config.draft.samples
     most = len(training_queries(context)) * min(c.max_per_query, k * (k - 1) // 2)
     most = most if c.limit is None else min(most, c.limit)
-    return Range(low=0, expected=most / 2, high=most)
+    rounds = 1 if round_.pooled is None else round_.number
+    return Range(low=0, expected=rounds * most / 2, high=rounds * most)
 
 
 def _steps(settings: TrainingSettings, rows: float) -> float:

@@ -15,12 +15,13 @@ from typing import TypeVar
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.ledger.ledger import call_of
-from cowest.pipeline import stages_of
+from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import judge_request
 from cowest.stages import asks
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import SFT_POLICY, selection, training_queries
+from cowest.stages.learn import training_queries
+from cowest.stages.loop import begun, rounds_of, selection
 from cowest.stages.rounds import Round
 from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
@@ -78,7 +79,7 @@ def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
 
 def current_stages(context: Context) -> dict[str, Verdict]:
     """The stages whose records in the run directory a run would use again, as a whole or in part."""
-    found = review(context.run, stages_of(context.config), lambda stage: stage.depends(context))
+    found = review(context.run, stages_now(context), lambda stage: stage.depends(context))
     return {name: verdict for name, verdict in found.items() if verdict.kept}
 
 
@@ -94,9 +95,28 @@ class _Workload:
         self._weak, self._strong = context.weak, context.strong
         self._served = self._weak.paid
         self._trained = self._weak.trainable and self._c.align.objective != "off"
-        self._round = Round(SFT_POLICY)
+        self._begun = begun(context)
+        self._round = self._begun[0]
 
     def all(self) -> Iterator[Work]:
+        for round_ in self._to_come():
+            self._round = round_
+            for work in self._of_round():
+                yield work if round_.number == 1 else self._later(work)
+        yield from self._evaluate()
+
+    def _to_come(self) -> Sequence[Round]:
+        """The rounds that have begun, and those that may follow."""
+        last = self._begun[-1]
+        over = self._done(last.stage("align"))  # and no other has begun: the loop has ended
+        return self._begun if over else rounds_of(self._c)
+
+    def _later(self, work: Work) -> Work:
+        """Of a round that may follow, or may not."""
+        calls = work.calls if self._round.number <= len(self._begun) else work.calls.model_copy(update={"low": 0.0})
+        return replace(work, calls_for=f"{work.calls_for}, round {self._round.number}", calls=calls)
+
+    def _of_round(self) -> Iterator[Work]:
         yield self._sample() if self._served else self._sample_here()
         asked = self._context.signal.asks
         solo, refine = self._solo(), self._refine()
@@ -108,7 +128,6 @@ class _Workload:
             yield self._judge(judge, solo, refine)
         if self._trained:
             yield from self._choose()
-        yield from self._evaluate()
 
     def _sample(self) -> Work:
         weak, settings = self._weak, self._c.draft
@@ -142,10 +161,11 @@ class _Workload:
 
     def _sample_here(self) -> Work:
         """By a weak model that is not paid for: no two drafts share a call."""
-        kept = self._context.run.file("drafts.jsonl", Draft).load() if "sample" in self._current else []
+        file = self._context.run.file(self._round.file("drafts.jsonl"), Draft)
+        kept = file.load() if self._round.stage("sample") in self._current else []
         made = sum(d.error is None for d in kept)
         calls, sampling = (
-            0 if self._done("sample") else len(self._train) * self._c.draft.samples,
+            0 if self._done(self._round.stage("sample")) else len(self._train) * self._c.draft.samples,
             self._c.draft.sampling,
         )
         left = _exactly(calls).less(made)
@@ -156,6 +176,7 @@ class _Workload:
     def _solo(self) -> Work:
         done = {r.example_id for r in self._answers("solo.jsonl")}
         requests = [asks.solo_request(self._context, e) for e in self._train if e.id not in done]
+        requests = requests if self._round.number == 1 else []  # a later round takes the first one's answers
         calls, already = self._ask(self._strong, requests)
         return Work(
             "feedback",
@@ -209,7 +230,7 @@ class _Workload:
             known = len(answers) == n + len(drafts)
             texts = {(d.example_id, d.text) for d in drafts} | {(a.example_id, a.text) for a in answers}
         already = 0
-        if self._done("feedback"):
+        if self._done(self._round.stage("feedback")):
             calls, already = ZERO, len(texts)
         elif known:
             queries = {e.id: e for e in self._train}
@@ -237,11 +258,13 @@ class _Workload:
         queries = self._context.task.examples("validation")[: c.align.selection_queries]
         every = len(queries) * (c.align.checkpoints + 1)
         calls, already = Range(low=self._distinct(queries) if self._shares else every, expected=every, high=every), 0
-        if "align" in self._current:
-            files = sorted(self._context.path("align/validation").glob("step-*.jsonl"))
-            already = sum(len(self._predictions(f"align/validation/{file.name}")) for file in files)
-            calls = ZERO if self._done("align") else calls.less(already)
-        left = ZERO if "align" in self._current and self._done("align") else _exactly(every).less(already)
+        align = self._round.stage("align")
+        if align in self._current:
+            folder = self._round.file("align/validation")
+            files = sorted(self._context.path(folder).glob("step-*.jsonl"))
+            already = sum(len(self._predictions(f"{folder}/{file.name}")) for file in files)
+            calls = ZERO if self._done(align) else calls.less(already)
+        left = ZERO if self._done(align) else _exactly(every).less(already)
         sampling = c.evaluate.draft
         yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)
         if self._context.signal.alone:
@@ -335,17 +358,18 @@ class _Workload:
 
     def _drafts(self) -> Sequence[Draft] | None:
         """The drafts with a text, once all are there; None before."""
-        if not self._done("sample"):
+        if not self._done(self._round.stage("sample")):
             return None
-        return [d for d in self._context.run.file("drafts.jsonl", Draft).load() if d.text is not None]
+        file = self._context.run.file(self._round.file("drafts.jsonl"), Draft)
+        return [d for d in file.load() if d.text is not None]
 
     def _done(self, stage: str) -> bool:
         return stage in self._current and self._current[stage].settled
 
     def _answers(self, name: str) -> Sequence[Refinement]:
-        if "feedback" not in self._current:
+        if self._round.stage("feedback") not in self._current:
             return ()
-        return [r for r in self._context.run.file(name, Refinement).load() if r.error is None]
+        return [r for r in self._context.run.file(self._round.file(name), Refinement).load() if r.error is None]
 
     def _predictions(self, name: str) -> set[str]:
         return {p.example_id for p in self._context.run.file(name, Prediction).load() if p.error is None}

@@ -60,6 +60,11 @@ class Interrupted(Exception):
     """Decoding was told to stop."""
 
 
+def _go_on(stop: Event) -> None:
+    if stop.is_set():
+        raise Interrupted
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """A row, and who waits for it. All are called on the decoding thread."""
@@ -124,9 +129,8 @@ class Decoder:
         try:
             while waiting or self._live:
                 try:
-                    if stop.is_set():
-                        raise Interrupted
-                    self._admit(waiting)
+                    _go_on(stop)
+                    self._admit(waiting, stop)
                     if self._live:
                         self._step()
                 except Interrupted as error:
@@ -140,7 +144,7 @@ class Decoder:
         finally:
             self._reset()
 
-    def _admit(self, waiting: deque[Request]) -> None:
+    def _admit(self, waiting: deque[Request], stop: Event) -> None:
         """Let waiting requests join: the oldest, those that share what it reads, then the next oldest."""
         while waiting:
             free = self._most - len(self._live)
@@ -152,7 +156,7 @@ class Decoder:
                 return
             rows, had = [request.row for request in some], len(self._live)
             self._live += [_Live(request) for request in some]  # before they are read: they fail with the others
-            logits = self._reader.admit(rows)
+            logits = self._reader.admit(rows, lambda: _go_on(stop))
             self._logits = torch.cat([self._logits, logits]) if had else logits
             self._sampler.add(rows)
             if heard:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -333,18 +333,23 @@ def _load(ref: ModelRef, device: torch.device, dtype: str, tokenizer: PreTrained
     if found is None:
         found = narrowed(model, texts_of(tokenizer))
         decide(ref, found)
+    _say(ref.base, found.enough, str(found))
     if found.enough:
-        _say(f"{Path(ref.adapter or ref.base).name}: computed in bfloat16, which agrees with float32 ({found})")
         return torch.nn.Module.to(model, torch.bfloat16)
-    _say(f"{Path(ref.adapter or ref.base).name}: computed in float32, as bfloat16 does not agree with it ({found})")
     del model
     return load_model(ref, device=device, dtype=torch.float32)
 
 
-@cache
-def _say(line: str) -> None:
-    """Once a process."""
-    logger.warning("%s", line)
+_said = set[tuple[str, bool]]()
+
+
+def _say(base: str, enough: bool, found: str) -> None:
+    """Once a process for a base model; for an adapter of it where that comes out otherwise."""
+    if (base, enough) in _said:
+        return
+    _said.add((base, enough))
+    outcome = "bfloat16, which agrees with float32" if enough else "float32, as bfloat16 does not agree with it"
+    logger.warning("%s: computed in %s (%s)", Path(base).name, outcome, found)
 
 
 def _dtype(name: str) -> torch.dtype | None:

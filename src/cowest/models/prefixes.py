@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from random import Random
 
 import torch
 
@@ -95,14 +95,18 @@ class _Kept:
 
 
 class Prefixes:
-    """Keys and values of recent prompts, the longest unused forgotten first when they take more than ``most`` bytes.
+    """Keys and values of recent prompts; which are forgotten, when they take more than ``most`` bytes, is drawn by lot.
+
+    A table's rows ask about the same queries one row after the other. Where these are a few more than fit, to forget the longest
+    unused would forget each just before it is asked for again; by lot most of what fits is found.
 
     Found by the hashes of their beginnings, block by block; that the tokens are equal is looked at.
     """
 
     def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
+        self._kept: dict[int, _Kept] = {}
+        self._numbers, self._lot = list[int](), Random(0)
         self._by_hash: dict[int, int] = {}
         self._next = 0
 
@@ -123,7 +127,6 @@ class Prefixes:
         length = min(common(prompt, kept.tokens), end)
         if length < WORTH:
             return None
-        self._kept.move_to_end(best)
         return length, kept.states
 
     def wants(self, size: int) -> bool:
@@ -134,20 +137,25 @@ class Prefixes:
         """Remember a prompt."""
         number, self._next = self._next, self._next + 1
         kept = _Kept(tokens, states, list(_hashes(tokens)))
-        self._kept[number] = kept
-        self._by_hash.update(dict.fromkeys(kept.keys, number))
         self._bytes += _size(states)
-        while self._bytes > self._most:
+        while self._numbers and self._bytes > self._most:
             self._forget()
+        self._kept[number] = kept
+        self._numbers.append(number)
+        self._by_hash.update(dict.fromkeys(kept.keys, number))
 
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
+        self._numbers.clear()
         self._by_hash.clear()
         self._bytes = 0
 
     def _forget(self) -> None:
-        number, kept = self._kept.popitem(last=False)
+        place = self._lot.randrange(len(self._numbers))
+        self._numbers[place], self._numbers[-1] = self._numbers[-1], self._numbers[place]
+        number = self._numbers.pop()
+        kept = self._kept.pop(number)
         self._bytes -= _size(kept.states)
         for key in kept.keys:
             if self._by_hash.get(key) == number:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -14,8 +14,9 @@ from cowest.models.room import available_bytes
 from cowest.models.sampler import Row
 from cowest.models.slots import PLACES, Piece, Slots
 
-TOKENS = {"cpu": 8192, "cuda": 32768}
-"""Most prompt tokens read in one pass: the widest layer's values for them must fit beside the weights."""
+TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Most prompt tokens read in one pass: the widest layer's values for them must fit beside the weights, and who wants to stop
+waits for the pass to end (8192 tokens are a minute for 1.5B parameters on one core)."""
 
 CACHE_SHARE, PREFIX_SHARE = 0.5, 0.25  # of the memory that is available: for rows under way, and for recent prompts
 
@@ -27,8 +28,11 @@ class Reader(Protocol):
         """How many of these may join now, in their order."""
         ...
 
-    def admit(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Read the prompts of new rows, which come after those under way. Logits (new rows, vocabulary)."""
+    def admit(self, rows: Sequence[Row], between: Callable[[], None]) -> torch.Tensor:
+        """Read the prompts of new rows, which come after those under way. Logits (new rows, vocabulary).
+
+        ``between`` is called before each pass; what it raises ends the reading.
+        """
         ...
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -82,7 +86,7 @@ class SlotReader:
         fitting = next((i for i, need in enumerate(needs) if need > places), len(needs))
         return min(fitting, have - live)
 
-    def admit(self, rows: Sequence[Row]) -> torch.Tensor:
+    def admit(self, rows: Sequence[Row], between: Callable[[], None]) -> torch.Tensor:
         """See Reader."""
         first, equal = len(self._longest), dict[tuple[int, ...], list[int]]()
         for i, row in enumerate(rows):
@@ -91,6 +95,7 @@ class SlotReader:
         read, ended, parts = [0] * len(prompts), list[int](), list[torch.Tensor]()
         for wave in waves(prompts):
             for some in _by_tokens(wave, self._tokens):
+                between()
                 leaves, logits = self._read(some, prompts, places, read)
                 ended += leaves
                 if logits is not None:
@@ -179,8 +184,9 @@ class PlainReader:
         most = self._tokens // max(len(row.prompt) for row in rows)
         return min(len(rows), max(most, 1))
 
-    def admit(self, rows: Sequence[Row]) -> torch.Tensor:
-        """See Reader."""
+    def admit(self, rows: Sequence[Row], between: Callable[[], None]) -> torch.Tensor:
+        """See Reader. One pass."""
+        between()
         device, unique = self._model.device, list(dict.fromkeys(row.prompt for row in rows))
         width = max(len(p) for p in unique)
         ids = torch.tensor([[self._pad] * (width - len(p)) + list(p) for p in unique], device=device)

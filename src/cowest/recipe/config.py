@@ -177,6 +177,31 @@ class AlignConfig(TrainingSettings):
         return "off" if value is False else value  # YAML 1.1 reads off as false
 
 
+class RoundsConfig(Section):
+    """The loop: sample, feedback, pairs and align again, with the weak model that the rounds before have left."""
+
+    most: int = Field(default=1, ge=1, description="Rounds at most. 1 is the paper's: one, offline.")
+    stop: Literal["no_gain", "test", "never"] = Field(
+        default="no_gain",
+        description="When the loop ends before. no_gain: after a round whose best checkpoint scores no higher on the validation "
+        "queries than the best so far. test: after one that is not shown to be better (paired test, p < 0.05). never: only after "
+        "a round without pairs.",
+    )
+    strong_calls: int | None = Field(
+        default=None,
+        ge=1,
+        description="No further round once feedback has taken so many different strong calls, rounds together.",
+    )
+    pairs: Literal["fresh", "all"] = Field(
+        default="fresh", description="A round learns from its own pairs, or from those of earlier rounds, too."
+    )
+    reference: Literal["previous", "sft"] = Field(
+        default="previous",
+        description="What a round's alignment starts from and is pulled to: the best model of the rounds before, or the SFT model "
+        "(then with `pairs: all`, so that it learns again what earlier rounds have taught).",
+    )
+
+
 class EvaluateConfig(Section):
     """Stage evaluate: the systems on held-out test queries."""
 
@@ -223,6 +248,7 @@ class RunConfig(Section):
     feedback: FeedbackConfig = FeedbackConfig()
     pairs: PairsConfig = PairsConfig()
     align: AlignConfig = AlignConfig()
+    rounds: RoundsConfig = RoundsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     table: TableConfig | None = Field(
         default=None, description="What `cowest table` compares; unset: every row with the defaults."

@@ -15,6 +15,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from cowest.report import rounds
 from cowest.report.data import PipelineCounts, RunReport, TaskReport
 from cowest.report.naming import (
     colour_of,
@@ -124,6 +125,15 @@ class UptakeView(Record):
     against_solo: bool
 
 
+class RoundsView(Record):
+    """The rounds of a loop, a row each, and why no other followed."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    ending: str
+    legend: str
+
+
 class TaskView(Record):
     """One section of the page, ready to be written down."""
 
@@ -142,6 +152,7 @@ class TaskView(Record):
     overview: dict[str, OverviewCell]
     systems_plots: list[Plot]
     training_plots: list[Plot]
+    rounds: RoundsView | None
     gains_plot: Plot | None
     counts: list[CountRow]
     stages: list[tuple[str, str, str]]
@@ -188,6 +199,7 @@ def _task_view(task: TaskReport, key: str) -> TaskView:
         overview=_overview(task),
         systems_plots=[systems_plot(results, m, f"{key}-metric{i}") for i, m in enumerate(metrics)],
         training_plots=training,
+        rounds=_rounds(results),
         gains_plot=gains_plot(task.gains, f"{key}-gains"),
         counts=_counts(task.counts),
         stages=[
@@ -244,6 +256,17 @@ def _rows(task: TaskReport, metrics: list[str]) -> list[SystemRow]:
             )
         )
     return rows
+
+
+def _rounds(results: Results) -> RoundsView | None:
+    if not results.rounds:
+        return None
+    return RoundsView(
+        heads=list(rounds.HEADS),
+        rows=[list(rounds.cells(one)) for one in results.rounds],
+        ending=rounds.ending(results.rounds),
+        legend=rounds.LEGEND,
+    )
 
 
 def _uptake(results: Results) -> UptakeView | None:

@@ -17,7 +17,7 @@ from cowest.collaboration.routes import BOTH
 from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
-from cowest.pipeline import stages_of
+from cowest.pipeline import require_trained
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
@@ -31,9 +31,8 @@ from cowest.server.room import answer_tokens, room_of
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
-from cowest.stages.current import require_current
 from cowest.stages.evaluate import weak_ref
-from cowest.stages.learn import selection
+from cowest.stages.loop import selection
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
 from cowest.systems.single import SingleCall
@@ -102,7 +101,7 @@ def open_served(
 def _check_current(config: RunConfig, run: Path) -> None:
     """Raise StageError where the weights that would be served were made with something else than the run's recipe says."""
     for context in prepare(config, run, QuietReporter(), offline=True):
-        require_current(context, stages_of(context.config), {"sft", "align"})
+        require_trained(context)
 
 
 @dataclass(frozen=True, slots=True)

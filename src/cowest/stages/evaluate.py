@@ -19,8 +19,10 @@ from cowest.scoring.statistics import Outcome
 from cowest.stages import depends
 from cowest.stages.answers import outcomes_of, results_of_systems
 from cowest.stages.base import Done, Stage, failures, fill
+from cowest.stages.by_round import round_results
 from cowest.stages.draft_watch import DraftWatch, Limits
-from cowest.stages.learn import selection, sft_model
+from cowest.stages.learn import sft_model
+from cowest.stages.loop import selection
 from cowest.systems.registry import STRONG, evaluated
 from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Example, ModelRef, Prediction, StageResult
@@ -261,6 +263,7 @@ async def _evaluate(context: Context) -> Done:
     stages[EVALUATE] = mine  # which the manifest does not have yet
     task, c = context.task, context.config
     results = results_of_systems(task, task.metrics, queries, predictions, c.seed, c.name, stages, left_out)
+    results = results.model_copy(update={"rounds": round_results(context)})
     write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
     return Done(counts, sum(failed.values()), tuple(warnings))
 

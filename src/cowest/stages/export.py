@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cowest.assembly.context import Context
 from cowest.errors import ConfigError
-from cowest.stages.learn import selection, sft_model
+from cowest.stages.learn import sft_model
+from cowest.stages.loop import selection
 from cowest.systems.registry import COLLAB_ALIGNED, possible
 from cowest.types import ModelRef
 

@@ -233,8 +233,11 @@ def _solos(
     """The strong model alone, once a query."""
     strong = context.models.strong(context.config.feedback.mode)
     places = {id: n for n, id in enumerate(queries)}
+    known = {r.example_id: r for name in _first_solos(round_) for r in context.run.file(name, Refinement).load()}
 
     async def make(example: Example) -> Refinement:
+        if (there := known.get(example.id)) is not None and there.error is None:
+            return there.model_copy(update={"usage": Usage(), "latency_s": 0.0})
         return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
 
     return Filling(
@@ -342,7 +345,8 @@ async def _pairs(context: Context, round_: Round) -> Done:
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []
-    context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected])
+    before = [pair for name in _pooled(round_) for pair in context.run.file(name, PreferencePair).load()]
+    context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected, *before])
     limit = context.config.feedback.sampling.max_tokens
     compared = context.signal.asks >= {"refine", "solo"}  # else a draft can do without a gain
     unscored = unscored_reasons(feedback_) if compared else {}
@@ -352,8 +356,20 @@ async def _pairs(context: Context, round_: Round) -> Done:
     for text in warnings:
         context.reporter.info(f"{context.label}pairs: warning: {text}")
     if collected:
-        counts |= {"pairs": len(made.pairs) + len(collected), "pairs_collected": len(collected)}
-    return Done(counts, warnings=warnings)
+        counts |= {"pairs_collected": len(collected)}
+    if before:
+        counts |= {"pairs_of_earlier_rounds": len(before)}
+    return Done(counts | {"pairs": len(made.pairs) + len(collected) + len(before)}, warnings=warnings)
+
+
+def _first_solos(round_: Round) -> tuple[str, ...]:
+    """Where the strong model's answers without a draft are already, in a later round than the first."""
+    return () if round_.number == 1 else (Round(round_.policy).file("solo.jsonl"),)
+
+
+def _pooled(round_: Round) -> tuple[str, ...]:
+    """The file with the pairs of earlier rounds, where they are learnt from, too."""
+    return () if round_.pooled is None else (round_.pooled.file("pairs.jsonl"),)
 
 
 def sample_stage(round_: Round) -> Stage:
@@ -372,7 +388,7 @@ def feedback_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         return await _feedback(context, round_)
 
-    reads = (round_.file("drafts.jsonl"),)
+    reads = (round_.file("drafts.jsonl"), *_first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
     return Stage(round_.stage("feedback"), 1, reads, writes, _feedback_depends, execute)
 
@@ -383,5 +399,5 @@ def pairs_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         return await _pairs(context, round_)
 
-    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"))
+    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *_pooled(round_))
     return Stage(round_.stage("pairs"), 1, reads, (round_.file("pairs.jsonl"),), _pairs_depends, execute)

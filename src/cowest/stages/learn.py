@@ -45,9 +45,14 @@ class Selection(Record):
     skipped: str | None = None
 
     @property
+    def best(self) -> CheckpointScore:
+        """The checkpoint that was chosen."""
+        return next(c for c in self.checkpoints if c.step == self.chosen)
+
+    @property
     def model(self) -> Weights:
         """The aligned weak model."""
-        return next(c.model for c in self.checkpoints if c.step == self.chosen)
+        return self.best.model
 
 
 def training_queries(context: Context) -> Sequence[Example]:
@@ -114,13 +119,12 @@ SFT_POLICY = Policy("sft", ("sft",), sft_model)
 def aligned(round_: Round) -> Policy:
     """The weak model that a round has left."""
     folder = round_.file("align")
-    return Policy(folder, (folder,), lambda context: context.located(selection(context, round_).model))
+    return Policy(folder, (folder,), lambda context: context.located(selection_of(context, round_).model))
 
 
-def selection(context: Context, round_: Round | None = None) -> Selection:
-    """The outcome of a round's alignment; of the first round's, unless another is named."""
-    file = "align" if round_ is None else round_.file("align")
-    return Selection.model_validate_json((context.path(file) / "selection.json").read_bytes())
+def selection_of(context: Context, round_: Round) -> Selection:
+    """The outcome of a round's alignment."""
+    return Selection.model_validate_json(context.path(round_.file("align/selection.json")).read_bytes())
 
 
 def _kept_weights(run: RunDir, folder: str) -> Sequence[Path]:
@@ -142,7 +146,7 @@ def _align_depends(context: Context) -> Depends:
     c = context.config
     return (
         depends.training("align", c.align, context.weak)
-        | depends.questions("validation", context.task.examples("validation")[: c.align.selection_queries])
+        | depends.questions("validation", validation_queries(context))
         | settings_of("evaluate.draft", c.evaluate.draft)
         | settings_of("evaluate.answer", c.evaluate.answer)
         | context.strong.identity("strong")
@@ -155,7 +159,7 @@ def _align_depends(context: Context) -> Depends:
 
 
 async def _align(context: Context, round_: Round) -> Done:
-    policy, out = round_.policy.weights(context), context.path(round_.file("align"))
+    policy, out = round_.start.weights(context), context.path(round_.file("align"))
     try:
         done = await _train(context, round_, policy, out)
     except NothingToLearnError as error:
@@ -209,6 +213,16 @@ def _write(out: Path, chosen: Selection) -> None:
     write_atomic(out / "selection.json", chosen.model_dump_json(indent=2) + "\n")
 
 
+def validation_queries(context: Context) -> Sequence[Example]:
+    """The queries by which checkpoints are chosen."""
+    return context.task.examples("validation")[: context.config.align.selection_queries]
+
+
+def validation_file(round_: Round, step: int) -> str:
+    """Where a round keeps a checkpoint's answers to them."""
+    return round_.file(f"align/validation/step-{step}.jsonl")
+
+
 async def _score(
     context: Context, round_: Round, step: int, model: ModelRef, proven: bool
 ) -> tuple[CheckpointScore, int]:
@@ -216,11 +230,11 @@ async def _score(
 
     Beside the score: how many calls failed.
     """
-    queries = context.task.examples("validation")[: context.config.align.selection_queries]
-    weak, name = context.models.weak(model), f"step-{step}"
+    queries, name = validation_queries(context), f"step-{step}"
+    weak = context.models.weak(model)
     spec = WEAK_ALIGNED if context.signal.alone else COLLAB_ALIGNED
     system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
-    file = context.run.file(round_.file(f"align/validation/{name}.jsonl"), Prediction)
+    file = context.run.file(validation_file(round_, step), Prediction)
     answers = await fill(
         f"choose: step {step}",
         context,
@@ -262,5 +276,5 @@ def align_stage(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) ->
     async def execute(context: Context) -> Done:
         return await _align(context, round_)
 
-    reads, writes = (*round_.policy.reads, *map(round_.file, learns_from)), (round_.file("align"),)
+    reads, writes = (*round_.start.reads, *map(round_.file, learns_from)), (round_.file("align"),)
     return Stage(round_.stage("align"), 1, reads, writes, _align_depends, execute, _kept_weights)

@@ -27,7 +27,8 @@ from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import learned_from, selection
+from cowest.stages.learn import learned_from
+from cowest.stages.loop import taken
 from cowest.systems.registry import STRONG
 from cowest.types import Feedback, Prediction, Results
 
@@ -90,13 +91,17 @@ async def task_report(context: Context) -> TaskReport:
     results = _results(context)
     gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
     aligns = context.weak.trainable and bool(learned_from(context.config))  # a folder of an earlier recipe may be there
-    chosen = selection(context) if aligns and context.path("align/selection.json").exists() else None
+    found = taken(context) if aligns and context.path("align/selection.json").exists() else None
+    chosen, folder = (None, "align") if found is None else (found.selection, found.round_.file("align"))
     trained: tuple[Literal["sft", "align"], ...] = (
         ("sft", "align") if aligns else ("sft",) if context.weak.trainable else ()
     )
     return TaskReport(
         results=results,
-        curves=[TrainingCurve(stage=s, points=_curve(context.path(f"{s}/log.jsonl"))) for s in trained],
+        curves=[
+            TrainingCurve(stage=s, points=_curve(context.path(folder if s == "align" else s) / "log.jsonl"))
+            for s in trained
+        ],
         checkpoints=[
             CheckpointView(step=c.step, score=c.score, selected=chosen is not None and c.step == chosen.chosen)
             for c in (chosen.checkpoints if chosen else ())

@@ -1,6 +1,7 @@
 """A round of the loop, and the policy that it drafts with: what a second round needs is here, and nowhere else.
 
-Round 1 drafts with the SFT model, and its files lie in the run's folder; those of round n lie in ``round-n/``.
+Round 1 drafts with the SFT model, and its files lie in the run's folder; those of round n lie in ``round-n/``. Which rounds
+there are, and when they end: :mod:`cowest.stages.loop`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,21 @@ BASE = Policy("base", (), lambda context: context.weak.base())
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pass of sample, feedback, pairs and align, with the policy that drafts in it."""
+    """One pass of sample, feedback, pairs and align, with the policy that drafts in it.
+
+    ``origin`` is what alignment starts from and is pulled to, where that is another one; ``pooled`` the round whose pairs are
+    learnt from, too.
+    """
 
     policy: Policy
     number: int = 1
+    origin: Policy | None = None
+    pooled: Round | None = None
+
+    @property
+    def start(self) -> Policy:
+        """What alignment starts from: its reference."""
+        return self.origin or self.policy
 
     def file(self, name: str) -> str:
         """Where the round's file of this name is in the run."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers
-from cowest.recipe.config import RunConfig
 from cowest.run.freshness import Depends
 from cowest.run.store import RunDir
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures
 from cowest.stages.evaluate import answer_queries, not_aligned, system_depends
+from cowest.stages.loop import begun
 from cowest.systems.registry import STRONG
 from cowest.systems.spec import SystemSpec
 from cowest.types import Prediction
@@ -20,10 +20,11 @@ def row_file(row: SystemSpec) -> str:
     return f"rows/{row.name}.jsonl"
 
 
-def row_stage(row: SystemSpec, config: RunConfig, retrievers: Retrievers) -> Stage:
+def row_stage(row: SystemSpec, context: Context, retrievers: Retrievers) -> Stage:
     """The stage that evaluates ``row`` on the test queries."""
-    trained = config.weak.trainable
-    reads = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": ("align",)}[row.needs]
+    trained = context.weak.trainable
+    aligned = tuple(round_.file("align") for round_ in begun(context))
+    reads = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": aligned}[row.needs]
     reads = reads if trained else tuple(name for name in reads if name != "sft")
 
     def follows_from(context: Context) -> Depends:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cowest.assembly.build import frames_of
@@ -22,7 +23,7 @@ from cowest.assembly.prepare import check_installed, prepare
 from cowest.assembly.systems import Retrievers, check_systems
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary
-from cowest.pipeline import run_stages, stages_of
+from cowest.pipeline import run_stages, stages_now
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import keep_recipe
@@ -90,17 +91,18 @@ def check_plan_here(plan: Plan) -> None:
             check_here(point, plan.rows)
 
 
-def stages_for(variant: Variant, retrievers: Retrievers) -> list[Stage]:
-    """The stages of the recipe as far as the variant's rows need them, then a stage for each row."""
-    config = variant.context.config
-    wanted = max((row.needs for row in variant.rows), key=ORDER.index)
-    stages = list(stages_of(config))
+def stages_for(rows: Sequence[SystemSpec], retrievers: Retrievers, context: Context) -> list[Stage]:
+    """The stages of the variant's recipe as far as its ``rows`` need them, then a stage for each row."""
+    wanted = max((row.needs for row in rows), key=ORDER.index)
+    stages = stages_now(context)
     last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
-    if last == "sft" and not config.weak.trainable:
+    if last == "sft" and not context.weak.trainable:
         last = None  # it is tuned elsewhere
     names = [stage.name for stage in stages]
-    kept = stages[: names.index(last) + 1] if last else []
-    return [*kept, *(row_stage(row, config, retrievers) for row in variant.rows)]
+    if last == "align":
+        last = names[-2]  # of the last round: what comes before the evaluation
+    kept = stages[: names.index(last) + 1] if last else ()
+    return [*kept, *(row_stage(row, context, retrievers) for row in rows)]
 
 
 async def run_unit(
@@ -121,8 +123,7 @@ async def run_unit(
         for models, group in _by_models(variants):
             try:
                 for variant in group:
-                    stages = stages_for(variant, retrievers)
-                    await run_stages(variant.context, stages, pool)
+                    await run_stages(variant.context, partial(stages_for, variant.rows, retrievers), pool)
                     pool.append(variant.context.run)
                 bill = models.bill() or bill
             finally:

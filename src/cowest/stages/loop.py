@@ -1,0 +1,177 @@
+"""The loop: which rounds a recipe has, when they end, and which round's model the run leaves.
+
+A round drafts with the best model of the rounds before it, by the validation score of its collaboration. The run leaves the best of
+all; of equals the earliest. How many rounds there will be shows as they go: after each, :func:`ended` says whether another follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cowest.assembly.context import Context
+from cowest.recipe.config import RunConfig
+from cowest.scoring.statistics import compare
+from cowest.stages.answers import outcomes_of
+from cowest.stages.asks import draft_key
+from cowest.stages.learn import (
+    SFT_POLICY,
+    CheckpointScore,
+    Selection,
+    aligned,
+    learned_from,
+    selection_of,
+    validation_file,
+    validation_queries,
+)
+from cowest.stages.rounds import BASE, Policy, Round
+from cowest.types import Draft, Prediction, Refinement
+
+ALPHA = 0.05
+"""Of the paired test with ``rounds.stop: test``."""
+
+
+def rounds_of(config: RunConfig) -> tuple[Round, ...]:
+    """As many rounds as the recipe may come to."""
+    if not config.weak.trainable:
+        return (Round(BASE),)
+    settings, found = config.rounds, [Round(SFT_POLICY)]
+    for number in range(2, (settings.most if learned_from(config) else 1) + 1):
+        origin = SFT_POLICY if settings.reference == "sft" else None
+        pooled = found[-1] if settings.pairs == "all" else None
+        found.append(Round(_best_of(tuple(found)), number, origin, pooled))
+    return tuple(found)
+
+
+def _best_of(rounds: Sequence[Round]) -> Policy:
+    """The best model that these rounds have left."""
+    if len(rounds) == 1:
+        return aligned(rounds[0])
+    folders = tuple(round_.file("align") for round_ in rounds)
+    return Policy(
+        f"best of {len(rounds)}", folders, lambda context: context.located(taken(context, rounds).selection.model)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The round whose checkpoint was taken, and how its alignment came out."""
+
+    round_: Round
+    selection: Selection
+
+    @property
+    def best(self) -> CheckpointScore:
+        """The checkpoint."""
+        return self.selection.best
+
+
+def taken(context: Context, rounds: Sequence[Round] | None = None) -> Taken:
+    """The best of these rounds (of all that are done, unless they are named); of equals the earliest.
+
+    Raises FileNotFoundError where not even the first is done.
+    """
+    if rounds is None:
+        every = begun(context)
+        rounds = [round_ for round_ in every if _done(context, round_)] or every[:1]
+    found = [Taken(round_, selection_of(context, round_)) for round_ in rounds]
+    return max(found, key=lambda one: (_value(one.best), -one.round_.number))
+
+
+def selection(context: Context) -> Selection:
+    """How the alignment came out in the round that was taken."""
+    return taken(context).selection
+
+
+def _value(checkpoint: CheckpointScore) -> float:
+    return -1.0 if checkpoint.score is None else checkpoint.score
+
+
+def begun(context: Context) -> tuple[Round, ...]:
+    """The rounds so far: those that are done, and the one that is under way or comes next, where the loop has not ended."""
+    rounds = rounds_of(context.config)
+    for number in range(1, len(rounds)):
+        if not _done(context, rounds[number - 1]) or ended(context, rounds[:number]) is not None:
+            return rounds[:number]
+    return rounds
+
+
+def _done(context: Context, round_: Round) -> bool:
+    entry = context.run.manifest().stages.get(round_.stage("align"))
+    return entry is not None and entry.status == "done" and context.path(round_.file("align/selection.json")).is_file()
+
+
+def ended(context: Context, rounds: Sequence[Round]) -> str | None:
+    """Why no round follows ``rounds``, which are done; None where one does."""
+    settings, last = context.config.rounds, rounds[-1]
+    if last.number >= settings.most:
+        return f"rounds.most is {settings.most}"
+    chosen = selection_of(context, last)
+    if chosen.skipped is not None:
+        return f"round {last.number} had nothing to learn from: {chosen.skipped}"
+    calls = sum(map(len, strong_answers(context, rounds)))
+    if settings.strong_calls is not None and calls >= settings.strong_calls:
+        return f"feedback has taken {calls} strong calls, and rounds.strong_calls is {settings.strong_calls}"
+    if settings.stop == "never":
+        return None
+    return _no_better(context, rounds, chosen)
+
+
+def _no_better(context: Context, rounds: Sequence[Round], chosen: Selection) -> str | None:
+    last, before = rounds[-1], standing_before(context, rounds)
+    told = f"({_shown(chosen.best.score)}, before {_shown(before.checkpoint.score)})"
+    if _value(chosen.best) <= _value(before.checkpoint):
+        return f"validation did not rise in round {last.number} {told}"
+    if context.config.rounds.stop == "test":
+        p = _p_value(context, Scored(last, chosen.best), before)
+        if p is None or p >= ALPHA:
+            shown = "no test" if p is None else f"p = {p:.2g}"
+            return f"round {last.number} is not shown to be better on validation {told}: {shown}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A checkpoint and the round in which it was scored."""
+
+    round_: Round
+    checkpoint: CheckpointScore
+
+
+def standing_before(context: Context, rounds: Sequence[Round]) -> Scored:
+    """The best model before the last of these rounds: of the rounds before, or the one that the first began with."""
+    if len(rounds) > 1:
+        one = taken(context, rounds[:-1])
+        return Scored(one.round_, one.best)
+    return Scored(rounds[0], selection_of(context, rounds[0]).checkpoints[0])
+
+
+def _p_value(context: Context, a: Scored, b: Scored) -> float | None:
+    """Two-sided, of the paired test of the metric that checkpoints are chosen by; exact where it is a yes or no."""
+    queries = validation_queries(context)
+    found = []
+    for one in (a, b):
+        rows = context.run.file(validation_file(one.round_, one.checkpoint.step), Prediction).load()
+        found.append(outcomes_of(context.task, queries, rows))
+    tests = compare(context.metric, context.task.labels, "a", found[0], "b", found[1], context.config.seed)
+    return tests[-1].p
+
+
+def _shown(score: float | None) -> str:
+    return "no score" if score is None else f"{score:.3f}"
+
+
+def strong_answers(context: Context, rounds: Sequence[Round]) -> list[list[Refinement]]:
+    """The strong model's answers behind the feedback, by round: a request that was made before is not counted again."""
+    made, found = set[str](), list[list[Refinement]]()
+    for round_ in rounds:
+        drafts = {d.id: d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load()}
+        fresh = dict[str, Refinement]()
+        for answer in context.run.file(round_.file("solo.jsonl"), Refinement).load():
+            fresh[f"alone {answer.example_id}"] = answer
+        for answer in context.run.file(round_.file("refinements.jsonl"), Refinement).load():
+            if answer.draft_id in drafts:
+                fresh.setdefault(draft_key(drafts[answer.draft_id]), answer)
+        found.append([answer for key, answer in fresh.items() if key not in made])
+        made |= fresh.keys()
+    return found
