@@ -12,7 +12,7 @@ from tests.helpers import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cowest.models import agreement, local, packed
-from cowest.models.agreement import Agreement, _logprobs, _widened, narrowed, texts_of
+from cowest.models.agreement import Agreement, _logprobs, _widened, narrow, narrowed, texts_of
 from cowest.models.local import LocalChatModel
 from cowest.types import Message, ModelRef, Sampling
 
@@ -80,6 +80,20 @@ def test_auto_decides_once_says_so_once_and_keeps_to_it(
     [line] = caplog.messages
     assert "computed in bfloat16" in line and "mean KL 0.00" in line
     assert LocalChatModel(ModelRef(base=folder), device="cpu", dtype="float32")._model.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("native")
+def test_auto_is_what_a_checkpoint_loaded_in_bfloat16_is(folder: str) -> None:
+    """Weights and buffers: the frequencies of positions stay in float32, else far places would blur."""
+    found = LocalChatModel(ModelRef(base=folder), device="cpu")._model
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    kept = dict(loaded.named_buffers())
+    assert kept and any(value.dtype == torch.float32 for value in kept.values())
+    for name, value in found.named_buffers():
+        assert value.dtype == kept[name].dtype and torch.equal(value, kept[name])
+    narrowed_ = AutoModelForCausalLM.from_pretrained(folder)
+    narrow(narrowed_)
+    assert all(torch.equal(value, narrowed_.state_dict()[name]) for name, value in loaded.state_dict().items())
 
 
 @pytest.mark.usefixtures("native")

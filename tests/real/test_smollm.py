@@ -27,6 +27,7 @@ from transformers.utils.quantization_config import GgufConfig
 from cowest.assembly.places import model_path, model_source
 from cowest.models.endpoint import make_app, serve
 from cowest.models.local import LocalChatModel, load_model, load_tokenizer
+from cowest.models.readers import SlotReader
 from cowest.models.scripted import ScriptedChatModel
 from cowest.pipeline import RunSummary, run
 from cowest.recipe.config import config_from_dict
@@ -196,3 +197,15 @@ async def test_it_is_served_as_it_was_evaluated(made: Made) -> None:
                         assert answer.json["cowest"].get("draft") == found.draft
         finally:
             await opened.aclose()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_prompts_share_what_they_begin_with_in_either_precision(smollm: str, dtype: str) -> None:
+    """The engine checks a model before it trusts its own way of reading; rounding must not send a small model the slow way."""
+    model = LocalChatModel(ModelRef(base=model_path(smollm)), device="cpu", dtype=dtype, batch_size=8)
+    reader = model._decoder._reader
+    assert isinstance(reader, SlotReader)
+    asked = [(Message(role="user", content=f"{TEXT}\n\nQuestion {n}: who coined it?"),) for n in range(4)]
+    answers = await asyncio.gather(*(model.generate(m, Sampling(temperature=0.0, max_tokens=4)) for m in asked))
+    await model.aclose()
+    assert reader.read_tokens < 0.6 * sum(answer.usage.input_tokens for answer in answers)

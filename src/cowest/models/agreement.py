@@ -71,7 +71,7 @@ def narrowed(model: PreTrainedModel, texts: list[list[int]]) -> Agreement:
     """Turn ``model``, as it was stored, into bfloat16 in place, and say how well that agrees with float32."""
     with _widened(model):
         wide = [_logprobs(model, text) for text in texts]
-    model.to(torch.bfloat16)  # type: ignore[arg-type]
+    narrow(model)
     kl, same, places = 0.0, 0, 0
     for text, before in zip(texts, wide, strict=True):
         after = _logprobs(model, text)
@@ -79,6 +79,12 @@ def narrowed(model: PreTrainedModel, texts: list[list[int]]) -> Agreement:
         same += int((before.argmax(-1) == after.argmax(-1)).sum())
         places += len(before)
     return Agreement(kl / places, same / places, places)
+
+
+def narrow(model: PreTrainedModel) -> None:
+    """bfloat16 in place, as a checkpoint is loaded in it: buffers, such as the frequencies of positions, stay in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _logprobs(model: PreTrainedModel, text: list[int]) -> torch.Tensor:

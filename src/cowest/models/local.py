@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
-from cowest.models.agreement import FEWEST, decide, decided, narrowed, texts_of
+from cowest.models.agreement import FEWEST, decide, decided, narrow, narrowed, texts_of
 from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
 from cowest.models.hub import hub_switch
@@ -335,7 +335,8 @@ def _load(ref: ModelRef, device: torch.device, dtype: str, tokenizer: PreTrained
         decide(ref, found)
     _say(ref.base, found.enough, str(found))
     if found.enough:
-        return torch.nn.Module.to(model, torch.bfloat16)
+        narrow(model)
+        return model
     del model
     return load_model(ref, device=device, dtype=torch.float32)
 
