@@ -38,6 +38,44 @@ class DraftScore:
         return feedback.weak.value
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The score of the refined answer, E(y*, x): the strong model alone is not asked, which saves a call a query.
+
+    Among the drafts of one query it differs from the gain by a constant, so that rule ``ordered`` makes the same pairs.
+    """
+
+    name: str = "outcome"
+    asks: frozenset[Asks] = frozenset({"refine"})
+    alone: bool = False
+
+    def value(self, feedback: Feedback) -> float | None:
+        """None where the refined answer is unscored."""
+        return feedback.refined.value
+
+
+@dataclass(frozen=True, slots=True)
+class Surplus:
+    """What the two have together beyond the better of them: E(y*, x) - max(E(z, x), E(y, x)), y the draft by itself.
+
+    A right draft that is only passed on is worth nothing, one that leads to what neither had is.
+    """
+
+    name: str = "surplus"
+    asks: frozenset[Asks] = frozenset({"refine", "solo"})
+    alone: bool = False
+
+    def value(self, feedback: Feedback) -> float | None:
+        """None where a part is unscored."""
+        parts = feedback.refined.value, feedback.solo.value, feedback.weak.value
+        if parts[0] is None or parts[1] is None or parts[2] is None:
+            return None
+        return parts[0] - max(parts[1], parts[2])
+
+
 SIGNALS: Registry[Signal] = Registry(
-    "signal", "cowest.signals", {s.name: s for s in (Gain(), DraftScore())}, ("name", "asks", "alone", "value")
+    "signal",
+    "cowest.signals",
+    {s.name: s for s in (Gain(), DraftScore(), Outcome(), Surplus())},
+    ("name", "asks", "alone", "value"),
 )

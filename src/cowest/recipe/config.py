@@ -146,7 +146,8 @@ class PairsConfig(Section):
         default="collaboration",
         description="What makes a draft chosen; installed packages add signals. collaboration: its gain. draft: the score of the "
         "draft alone, as in RLWF, which never asks what the strong model makes of it; checkpoints are then chosen by the weak "
-        "model's own score.",
+        "model's own score. outcome: the score of the refined answer; with rule ordered the same pairs as the gain, and a call "
+        "a query less. surplus: what the refined answer has beyond the better of the strong model alone and the draft by itself.",
     )
 
 
