@@ -19,6 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Role = Literal["system", "user", "assistant"]
 
 
+def _is_none(value: object) -> bool:
+    """Of a field that newer versions add: left out of a file where it says nothing, which is then as it was before."""
+    return value is None
+
+
 class Record(BaseModel):
     """Base of all records: immutable, and an unknown field is an error."""
 
@@ -182,12 +187,22 @@ class Refinement(Record):
 
 
 class Score(Record):
-    """E(answer, x). ``value`` is None where no score could be given, and ``error`` says why."""
+    """E(answer, x). ``value`` is None where no score could be given, and ``error`` says why.
+
+    ``expected``: the mean score of the answers that the model may give, by their probabilities, where that was asked for
+    (``feedback.expect``) and could be told. It stands for ``value`` in what a draft is ``worth``.
+    """
 
     value: float | None
+    expected: float | None = Field(default=None, exclude_if=_is_none)
     answer: str | None = None
     explanation: str | None = None
     error: str | None = None
+
+    @property
+    def worth(self) -> float | None:
+        """The expected score where there is one, else the score of the one answer."""
+        return self.value if self.expected is None else self.expected
 
 
 class Feedback(Record):
@@ -202,9 +217,9 @@ class Feedback(Record):
     @property
     def gain(self) -> float | None:
         """Collaborative feedback E(y*, x) - E(z, x) (paper, step 5); None when a part is unscored."""
-        if self.refined.value is None or self.solo.value is None:
+        if self.refined.worth is None or self.solo.worth is None:
             return None
-        return self.refined.value - self.solo.value
+        return self.refined.worth - self.solo.worth
 
 
 class PreferencePair(Record):

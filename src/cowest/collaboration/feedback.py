@@ -17,6 +17,9 @@ from cowest.types import Draft, Example, Feedback, Refinement, Score
 Reason = Literal["cut off", "refused", "failed", "not judged"]
 """Why a draft has no gain: the strong model's text was cut off at max_tokens, it refused, its call failed, or the judge did."""
 
+NOT_ASKED = "not asked"
+"""How the reason begins in place of an answer that the signal has no need of."""
+
 
 async def feedback(
     scorer: Scorer,
@@ -50,13 +53,18 @@ async def _score(scorer: Scorer, example: Example, answer: Draft | Refinement, m
 
 
 def unscored_reasons(records: Iterable[Feedback]) -> dict[Reason, int]:
-    """How many drafts have no gain, by reason, the most frequent first; nothing where all have one."""
+    """How many drafts lack a score that was asked for, by reason, the most frequent first; nothing where all have it."""
     reasons: Counter[Reason] = Counter()
     for record in records:
-        if record.gain is None:
-            score = record.refined if record.refined.value is None else record.solo
-            reasons[_reason(score.error or "")] += 1
+        lost = [score for score in (record.refined, record.solo) if is_lost(score)]
+        if lost:
+            reasons[_reason(lost[0].error or "")] += 1
     return dict(reasons.most_common())
+
+
+def is_lost(score: Score) -> bool:
+    """Whether there is no score though the answer was asked for."""
+    return score.value is None and not (score.error or "").startswith(NOT_ASKED)
 
 
 def _reason(error: str) -> Reason:

@@ -144,9 +144,16 @@ class PairsConfig(Section):
     )
     signal: str = Field(
         default="collaboration",
-        description="What makes a draft chosen; installed packages add signals. collaboration: its gain. draft: the score of the "
-        "draft alone, as in RLWF, which never asks what the strong model makes of it; checkpoints are then chosen by the weak "
-        "model's own score.",
+        description="What makes a draft chosen; installed packages add signals. collaboration: its gain. outcome: the score of the "
+        "refined answer, which needs no answers of the strong model alone. better: what the refined answer has more than the "
+        "better of the strong model alone and the draft. draft: the score of the draft alone, as in RLWF, which never asks what "
+        "the strong model makes of it; checkpoints are then chosen by the weak model's own score. docs/signals.md: which when.",
+    )
+    price_per_word: float = Field(
+        default=0.0,
+        ge=0,
+        description="Taken off a draft's worth for each of its words, in units of the score: of two that help alike, the shorter "
+        "one is chosen.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cowest.assembly.context import Context
 from cowest.collaboration.calls import many_at_once
 from cowest.collaboration.draft import draft, draft_id, drafts
-from cowest.collaboration.feedback import feedback, unscored_reasons
+from cowest.collaboration.feedback import NOT_ASKED, feedback, unscored_reasons
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import Scorer
@@ -17,7 +17,7 @@ from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
 from cowest.stages import asks, depends
-from cowest.stages.advice import contrast, thin_contrast
+from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, fill, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.learn import training_queries
@@ -157,7 +157,7 @@ def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
 def _unasked(draft: Draft) -> Refinement:
     """In the place of an answer that the signal has no need of."""
     return Refinement(
-        example_id=draft.example_id, draft_id=draft.id, text=None, error="not asked: the signal needs no such call"
+        example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: the signal needs no such call"
     )
 
 
@@ -342,16 +342,16 @@ async def _pairs(context: Context, round_: Round) -> Done:
         max_per_query=settings.max_per_query,
         limit=settings.limit,
         signal=context.signal,
+        price_per_word=settings.price_per_word,
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []
     before = [pair for name in _pooled(round_) for pair in context.run.file(name, PreferencePair).load()]
     context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected, *before])
     limit = context.config.feedback.sampling.max_tokens
-    compared = context.signal.asks >= {"refine", "solo"}  # else a draft can do without a gain
-    unscored = unscored_reasons(feedback_) if compared else {}
+    unscored = unscored_reasons(feedback_)
     counts = {**made.counts, **{f"unscored_{reason.replace(' ', '_')}": n for reason, n in unscored.items()}}
-    context.reporter.info(f"{context.label}pairs: {contrast(counts)}")
+    context.reporter.info(f"{context.label}pairs: {contrast(counts)}; {agreement(counts)}")
     warnings = thin_contrast(counts, unscored, feedback_, limit)
     for text in warnings:
         context.reporter.info(f"{context.label}pairs: warning: {text}")
