@@ -24,6 +24,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_empty(value: object) -> bool:
+    return value == ()
+
+
 class Record(BaseModel):
     """Base of all records: immutable, and an unknown field is an error."""
 
@@ -169,8 +173,27 @@ class Draft(Record):
     latency_s: float = 0.0
 
 
+class Classes(Record):
+    """How probable each class was where an answer stands in its text: characters ``start`` to ``end``. They add up to 1."""
+
+    start: int
+    end: int
+    probabilities: dict[str, float]
+
+
+class Sample(Record):
+    """A further answer to the same request, drawn at a temperature; ``truncated`` and ``error`` as in :class:`Refinement`."""
+
+    text: str | None
+    truncated: bool = False
+    error: str | None = None
+
+
 class Refinement(Record):
     """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
+
+    ``classes`` and ``samples`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is then that of
+    all calls.
 
     ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong. ``text`` is None and
     ``error`` too where it was cut off within its ``thinking``: that is no failed call, and it is not asked again.
@@ -184,6 +207,8 @@ class Refinement(Record):
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
+    classes: Classes | None = Field(default=None, exclude_if=_is_none)
+    samples: tuple[Sample, ...] = Field(default=(), exclude_if=_is_empty)
 
 
 class Score(Record):

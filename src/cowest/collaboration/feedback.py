@@ -12,7 +12,7 @@ from typing import Literal
 
 from cowest.protocols import Scorer
 from cowest.scoring.scorer import CUT_OFF, cut_score
-from cowest.types import Draft, Example, Feedback, Refinement, Score
+from cowest.types import Draft, Example, Feedback, Refinement, Sample, Score
 
 Reason = Literal["cut off", "refused", "failed", "not judged"]
 """Why a draft has no gain: the strong model's text was cut off at max_tokens, it refused, its call failed, or the judge did."""
@@ -45,11 +45,37 @@ async def feedback(
 
 
 async def _score(scorer: Scorer, example: Example, answer: Draft | Refinement, max_tokens: int | None) -> Score:
+    """The score of an answer, with the expected one where the answer has what that takes."""
+    score = await _of_text(scorer, example, answer, max_tokens)
+    if isinstance(answer, Draft):
+        return score
+    expected = await _expected(scorer, example, answer, max_tokens)
+    return score if expected is None else score.model_copy(update={"expected": expected})
+
+
+async def _of_text(
+    scorer: Scorer, example: Example, answer: Draft | Refinement | Sample, max_tokens: int | None
+) -> Score:
     """A text cut off before it came to an answer tells of max_tokens and not of the draft: unscored, not wrong."""
     if answer.text is None and answer.error is not None:
         return Score(value=None, error=answer.error)
     score = await scorer.score(example, answer.text)
     return cut_score(score, max_tokens) if answer.truncated else score
+
+
+async def _expected(scorer: Scorer, example: Example, answer: Refinement, max_tokens: int | None) -> float | None:
+    """The sum of a class's probability times its score, or the mean over samples; those without a score are left out."""
+    if answer.classes is not None and answer.text is not None:
+        start, end = answer.classes.start, answer.classes.end
+        shares = list(answer.classes.probabilities.values())
+        texts = [f"{answer.text[:start]}{label}{answer.text[end:]}" for label in answer.classes.probabilities]
+        values = [(await scorer.score(example, text)).value for text in texts]
+    else:
+        shares = [1.0] * len(answer.samples)
+        values = [(await _of_text(scorer, example, sample, max_tokens)).value for sample in answer.samples]
+    scored = [(share, value) for share, value in zip(shares, values, strict=True) if value is not None]
+    total = sum(share for share, _ in scored)
+    return sum(share * value for share, value in scored) / total if total else None
 
 
 def unscored_reasons(records: Iterable[Feedback]) -> dict[Reason, int]:
@@ -64,7 +90,7 @@ def unscored_reasons(records: Iterable[Feedback]) -> dict[Reason, int]:
 
 def is_lost(score: Score) -> bool:
     """Whether there is no score though the answer was asked for."""
-    return score.value is None and not (score.error or "").startswith(NOT_ASKED)
+    return score.worth is None and not (score.error or "").startswith(NOT_ASKED)
 
 
 def _reason(error: str) -> Reason:

@@ -100,6 +100,9 @@ class DraftConfig(Section):
 
 
 Watch = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+Expected = Annotated[
+    Literal["off", "logprobs", "samples"], BeforeValidator(lambda value: "off" if value is False else value)
+]
 _WATCH = (
     "Compare the answers made with a draft with those of the strong model alone, first at 36 queries, then whenever their number "
     "has doubled: one class nearly always, no answer, cut off, drafts ignored or always copied. warn: say so with the numbers and "
@@ -125,6 +128,16 @@ class FeedbackConfig(Section):
         description="A model that scores answers against the reference, instead of the metric (the paper's E).",
     )
     watch: Watch = Field(default="warn", description=_WATCH)
+    expect: Expected = Field(
+        default="off",
+        description="What a draft is worth: off: the score of one answer. logprobs: the expected score over the classes, from the "
+        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5). samples: "
+        "the mean score of further answers, for open answers and endpoints without log-probabilities.",
+    )
+    samples: int = Field(
+        default=4, ge=1, description="expect: samples. Further answers to each request, alone and with each draft."
+    )
+    sample_temperature: float = Field(default=1.0, gt=0, description="expect: samples. Their temperature.")
 
 
 class PairsConfig(Section):

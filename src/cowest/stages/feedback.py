@@ -11,7 +11,7 @@ from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import NOT_ASKED, feedback, unscored_reasons
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
-from cowest.protocols import Scorer
+from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
@@ -20,6 +20,7 @@ from cowest.stages import asks, depends
 from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, fill, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
+from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
@@ -111,7 +112,7 @@ async def _feedback(context: Context, round_: Round) -> Done:
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     for name in ("solo.jsonl", "refinements.jsonl"):
         context.path(round_.file(name)).touch()  # also where the signal asked for nothing
-    calls = sum(r.usage.calls for r in refinements)
+    calls = sum(r.usage.calls > 0 for r in refinements)
     solo_failed, refined_failed = failures(solos), failures(refinements)
     counts = {
         "solo": len(solos),
@@ -124,7 +125,11 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "scored": sum(context.signal.value(r) is not None for r in records),
         "unscored": sum(context.signal.value(r) is None for r in records),
     }
-    return Done(counts, solo_failed + refined_failed, watch.warnings)
+    expected = expected_counts(context, [*solos, *refinements])
+    warnings = expected_warnings(context, expected)
+    for text in warnings:
+        context.reporter.info(f"{context.label}feedback: warning: {text}")
+    return Done(counts | expected, solo_failed + refined_failed, (*watch.warnings, *warnings))
 
 
 def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> DraftWatch:
@@ -209,10 +214,11 @@ async def _answers(
     prefixes, and, at a discount, by a provider that caches prompts (for those that come after the first answer began). A batch
     takes a day: there everything of one kind is asked together, and looked at when it is back.
     """
-    alone = _solos(context, round_, queries, watch) if "solo" in context.signal.asks else None
+    strong = strong_model(context)
+    alone = _solos(context, round_, strong, queries, watch) if "solo" in context.signal.asks else None
     refined = None
     if "refine" in context.signal.asks:
-        refined = _refinements(context, round_, queries, drafts, alone, watch)
+        refined = _refinements(context, round_, strong, queries, drafts, alone, watch)
     asked = [filling for filling in (alone, refined) if filling is not None]
     batch = context.config.feedback.mode == "batch"
     for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
@@ -228,17 +234,17 @@ def _at_once(context: Context) -> int:
 
 
 def _solos(
-    context: Context, round_: Round, queries: Mapping[str, Example], watch: DraftWatch
+    context: Context, round_: Round, strong: ChatModel, queries: Mapping[str, Example], watch: DraftWatch
 ) -> Filling[Example, Refinement]:
     """The strong model alone, once a query."""
-    strong = context.models.strong(context.config.feedback.mode)
     places = {id: n for n, id in enumerate(queries)}
     known = {r.example_id: r for name in _first_solos(round_) for r in context.run.file(name, Refinement).load()}
 
     async def make(example: Example) -> Refinement:
         if (there := known.get(example.id)) is not None and there.error is None:
             return there.model_copy(update={"usage": Usage(), "latency_s": 0.0})
-        return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
+        asked = asks.solo_requests(context, example)
+        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, asked))
 
     return Filling(
         "strong alone",
@@ -257,6 +263,7 @@ def _solos(
 def _refinements(
     context: Context,
     round_: Round,
+    strong: ChatModel,
     queries: Mapping[str, Example],
     drafts: Sequence[Draft],
     alone: Filling[Example, Refinement] | None,
@@ -266,7 +273,6 @@ def _refinements(
 
     ``alone``: where the same model answers alone, which shows that it is not out of order.
     """
-    strong = context.models.strong(context.config.feedback.mode)
     file = context.run.file(round_.file("refinements.jsonl"), Refinement)
     places, texts = {id: n for n, id in enumerate(queries)}, {d.id: asks.draft_key(d) for d in drafts}
     answers = dict[str, asyncio.Future[Refinement]]()
@@ -281,9 +287,9 @@ def _refinements(
             done = await asyncio.shield(answers[key])
             return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
         answer = answers[key] = asyncio.get_running_loop().create_future()
-        sampling = asks.refine_request(context, example, item).sampling
+        asked = asks.refine_requests(context, example, item)
         try:  # here and in no task of its own, in which it would come behind all that begin with it
-            done = await refine(strong, context.frames, example, item, sampling)
+            done = await refine(strong, context.frames, example, item, asked[0].sampling, expect_of(context, asked))
         except BaseException:
             answer.cancel()
             raise
