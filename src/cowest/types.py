@@ -25,7 +25,7 @@ def _is_none(value: object) -> bool:
 
 
 def _is_empty(value: object) -> bool:
-    return value == ()
+    return not value
 
 
 class Record(BaseModel):
@@ -159,7 +159,8 @@ class Passage(Record):
 class Draft(Record):
     """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0.
 
-    ``thinking`` was hidden before the text, and goes to nobody. ``truncated`` as in :class:`Refinement`.
+    ``thinking`` was hidden before the text, and goes to nobody. ``truncated`` as in :class:`Refinement`. ``redrawn``: how often it
+    was drawn again, since it was like an earlier one (``draft.redraw``); ``usage`` is that of all tries.
     """
 
     id: str
@@ -171,6 +172,7 @@ class Draft(Record):
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
+    redrawn: int = Field(default=0, exclude_if=_is_empty)
 
 
 class Classes(Record):

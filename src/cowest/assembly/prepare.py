@@ -36,6 +36,10 @@ def prepare(
                 reporter.info(f"{where}: {note}")
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
+    if config.draft.redraw and not any(config.draft.ladder or (config.draft.sampling.temperature,)):
+        raise ConfigError(
+            "draft.redraw: at temperature 0 the same draft comes again; set draft.sampling.temperature or draft.ladder"
+        )
 
     models, contexts = OpenModels(config, out, objects=objects, reporter=reporter), []
     for name, single in config.by_task().items():

@@ -134,28 +134,32 @@ class _Workload:
         done = defaultdict[str, int](int)
         for d in self._drafts() or ():
             done[d.example_id] += 1
-        low = high = already = 0
+        many = 1 if settings.ladder else weak.many  # on a ladder each draft has a request of its own
+        low = high = already = again = 0
         for e in self._train:
             asked, series = self._frames.draft(e), asks.draft_series(self._context, self._round, e)
             drawn = [
-                (series.together(settings.sampling), k) if weak.many > 1 else (series.nth(settings.sampling, k), 0)
+                (series.together(settings.sampling), k)
+                if many > 1
+                else (asks.draft_sampling(self._context, self._round, e, k), 0)
                 for k in range(settings.samples)
             ]
             keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for sampling, k in drawn]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
-            low, high = low - (-missing // weak.many), high + missing
+            low, high = low - (-missing // many), high + missing
             already += there
+            again += 0 if done[e.id] == settings.samples else (settings.samples - 1) * settings.redraw
         return Work(
             "sample",
             "drafts",
             weak,
-            Range(low=low, expected=low, high=high),
+            Range(low=low, expected=low, high=high + again),
             already,
             self._train,
             self._draft_prompt,
             settings.sampling,
-            samples=min(weak.many, settings.samples),
+            samples=min(many, settings.samples),
             drafting=True,
         )
 
@@ -164,13 +168,20 @@ class _Workload:
         file = self._context.run.file(self._round.file("drafts.jsonl"), Draft)
         kept = file.load() if self._round.stage("sample") in self._current else []
         made = sum(d.error is None for d in kept)
-        calls, sampling = (
-            0 if self._done(self._round.stage("sample")) else len(self._train) * self._c.draft.samples,
-            self._c.draft.sampling,
-        )
-        left = _exactly(calls).less(made)
+        settings, n = self._c.draft, len(self._train)
+        done = self._done(self._round.stage("sample"))
+        calls, again = n * settings.samples, n * (settings.samples - 1) * settings.redraw
+        left = ZERO if done else Range(low=calls, expected=calls, high=calls + again).less(made)
         return Work(
-            "sample", "drafts", self._weak, left, made, self._train, self._draft_prompt, sampling, drafting=True
+            "sample",
+            "drafts",
+            self._weak,
+            left,
+            made,
+            self._train,
+            self._draft_prompt,
+            settings.sampling,
+            drafting=True,
         )
 
     def _solo(self) -> Work:
@@ -194,7 +205,8 @@ class _Workload:
         n, samples, each = len(self._train), self._c.draft.samples, asks.calls_each(self._context)
         if drafts is None:
             low = self._distinct(self._train)
-            one = self._c.draft.sampling.temperature == 0 and not self._served  # greedy: a query's drafts are all equal
+            temperatures = self._c.draft.ladder or (self._c.draft.sampling.temperature,)
+            one = not any(temperatures) and not self._served  # greedy: a query's drafts are all equal
             calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
             calls *= Range(low=each, expected=each, high=each)
         else:

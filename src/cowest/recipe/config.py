@@ -97,6 +97,16 @@ class DraftConfig(Section):
         "answers by heart drafts better on them than on any new query, and feedback on such drafts misleads.",
     )
     sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=256)
+    ladder: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Temperatures in place of the one of sampling: draft k of a query takes the k-th, then from the first again.",
+    )
+    redraw: int = Field(
+        default=0,
+        ge=0,
+        description="Draw a draft again, so many times at most, that says the same as an earlier one of its query but for case, "
+        "punctuation and articles; each try takes the ladder's next temperature.",
+    )
 
 
 Watch = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: "off" if value is False else value)]

@@ -48,9 +48,9 @@ _NO_CONTRAST: Mapping[str, str] = {
     "no_contrast_by_the_rule": "their drafts differ in worth, and pairs.rule or pairs.min_margin takes none",
 }
 _MORE: Mapping[str, str] = {
-    "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature, or a finer score (feedback.judge, or "
-    "feedback.metric f1 where answers are open)",
-    "no_contrast_equal_drafts": "a higher draft.sampling.temperature (or top_p)",
+    "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature (or draft.ladder), expected scores "
+    "(feedback.expect), or a finer score (feedback.judge, or feedback.metric f1 where answers are open)",
+    "no_contrast_equal_drafts": "a higher draft.sampling.temperature (or top_p), or draft.redraw",
     "no_contrast_unscored": "see to the unscored drafts first",
     "no_contrast_too_few_drafts": "draft.samples of 4 or more, and a longer draft.sampling.max_tokens where drafts are cut off",
     "no_contrast_by_the_rule": "pairs.rule: ordered, or a smaller pairs.min_margin",

@@ -9,15 +9,26 @@ from cowest.assembly.context import Context
 from cowest.collaboration.calls import Series
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.stages.rounds import Round
-from cowest.types import Draft, Example, Message, Request
+from cowest.types import Draft, Example, Message, Request, Sampling
 
 ALTERNATIVES: Final = 5
 """Alternatives of each token whose log-probabilities are asked for, where the recipe does not say: what most endpoints give."""
 
 
-def draft_series(context: Context, round_: Round, example: Example) -> Series:
-    """The seeds of a training query's drafts: they follow from the recipe's seed, the query and the draft's index."""
-    return Series(context.config.seed, *round_.seed("draft"), example.id)
+def draft_series(context: Context, round_: Round, example: Example, attempt: int = 0) -> Series:
+    """The seeds of a training query's drafts: they follow from the recipe's seed, the query, the draft's index and the attempt."""
+    again: tuple[str | int, ...] = ("again", attempt) if attempt else ()
+    return Series(context.config.seed, *round_.seed("draft"), example.id, *again)
+
+
+def draft_sampling(context: Context, round_: Round, example: Example, index: int, attempt: int = 0) -> Sampling:
+    """How a draft is drawn by a request of its own; each further ``attempt`` goes up the ladder."""
+    settings = context.config.draft
+    sampling = settings.sampling
+    if settings.ladder:
+        rung = settings.ladder[(index + attempt) % len(settings.ladder)]
+        sampling = sampling.model_copy(update={"temperature": rung})
+    return draft_series(context, round_, example, attempt).nth(sampling, index)
 
 
 def solo_requests(context: Context, example: Example) -> list[Request]:

@@ -1,4 +1,4 @@
-"""Stages that collect the collaborative feedback: ``sample``, ``feedback`` and ``pairs``."""
+"""Stages that collect the collaborative feedback: ``feedback`` and ``pairs``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from cowest.assembly.context import Context
-from cowest.collaboration.calls import many_at_once
-from cowest.collaboration.draft import draft, draft_id, drafts
 from cowest.collaboration.feedback import NOT_ASKED, feedback, unscored_reasons
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
@@ -18,64 +16,13 @@ from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
 from cowest.stages import asks, depends
 from cowest.stages.advice import agreement, contrast, thin_contrast
-from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, fill, filled
+from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
-
-
-def _sample_depends(context: Context) -> Depends:
-    c = context.config
-    found = (
-        settings_of("draft", c.draft)
-        | depends.questions("drafted", training_queries(context))
-        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
-        | depends.seen(context, "weak")
-        | depends.value("seed", c.seed)
-    )
-    if context.weak.trainable:
-        return found | settings_of("weak", c.weak, leave_out=("model", "adapter"))  # the weights are the policy's
-    return found | context.weak.identity("weak")
-
-
-async def _sample(context: Context, round_: Round) -> Done:
-    settings, weak = context.config.draft, context.models.weak(round_.policy.weights(context))
-    items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
-    shared: dict[str, asyncio.Task[list[Draft]]] = {}
-
-    many = many_at_once(weak)
-
-    async def make(item: tuple[Example, int]) -> Draft:
-        example, index = item
-        series = asks.draft_series(context, round_, example)
-        if many is None:
-            return await draft(weak, context.frames, example, index, series.nth(settings.sampling, index))
-        if example.id not in shared:
-            together = drafts(many, context.frames, example, settings.samples, series.together(settings.sampling))
-            shared[example.id] = asyncio.ensure_future(together)
-        return (await shared[example.id])[index]
-
-    file = context.run.file(round_.file("drafts.jsonl"), Draft)
-    try:
-        made = await fill(
-            "sample drafts",
-            context,
-            file,
-            items,
-            lambda i: draft_id(*i),
-            lambda d: d.id,
-            make,
-            limit="draft.sampling.max_tokens",
-        )
-    finally:
-        for call in shared.values():
-            call.cancel()
-        await weak.aclose()
-    failed = failures(made)
-    return Done({"drafts": len(made), "failed": failed, "cut_off": sum(d.truncated for d in made)}, failed)
 
 
 def _feedback_depends(context: Context) -> Depends:
@@ -376,16 +323,6 @@ def _first_solos(round_: Round) -> tuple[str, ...]:
 def _pooled(round_: Round) -> tuple[str, ...]:
     """The file with the pairs of earlier rounds, where they are learnt from, too."""
     return () if round_.pooled is None else (round_.pooled.file("pairs.jsonl"),)
-
-
-def sample_stage(round_: Round) -> Stage:
-    """K drafts for each training query, by the round's policy."""
-
-    async def execute(context: Context) -> Done:
-        return await _sample(context, round_)
-
-    writes = (round_.file("drafts.jsonl"),)
-    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, _sample_depends, execute)
 
 
 def feedback_stage(round_: Round) -> Stage:
