@@ -129,19 +129,22 @@ class Proving:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Ask. Raises StageError ``no_logprobs`` where the first answer comes without what was asked for."""
-        if self._proven:
-            return await self._inner.generate(messages, sampling)
+        first = None if self._proven else await self._prove(messages, sampling)
+        return await self._inner.generate(messages, sampling) if first is None else first
+
+    async def _prove(self, messages: Sequence[Message], sampling: Sampling) -> Completion | None:
+        """The first answer; None where another request has shown meanwhile what the model can."""
         async with self._alone:
             if self._failed:  # those that have waited end as the first one did
                 raise self._lacking()
-            if not self._proven:
-                done = await self._first.generate(messages, sampling)
-                self._proven = any(token.top for token in done.logprobs or ())
-                self._failed = not self._proven
-                if self._failed:
-                    raise self._lacking()
-                return done
-        return await self._inner.generate(messages, sampling)
+            if self._proven:
+                return None
+            done = await self._first.generate(messages, sampling)
+            self._proven = any(token.top for token in done.logprobs or ())
+            self._failed = not self._proven
+            if self._failed:
+                raise self._lacking()
+            return done
 
     def _lacking(self) -> StageError:
         return StageError(
