@@ -35,11 +35,12 @@ from cowest.stages.by_round import drift_stage
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
-from cowest.stages.feedback import feedback_stage, pairs_stage, sample_stage
+from cowest.stages.feedback import feedback_stage, pairs_stage
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import Round
+from cowest.stages.sample import sample_stage
 from cowest.stages.upgrade import upgrade
 from cowest.systems.registry import evaluated
 from cowest.types import ModelRef

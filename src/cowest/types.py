@@ -19,6 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Role = Literal["system", "user", "assistant"]
 
 
+def _is_none(value: object) -> bool:
+    """Of a field that newer versions add: left out of a file where it says nothing, which is then as it was before."""
+    return value is None
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class Record(BaseModel):
     """Base of all records: immutable, and an unknown field is an error."""
 
@@ -150,7 +159,8 @@ class Passage(Record):
 class Draft(Record):
     """The weak model's y ~ pi_w(.|x); ``index`` counts the samples of one query from 0.
 
-    ``thinking`` was hidden before the text, and goes to nobody. ``truncated`` as in :class:`Refinement`.
+    ``thinking`` was hidden before the text, and goes to nobody. ``truncated`` as in :class:`Refinement`. ``redrawn``: how often it
+    was drawn again, since it was like an earlier one (``draft.redraw``); ``usage`` is that of all tries.
     """
 
     id: str
@@ -162,10 +172,30 @@ class Draft(Record):
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
+    redrawn: int = Field(default=0, exclude_if=_is_empty)
+
+
+class Classes(Record):
+    """How probable each class was where an answer stands in its text: characters ``start`` to ``end``. They add up to 1."""
+
+    start: int
+    end: int
+    probabilities: dict[str, float]
+
+
+class Sample(Record):
+    """A further answer to the same request, drawn at a temperature; ``truncated`` and ``error`` as in :class:`Refinement`."""
+
+    text: str | None
+    truncated: bool = False
+    error: str | None = None
 
 
 class Refinement(Record):
     """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
+
+    ``classes`` and ``samples`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is then that of
+    all calls.
 
     ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong. ``text`` is None and
     ``error`` too where it was cut off within its ``thinking``: that is no failed call, and it is not asked again.
@@ -179,15 +209,27 @@ class Refinement(Record):
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
+    classes: Classes | None = Field(default=None, exclude_if=_is_none)
+    samples: tuple[Sample, ...] = Field(default=(), exclude_if=_is_empty)
 
 
 class Score(Record):
-    """E(answer, x). ``value`` is None where no score could be given, and ``error`` says why."""
+    """E(answer, x). ``value`` is None where no score could be given, and ``error`` says why.
+
+    ``expected``: the mean score of the answers that the model may give, by their probabilities, where that was asked for
+    (``feedback.expect``) and could be told. It stands for ``value`` in what a draft is ``worth``.
+    """
 
     value: float | None
+    expected: float | None = Field(default=None, exclude_if=_is_none)
     answer: str | None = None
     explanation: str | None = None
     error: str | None = None
+
+    @property
+    def worth(self) -> float | None:
+        """The expected score where there is one, else the score of the one answer."""
+        return self.value if self.expected is None else self.expected
 
 
 class Feedback(Record):
@@ -202,9 +244,9 @@ class Feedback(Record):
     @property
     def gain(self) -> float | None:
         """Collaborative feedback E(y*, x) - E(z, x) (paper, step 5); None when a part is unscored."""
-        if self.refined.value is None or self.solo.value is None:
+        if self.refined.worth is None or self.solo.worth is None:
             return None
-        return self.refined.value - self.solo.value
+        return self.refined.worth - self.solo.worth
 
 
 class PreferencePair(Record):

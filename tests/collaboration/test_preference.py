@@ -203,3 +203,19 @@ def test_rlwf_prefers_the_draft_that_is_right_itself() -> None:
     made = build_pairs([question()], drafts, scores, FRAMES, signal=DraftScore())
     assert texts(made) == [("right", "helpful")]
     assert (made.pairs[0].chosen_gain, made.pairs[0].rejected_gain) == (1.0, 0.0)
+
+
+def test_of_two_that_help_alike_the_shorter_is_chosen_where_words_have_a_price() -> None:
+    rows: list[Row] = [("one two three four", 1, 0), ("one two", 1, 0)]
+    assert texts(pairing(rows)) == []
+    made = pairing(rows, price_per_word=0.05)
+    assert texts(made) == [("one two", "one two three four")]
+    assert made.pairs[0].chosen_gain == pytest.approx(0.9)
+
+
+def test_how_often_a_signal_orders_drafts_as_their_outcomes_do_is_counted() -> None:
+    rows: list[Row] = [("a", 1, 0), ("b", 0, 0), ("c", 0, 0), ("d", None, 0)]
+    made = pairing(rows)
+    assert (made.counts["outcomes_differ"], made.counts["outcomes_agree"], made.counts["outcomes_tied"]) == (2, 2, 0)
+    blind = pairing(rows, signal=DraftScore())  # every draft scores 0 by itself
+    assert (blind.counts["outcomes_differ"], blind.counts["outcomes_agree"], blind.counts["outcomes_tied"]) == (2, 0, 2)

@@ -22,6 +22,7 @@ from cowest.recipe.config import (
     ScriptedModelConfig,
     config_from_dict,
     load_config,
+    with_settings,
 )
 from cowest.run.progress import QuietReporter
 
@@ -279,3 +280,18 @@ def test_the_recipes_that_init_writes_are_valid(tmp_path: Path, monkeypatch: pyt
             build_frames(single, task)
             assert all(task.examples(split) for split in ("train", "validation", "test"))
             assert single.draft.samples >= 2
+
+
+def test_signals_and_contrast_are_points_of_a_grid() -> None:
+    config = config_from_dict(yaml.safe_load(GOOD))
+    grid: dict[str, dict[str, JsonValue]] = {
+        "outcome": {"pairs.signal": "outcome"},
+        "better": {"pairs.signal": "better"},
+        "short": {"pairs.price_per_word": 0.002},
+        "expected": {"feedback.expect": "logprobs"},
+        "sampled": {"feedback.expect": "samples", "feedback.samples": 2, "feedback.sample_temperature": 0.7},
+        "ladder": {"draft.ladder": [0.3, 1.0], "draft.redraw": 2},
+    }
+    made = {label: with_settings(config, settings) for label, settings in grid.items()}
+    assert made["ladder"].draft.ladder == (0.3, 1.0) and made["sampled"].feedback.samples == 2
+    assert with_settings(made["expected"], {"feedback.expect": False}) == config  # YAML reads off as false

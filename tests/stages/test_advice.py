@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cowest.stages.advice import contrast, thin_contrast
+from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.types import Feedback, Score
 
 REAL = {  # the counts of a first real run
@@ -41,3 +41,10 @@ def test_unscored_drafts_are_told_by_side_with_the_setting_to_raise() -> None:
     assert "alone is missing for 33, the one with the draft for 0" in said
     assert "raise feedback.sampling.max_tokens from 160 to 320 or more; the strong model refuses" in said
     assert thin_contrast({}, {"cut off": 1}, [feedback(None, 1.0), *[feedback(1.0, 1.0)] * 35], 160) == ()
+
+
+def test_agreement_with_outcomes_is_told_where_outcomes_differ() -> None:
+    counts = {"pairs": 3, "queries_with_pairs": 2, "queries_without_contrast": 2}
+    assert agreement(counts) == "0.75 a query"
+    counts |= {"outcomes_differ": 9, "outcomes_agree": 5, "outcomes_tied": 3}
+    assert agreement(counts).endswith("the signal orders 5 of 9 pairs of drafts as their outcomes do, 3 tied")

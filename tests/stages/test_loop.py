@@ -113,6 +113,11 @@ def test_a_run_of_one_round_is_what_it_was(weak: str, tmp_path: Path) -> None:
     assert log.verdicts["align"].startswith("reused") and log.verdicts["sample (round 2)"] == "run"
 
 
+def test_rounds_without_alignment_are_none(weak: str, tmp_path: Path) -> None:
+    done = run_tiny(weak, tmp_path / "run", Oracle(), rounds=TWO, align="off")
+    assert done.results[""].rounds == [] and "weak" in done.results[""].systems
+
+
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_in_its_second_round_goes_on(
     two: tuple[Path, Results, Log], weak: str, tmp_path: Path

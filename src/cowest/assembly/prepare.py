@@ -13,7 +13,7 @@ from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Task
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
@@ -36,6 +36,10 @@ def prepare(
                 reporter.info(f"{where}: {note}")
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")
+    if config.draft.redraw and not any(config.draft.ladder or (config.draft.sampling.temperature,)):
+        raise ConfigError(
+            "draft.redraw: at temperature 0 the same draft comes again; set draft.sampling.temperature or draft.ladder"
+        )
 
     models, contexts = OpenModels(config, out, objects=objects, reporter=reporter), []
     for name, single in config.by_task().items():
@@ -60,6 +64,7 @@ def prepare(
         )
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
+            _check_expected(single, task)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -79,6 +84,19 @@ def _check_held_out(config: RunConfig, train: int) -> None:
     if config.draft.held_out and (config.draft.queries is None or config.draft.queries >= train):
         raise ConfigError(
             f"draft.held_out: set draft.queries to how many of the {train} training questions SFT shall not see (fewer than all)"
+        )
+
+
+def _check_expected(config: RunConfig, task: Task) -> None:
+    if config.feedback.expect != "logprobs":
+        return
+    if not (task.labels or any(e.choices for e in task.examples("train"))):
+        raise ConfigError(
+            f"feedback.expect: logprobs needs classes, and the answers of task {task.name} are open; set it to samples"
+        )
+    if config.feedback.judge is not None:
+        raise ConfigError(
+            "feedback.expect: logprobs scores classes by the metric; with feedback.judge set it to samples"
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
 from cowest.collaboration.calls import CallFailed, Tally, failed_call
 from cowest.errors import ModelCallError
 from cowest.models.answer import HiddenAnswerError, is_cut, visible
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames, ManyChatModel
+from cowest.scoring.normal import answer_key
 from cowest.types import Completion, Draft, Example, Sampling
 
 
@@ -47,6 +50,34 @@ async def drafts(weak: ManyChatModel, frames: Frames, example: Example, n: int, 
     except ModelCallError as error:
         return [_failed(example, k, failed_call(error), Tally()) for k in range(n)]
     return [_seen(example, k, weak, completion) for k, completion in enumerate(done)]
+
+
+async def unlike(
+    made: Sequence[Draft], again: Callable[[int, int], Awaitable[Draft]], tries: int, settled: Collection[int] = ()
+) -> list[Draft]:
+    """A query's drafts in order, each that says the same as an earlier one drawn again, ``tries`` times at most.
+
+    ``again(index, attempt)`` draws the attempt-th (from 1) in a draft's place; what fails leaves it as it is. Drafts whose index
+    is ``settled`` stay. What is drawn depends on the drafts before alone, and so on no timing.
+    """
+    kept, said = list[Draft](), set[tuple[str, str]]()
+    for draft in made:
+        for attempt in range(1, 1 + (0 if draft.index in settled else tries)):
+            if draft.text is None or answer_key(draft.text) not in said:
+                break
+            other = await again(draft.index, attempt)
+            took = {"usage": draft.usage + other.usage, "latency_s": draft.latency_s + other.latency_s}
+            draft = (draft if other.text is None else other).model_copy(update={**took, "redrawn": attempt})
+        kept.append(draft)
+        if draft.text is not None:
+            said.add(answer_key(draft.text))
+    return kept
+
+
+def alike(made: Sequence[Draft]) -> int:
+    """How many drafts say the same as an earlier one of their query."""
+    said = [(draft.example_id, answer_key(draft.text)) for draft in made if draft.text is not None]
+    return len(said) - len(set(said))
 
 
 def _seen(example: Example, index: int, weak: ChatModel, done: Completion) -> Draft:

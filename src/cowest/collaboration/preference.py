@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from random import Random
 from typing import Literal
 
-from cowest.collaboration.signals import Gain
+from cowest.collaboration.signals import Gain, worth
 from cowest.protocols import Frames, Signal
 from cowest.types import Draft, Example, Feedback, Message, PreferencePair
 
@@ -34,6 +34,7 @@ class Pairing:
 class _Candidate:
     text: str
     gain: float
+    outcome: float | None
 
 
 def build_pairs(
@@ -47,12 +48,14 @@ def build_pairs(
     max_per_query: int = 4,
     limit: int | None = None,
     signal: Signal = GAIN,
+    price_per_word: float = 0.0,
     seed: int = 0,
 ) -> Pairing:
     """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query.
 
     ``limit`` keeps so many of all pairs, chosen at random by ``seed``: a smaller choice is a part of a larger one. The
-    gains of the pairs are the ``signal``'s values; where those have no zero (scores of drafts alone), use rule ``ordered``.
+    gains of the pairs are the ``signal``'s values, less ``price_per_word`` for each word of the draft; where those have no zero
+    (scores of drafts or of outcomes alone), use rule ``ordered``.
     """
     counts: Counter[str] = Counter(drafts=len(drafts))
     scored = {f.draft_id: f for f in feedback}
@@ -62,9 +65,10 @@ def build_pairs(
     pairs: list[PreferencePair] = []
     for example in examples:
         of_query: Counter[str] = Counter()
-        candidates = _candidates(by_query.get(example.id, ()), scored, signal, of_query)
+        candidates = _candidates(by_query.get(example.id, ()), scored, signal, price_per_word, of_query)
         found = _of_query(candidates, rule, min_margin)
         counts.update(of_query)
+        counts.update(_agreement(candidates))
         counts["dropped_over_maximum"] += max(0, len(found) - max_per_query)
         if found:
             counts["queries_with_pairs"] += 1
@@ -78,6 +82,17 @@ def build_pairs(
         pairs = _some(pairs, limit, seed)
     counts["pairs"] = len(pairs)
     return Pairing(tuple(pairs), dict(counts))
+
+
+def _agreement(candidates: Sequence[_Candidate]) -> Counter[str]:
+    """Of the query's pairs of drafts with different outcomes: how many the signal orders as these, and how many it ties."""
+    counts: Counter[str] = Counter()
+    for a, b in combinations(candidates, 2):
+        if a.outcome is not None and b.outcome is not None and a.outcome != b.outcome:
+            counts["outcomes_differ"] += 1
+            counts["outcomes_agree"] += (a.outcome - b.outcome) * (a.gain - b.gain) > 0
+            counts["outcomes_tied"] += a.gain == b.gain
+    return counts
 
 
 def _why_none(candidates: Sequence[_Candidate], counts: Mapping[str, int]) -> str:
@@ -99,22 +114,26 @@ def _some(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[Prefer
 
 
 def _candidates(
-    drafts: Sequence[Draft], scored: Mapping[str, Feedback], signal: Signal, counts: Counter[str]
+    drafts: Sequence[Draft],
+    scored: Mapping[str, Feedback],
+    signal: Signal,
+    price_per_word: float,
+    counts: Counter[str],
 ) -> list[_Candidate]:
     unique: dict[str, _Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
         record = scored.get(draft.id)
-        gain = None if record is None else signal.value(record)
+        gain = None if record is None else worth(signal, record, draft, price_per_word)
         if draft.text is None:
             counts["dropped_cut_off_draft" if draft.truncated else "dropped_failed_draft"] += 1
-        elif gain is None:
+        elif record is None or gain is None:
             counts["dropped_unscored"] += 1
         elif draft.text.strip() in unique:
             counts["dropped_duplicate"] += 1
         else:
             counts["scored"] += 1
             counts["gain_positive" if gain > 0 else "gain_negative" if gain < 0 else "gain_zero"] += 1
-            unique[draft.text.strip()] = _Candidate(draft.text, gain)
+            unique[draft.text.strip()] = _Candidate(draft.text, gain, record.refined.value)
     return list(unique.values())
 
 

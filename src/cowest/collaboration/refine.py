@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from cowest.collaboration.calls import CallFailed, Tally
+from cowest.collaboration.expect import NOTHING, Expect
 from cowest.models.answer import is_cut
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.types import Completion, Draft, Example, Message, Refinement, Sampling
+from cowest.types import Completion, Draft, Example, Message, Refinement, Sample, Sampling
 
 
 async def ask_to_refine(
@@ -33,26 +35,60 @@ async def ask_to_refine(
     return await tally.ask(strong, asked(kept), sampling, step, window)
 
 
-async def refine(strong: ChatModel, frames: Frames, example: Example, draft: Draft, sampling: Sampling) -> Refinement:
+async def refine(
+    strong: ChatModel, frames: Frames, example: Example, draft: Draft, sampling: Sampling, expect: Expect = NOTHING
+) -> Refinement:
     """The strong model's answer with the draft; ``draft.text`` must not be None (raises ValueError)."""
-    if draft.text is None:
+    text, tally = draft.text, Tally()
+    if text is None:
         raise ValueError(f"draft {draft.id} has no text ({draft.error}); there is nothing to refine")
-    tally = Tally()
-    try:
-        done = await ask_to_refine(tally, strong, frames, example, draft.text, sampling, step="")
-    except CallFailed as error:
-        return _failed(example, draft.id, error, tally)
-    return _refinement(example, draft.id, done)
+
+    async def ask(one: Sampling) -> Completion:
+        return await ask_to_refine(tally, strong, frames, example, text, one, step="")
+
+    return await _answered(ask, tally, example, draft.id, sampling, expect)
 
 
-async def solo(strong: ChatModel, frames: Frames, example: Example, sampling: Sampling) -> Refinement:
+async def solo(
+    strong: ChatModel, frames: Frames, example: Example, sampling: Sampling, expect: Expect = NOTHING
+) -> Refinement:
     """The strong model's answer without a draft, once per query."""
     tally = Tally()
+
+    async def ask(one: Sampling) -> Completion:
+        return await tally.ask(strong, frames.solo(example), one)
+
+    return await _answered(ask, tally, example, None, sampling, expect)
+
+
+async def _answered(
+    ask: Callable[[Sampling], Awaitable[Completion]],
+    tally: Tally,
+    example: Example,
+    draft_id: str | None,
+    sampling: Sampling,
+    expect: Expect,
+) -> Refinement:
+    """The answer, and what is asked for beside it; that only after it, since a call that fails would fail again."""
     try:
-        done = await tally.ask(strong, frames.solo(example), sampling)
+        done = await ask(sampling)
     except CallFailed as error:
-        return _failed(example, None, error, tally)
-    return _refinement(example, None, done)
+        return _failed(example, draft_id, error, tally)
+    answer = _refinement(example, draft_id, done)
+    if expect.classes is not None:
+        return answer.model_copy(update={"classes": expect.classes(done, example)})
+    if not expect.samples:
+        return answer
+    samples = await asyncio.gather(*(_sample(ask, one) for one in expect.samples))
+    return answer.model_copy(update={"samples": tuple(samples), "usage": tally.usage, "latency_s": tally.latency_s})
+
+
+async def _sample(ask: Callable[[Sampling], Awaitable[Completion]], sampling: Sampling) -> Sample:
+    try:
+        done = await ask(sampling)
+    except CallFailed as error:
+        return Sample(text=None, truncated=error.cut, error=error.error)
+    return Sample(text=done.text, truncated=is_cut(done))
 
 
 def _failed(example: Example, draft_id: str | None, failure: CallFailed, tally: Tally) -> Refinement:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from cowest.protocols import Asks, Signal
 from cowest.recipe.registry import Registry
-from cowest.types import Feedback
+from cowest.scoring.scripts import units
+from cowest.types import Draft, Feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,12 @@ class DraftScore:
 
     def value(self, feedback: Feedback) -> float | None:
         """None where the draft is unscored."""
-        return feedback.weak.value
+        return feedback.weak.worth
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The score of the refined answer, E(y*, x): the strong model alone is not asked, which saves a call a query.
-
-    Among the drafts of one query it differs from the gain by a constant, so that rule ``ordered`` makes the same pairs.
-    """
+    """E(y*, x): the score of the refined answer. Within a query it orders drafts as the gain does, and asks for no solo answers."""
 
     name: str = "outcome"
     asks: frozenset[Asks] = frozenset({"refine"})
@@ -51,31 +49,42 @@ class Outcome:
 
     def value(self, feedback: Feedback) -> float | None:
         """None where the refined answer is unscored."""
-        return feedback.refined.value
+        return feedback.refined.worth
 
 
 @dataclass(frozen=True, slots=True)
-class Surplus:
-    """What the two have together beyond the better of them: E(y*, x) - max(E(z, x), E(y, x)), y the draft by itself.
+class Better:
+    """E(y*, x) - max(E(z, x), E(y, x)): what the two together add to the better of the two alone.
 
-    A right draft that is only passed on is worth nothing, one that leads to what neither had is.
+    A draft that is right and copied is worth 0; one that is wrong, or says no answer, and helps all the same is worth more.
     """
 
-    name: str = "surplus"
+    name: str = "better"
     asks: frozenset[Asks] = frozenset({"refine", "solo"})
     alone: bool = False
 
     def value(self, feedback: Feedback) -> float | None:
-        """None where a part is unscored."""
-        parts = feedback.refined.value, feedback.solo.value, feedback.weak.value
-        if parts[0] is None or parts[1] is None or parts[2] is None:
+        """None where one of the three is unscored."""
+        gain, weak = feedback.gain, feedback.weak.worth
+        if gain is None or weak is None or feedback.solo.worth is None:
             return None
-        return parts[0] - max(parts[1], parts[2])
+        return gain - max(0.0, weak - feedback.solo.worth)
+
+
+def worth(signal: Signal, feedback: Feedback, draft: Draft, price_per_word: float = 0.0) -> float | None:
+    """A draft's value by the signal, less the price of its length; None where it cannot be told.
+
+    Words as F1 counts them (characters in scripts without spaces): unlike tokens, the same whichever model wrote them.
+    """
+    value = signal.value(feedback)
+    if value is None or not price_per_word:
+        return value
+    return value - price_per_word * len(units(draft.text or ""))
 
 
 SIGNALS: Registry[Signal] = Registry(
     "signal",
     "cowest.signals",
-    {s.name: s for s in (Gain(), DraftScore(), Outcome(), Surplus())},
+    {s.name: s for s in (Gain(), DraftScore(), Outcome(), Better())},
     ("name", "asks", "alone", "value"),
 )

@@ -134,28 +134,32 @@ class _Workload:
         done = defaultdict[str, int](int)
         for d in self._drafts() or ():
             done[d.example_id] += 1
-        low = high = already = 0
+        many = 1 if settings.ladder else weak.many  # on a ladder each draft has a request of its own
+        low = high = already = again = 0
         for e in self._train:
             asked, series = self._frames.draft(e), asks.draft_series(self._context, self._round, e)
             drawn = [
-                (series.together(settings.sampling), k) if weak.many > 1 else (series.nth(settings.sampling, k), 0)
+                (series.together(settings.sampling), k)
+                if many > 1
+                else (asks.draft_sampling(self._context, self._round, e, k), 0)
                 for k in range(settings.samples)
             ]
             keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for sampling, k in drawn]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
-            low, high = low - (-missing // weak.many), high + missing
+            low, high = low - (-missing // many), high + missing
             already += there
+            again += 0 if done[e.id] == settings.samples else (settings.samples - 1) * settings.redraw
         return Work(
             "sample",
             "drafts",
             weak,
-            Range(low=low, expected=low, high=high),
+            Range(low=low, expected=low, high=high + again),
             already,
             self._train,
             self._draft_prompt,
             settings.sampling,
-            samples=min(weak.many, settings.samples),
+            samples=min(many, settings.samples),
             drafting=True,
         )
 
@@ -164,18 +168,25 @@ class _Workload:
         file = self._context.run.file(self._round.file("drafts.jsonl"), Draft)
         kept = file.load() if self._round.stage("sample") in self._current else []
         made = sum(d.error is None for d in kept)
-        calls, sampling = (
-            0 if self._done(self._round.stage("sample")) else len(self._train) * self._c.draft.samples,
-            self._c.draft.sampling,
-        )
-        left = _exactly(calls).less(made)
+        settings, n = self._c.draft, len(self._train)
+        done = self._done(self._round.stage("sample"))
+        calls, again = n * settings.samples, n * (settings.samples - 1) * settings.redraw
+        left = ZERO if done else Range(low=calls, expected=calls, high=calls + again).less(made)
         return Work(
-            "sample", "drafts", self._weak, left, made, self._train, self._draft_prompt, sampling, drafting=True
+            "sample",
+            "drafts",
+            self._weak,
+            left,
+            made,
+            self._train,
+            self._draft_prompt,
+            settings.sampling,
+            drafting=True,
         )
 
     def _solo(self) -> Work:
         done = {r.example_id for r in self._answers("solo.jsonl")}
-        requests = [asks.solo_request(self._context, e) for e in self._train if e.id not in done]
+        requests = [r for e in self._train if e.id not in done for r in asks.solo_requests(self._context, e)]
         requests = requests if self._round.number == 1 else []  # a later round takes the first one's answers
         calls, already = self._ask(self._strong, requests)
         return Work(
@@ -183,7 +194,7 @@ class _Workload:
             "strong alone",
             self._strong,
             _exactly(calls),
-            already + len(done),
+            already + len(done) * asks.calls_each(self._context),
             self._train,
             self._solo_prompt,
             self._c.feedback.sampling,
@@ -191,23 +202,30 @@ class _Workload:
 
     def _refine(self) -> Work:
         sampling, drafts, texts = self._c.feedback.sampling, self._drafts(), tuple[str, ...]()
-        n, samples = len(self._train), self._c.draft.samples
+        n, samples, each = len(self._train), self._c.draft.samples, asks.calls_each(self._context)
         if drafts is None:
             low = self._distinct(self._train)
-            one = self._c.draft.sampling.temperature == 0 and not self._served  # greedy: a query's drafts are all equal
+            temperatures = self._c.draft.ladder or (self._c.draft.sampling.temperature,)
+            one = not any(temperatures) and not self._served  # greedy: a query's drafts are all equal
             calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
+            calls *= Range(low=each, expected=each, high=each)
         else:
             queries = {e.id: e for e in self._train}
             unique = {asks.draft_key(d): d for d in drafts}
             done = {r.draft_id for r in self._answers("refinements.jsonl")}
             finished = {asks.draft_key(d) for d in drafts if d.id in done}
             requests = [
-                asks.refine_request(self._context, queries[d.example_id], d)
+                request
                 for key, d in unique.items()
                 if key not in finished
+                for request in asks.refine_requests(self._context, queries[d.example_id], d)
             ]
             to_come, already = self._ask(self._strong, requests)
-            calls, already, texts = _exactly(to_come), already + len(finished), tuple(d.text or "" for d in drafts)
+            calls, already, texts = (
+                _exactly(to_come),
+                already + len(finished) * each,
+                tuple(d.text or "" for d in drafts),
+            )
         return Work(
             "feedback",
             "refine drafts",
@@ -229,6 +247,7 @@ class _Workload:
             answers = (*self._answers("solo.jsonl"), *self._answers("refinements.jsonl"))
             known = len(answers) == n + len(drafts)
             texts = {(d.example_id, d.text) for d in drafts} | {(a.example_id, a.text) for a in answers}
+            texts |= {(a.example_id, s.text) for a in answers for s in a.samples}
         already = 0
         if self._done(self._round.stage("feedback")):
             calls, already = ZERO, len(texts)
@@ -240,7 +259,8 @@ class _Workload:
             calls = Range(low=to_come, expected=to_come, high=2 * to_come + already)
         else:
             several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
-            calls = Range(low=self._distinct(self._train), expected=n + 2 * several, high=2 * (n + 2 * several))
+            most = several + asks.calls_each(self._context) * (n + several)
+            calls = Range(low=self._distinct(self._train), expected=most, high=2 * most)
         return Work(
             "feedback",
             "judge",

@@ -97,9 +97,22 @@ class DraftConfig(Section):
         "answers by heart drafts better on them than on any new query, and feedback on such drafts misleads.",
     )
     sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=256)
+    ladder: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Temperatures in place of the one of sampling: draft k of a query takes the k-th, then from the first again.",
+    )
+    redraw: int = Field(
+        default=0,
+        ge=0,
+        description="Draw a draft again, so many times at most, that says the same as an earlier one of its query but for case, "
+        "punctuation and articles; each try takes the ladder's next temperature.",
+    )
 
 
 Watch = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
+Expected = Annotated[
+    Literal["off", "logprobs", "samples"], BeforeValidator(lambda value: "off" if value is False else value)
+]
 _WATCH = (
     "Compare the answers made with a draft with those of the strong model alone, first at 36 queries, then whenever their number "
     "has doubled: one class nearly always, no answer, cut off, drafts ignored or always copied. warn: say so with the numbers and "
@@ -125,6 +138,16 @@ class FeedbackConfig(Section):
         description="A model that scores answers against the reference, instead of the metric (the paper's E).",
     )
     watch: Watch = Field(default="warn", description=_WATCH)
+    expect: Expected = Field(
+        default="off",
+        description="What a draft is worth: off: the score of one answer. logprobs: the expected score over the classes, from the "
+        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5). samples: "
+        "the mean score of further answers, for open answers and endpoints without log-probabilities.",
+    )
+    samples: int = Field(
+        default=4, ge=1, description="expect: samples. Further answers to each request, alone and with each draft."
+    )
+    sample_temperature: float = Field(default=1.0, gt=0, description="expect: samples. Their temperature.")
 
 
 class PairsConfig(Section):
@@ -144,10 +167,16 @@ class PairsConfig(Section):
     )
     signal: str = Field(
         default="collaboration",
-        description="What makes a draft chosen; installed packages add signals. collaboration: its gain. draft: the score of the "
-        "draft alone, as in RLWF, which never asks what the strong model makes of it; checkpoints are then chosen by the weak "
-        "model's own score. outcome: the score of the refined answer; with rule ordered the same pairs as the gain, and a call "
-        "a query less. surplus: what the refined answer has beyond the better of the strong model alone and the draft by itself.",
+        description="What makes a draft chosen; installed packages add signals. collaboration: its gain. outcome: the score of the "
+        "refined answer, which needs no answers of the strong model alone. better: what the refined answer has more than the "
+        "better of the strong model alone and the draft. draft: the score of the draft alone, as in RLWF, which never asks what "
+        "the strong model makes of it; checkpoints are then chosen by the weak model's own score. docs/signals.md: which when.",
+    )
+    price_per_word: float = Field(
+        default=0.0,
+        ge=0,
+        description="Taken off a draft's worth for each of its words, in units of the score: of two that help alike, the shorter "
+        "one is chosen.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cowest.collaboration.feedback import Reason, unscored_reasons
+from cowest.collaboration.feedback import Reason, is_lost, unscored_reasons
 from cowest.types import Feedback
 
 _WAYS: Mapping[Reason, str] = {
@@ -48,9 +48,9 @@ _NO_CONTRAST: Mapping[str, str] = {
     "no_contrast_by_the_rule": "their drafts differ in worth, and pairs.rule or pairs.min_margin takes none",
 }
 _MORE: Mapping[str, str] = {
-    "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature, or a finer score (feedback.judge, or "
-    "feedback.metric f1 where answers are open)",
-    "no_contrast_equal_drafts": "a higher draft.sampling.temperature (or top_p)",
+    "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature (or draft.ladder), expected scores "
+    "(feedback.expect), or a finer score (feedback.judge, or feedback.metric f1 where answers are open)",
+    "no_contrast_equal_drafts": "a higher draft.sampling.temperature (or top_p), or draft.redraw",
     "no_contrast_unscored": "see to the unscored drafts first",
     "no_contrast_too_few_drafts": "draft.samples of 4 or more, and a longer draft.sampling.max_tokens where drafts are cut off",
     "no_contrast_by_the_rule": "pairs.rule: ordered, or a smaller pairs.min_margin",
@@ -69,6 +69,19 @@ def contrast(counts: Mapping[str, int]) -> str:
     return f"{counts.get('pairs', 0)} pairs from {some} of {some + none} queries{f' (without: {why})' if why else ''}"
 
 
+def agreement(counts: Mapping[str, int]) -> str:
+    """Pairs a query, and how often the signal orders two drafts as their outcomes do, where these differ."""
+    queries = counts.get("queries_with_pairs", 0) + counts.get("queries_without_contrast", 0)
+    said = [f"{counts.get('pairs', 0) / queries:.2f} a query"] if queries else []
+    if differ := counts.get("outcomes_differ", 0):
+        tied = counts.get("outcomes_tied", 0)
+        tie = f", {tied} tied" if tied else ""
+        said.append(
+            f"the signal orders {counts['outcomes_agree']} of {differ} pairs of drafts as their outcomes do{tie}"
+        )
+    return "; ".join(said)
+
+
 def thin_contrast(
     counts: Mapping[str, int], unscored: Mapping[Reason, int], feedback: Sequence[Feedback], max_tokens: int
 ) -> tuple[str, ...]:
@@ -85,8 +98,8 @@ def thin_contrast(
             for reason in unscored
         ]
         by = ", ".join(f"{reason} {n}" for reason, n in unscored.items())
-        alone = sum(f.gain is None and f.solo.value is None for f in feedback)
-        refined = sum(f.gain is None and f.refined.value is None for f in feedback)
+        alone = sum(is_lost(f.solo) for f in feedback)
+        refined = sum(is_lost(f.refined) for f in feedback)
         found.append(
             f"{sum(unscored.values())} of {len(feedback)} drafts are unscored and make no pair ({by}; the strong model's answer "
             f"alone is missing for {alone}, the one with the draft for {refined}). What helps: {'; '.join(ways)}"

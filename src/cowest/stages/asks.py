@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from cowest.assembly.context import Context
 from cowest.collaboration.calls import Series
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.stages.rounds import Round
-from cowest.types import Draft, Example, Request, Sampling
+from cowest.types import Draft, Example, Message, Request, Sampling
+
+ALTERNATIVES: Final = 5
+"""Alternatives of each token whose log-probabilities are asked for, where the recipe does not say: what most endpoints give."""
 
 
-def draft_series(context: Context, round_: Round, example: Example) -> Series:
-    """The seeds of a training query's drafts: they follow from the recipe's seed, the query and the draft's index."""
-    return Series(context.config.seed, *round_.seed("draft"), example.id)
+def draft_series(context: Context, round_: Round, example: Example, attempt: int = 0) -> Series:
+    """The seeds of a training query's drafts: they follow from the recipe's seed, the query, the draft's index and the attempt."""
+    again: tuple[str | int, ...] = ("again", attempt) if attempt else ()
+    return Series(context.config.seed, *round_.seed("draft"), example.id, *again)
 
 
-def solo_request(context: Context, example: Example) -> Request:
-    """The strong model alone; the same in every round, so that it is paid for once."""
-    seed = derive_seed(context.config.seed, "solo", example.id)
-    return Request(messages=context.frames.solo(example), sampling=_seeded(context.config.feedback.sampling, seed))
+def draft_sampling(context: Context, round_: Round, example: Example, index: int, attempt: int = 0) -> Sampling:
+    """How a draft is drawn by a request of its own; each further ``attempt`` goes up the ladder."""
+    settings = context.config.draft
+    sampling = settings.sampling
+    if settings.ladder:
+        rung = settings.ladder[(index + attempt) % len(settings.ladder)]
+        sampling = sampling.model_copy(update={"temperature": rung})
+    return draft_series(context, round_, example, attempt).nth(sampling, index)
+
+
+def solo_requests(context: Context, example: Example) -> list[Request]:
+    """The strong model alone, and the samples beside it; the same in every round, so that they are paid for once."""
+    return _requests(context, context.frames.solo(example), "solo", example.id)
 
 
 def draft_key(draft: Draft) -> str:
@@ -25,12 +41,24 @@ def draft_key(draft: Draft) -> str:
     return fingerprint(draft.example_id, draft.text)
 
 
-def refine_request(context: Context, example: Example, draft: Draft) -> Request:
-    """The strong model with a draft; ``draft.text`` is there."""
-    seed = derive_seed(context.config.seed, "refine", draft_key(draft))
-    sampling = _seeded(context.config.feedback.sampling, seed)
-    return Request(messages=context.frames.refine(example, draft.text or ""), sampling=sampling)
+def refine_requests(context: Context, example: Example, draft: Draft) -> list[Request]:
+    """The strong model with a draft, and the samples beside it; ``draft.text`` is there."""
+    return _requests(context, context.frames.refine(example, draft.text or ""), "refine", draft_key(draft))
 
 
-def _seeded(sampling: Sampling, seed: int) -> Sampling:
-    return sampling.model_copy(update={"seed": seed})
+def calls_each(context: Context) -> int:
+    """Calls of the strong model behind one answer of its feedback."""
+    settings = context.config.feedback
+    return 1 + (settings.samples if settings.expect == "samples" else 0)
+
+
+def _requests(context: Context, messages: Sequence[Message], what: str, key: str) -> list[Request]:
+    """The answer that is scored, then its samples."""
+    settings, seed = context.config.feedback, context.config.seed
+    first = settings.sampling.model_copy(update={"seed": derive_seed(seed, what, key)})
+    if settings.expect == "logprobs":
+        first = first.model_copy(update={"logprobs": first.logprobs or ALTERNATIVES})
+    drawn = settings.sampling.model_copy(update={"temperature": settings.sample_temperature})
+    series = Series(seed, what, "sample", key)
+    samples = [series.nth(drawn, index) for index in range(calls_each(context) - 1)]
+    return [Request(messages=tuple(messages), sampling=sampling) for sampling in (first, *samples)]

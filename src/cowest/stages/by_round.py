@@ -11,8 +11,8 @@ from cowest.run.store import write_atomic
 from cowest.scoring.statistics import share
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, in_thread
-from cowest.stages.learn import selection_of, sft_model, training_queries
-from cowest.stages.loop import begun, ended, standing_before, strong_answers, taken
+from cowest.stages.learn import learned_from, selection_of, sft_model, training_queries
+from cowest.stages.loop import begun, calls_of, ended, standing_before, strong_answers, taken
 from cowest.stages.rounds import Round
 from cowest.types import Draft, Drift, Feedback, Refinement, RoundResult, Usage
 
@@ -47,7 +47,7 @@ def drift_stage(round_: Round) -> Stage:
 def round_results(context: Context) -> list[RoundResult]:
     """One for each round that was run; none where the recipe has one round."""
     rounds = begun(context)
-    if context.config.rounds.most == 1 or not context.weak.trainable:
+    if context.config.rounds.most == 1 or not context.weak.trainable or not learned_from(context.config):
         return []
     best, answers = taken(context, rounds).round_.number, strong_answers(context, rounds)
     return [
@@ -80,7 +80,7 @@ def _result(
         taken=taken_,
         pairs=counts.get("pairs", 0),
         queries_with_pairs=counts.get("queries_with_pairs", 0),
-        strong_calls=len(answers),
+        strong_calls=calls_of(answers),
         usage=sum((a.usage for a in answers), Usage()),
         draft_words=fmean(len(text.split()) for text in drafts) if drafts else None,
         copied=share(sum(r.weak.answer == r.refined.answer for r in read), len(read)),

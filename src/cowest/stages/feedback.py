@@ -1,4 +1,4 @@
-"""Stages that collect the collaborative feedback: ``sample``, ``feedback`` and ``pairs``."""
+"""Stages that collect the collaborative feedback: ``feedback`` and ``pairs``."""
 
 from __future__ import annotations
 
@@ -6,75 +6,23 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from cowest.assembly.context import Context
-from cowest.collaboration.calls import many_at_once
-from cowest.collaboration.draft import draft, draft_id, drafts
-from cowest.collaboration.feedback import feedback, unscored_reasons
+from cowest.collaboration.feedback import NOT_ASKED, feedback, unscored_reasons
 from cowest.collaboration.preference import build_pairs
 from cowest.collaboration.refine import refine, solo
-from cowest.protocols import Scorer
+from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.run.store import JsonlFile
 from cowest.stages import asks, depends
-from cowest.stages.advice import contrast, thin_contrast
-from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, fill, filled
+from cowest.stages.advice import agreement, contrast, thin_contrast
+from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
+from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
-
-
-def _sample_depends(context: Context) -> Depends:
-    c = context.config
-    found = (
-        settings_of("draft", c.draft)
-        | depends.questions("drafted", training_queries(context))
-        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
-        | depends.seen(context, "weak")
-        | depends.value("seed", c.seed)
-    )
-    if context.weak.trainable:
-        return found | settings_of("weak", c.weak, leave_out=("model", "adapter"))  # the weights are the policy's
-    return found | context.weak.identity("weak")
-
-
-async def _sample(context: Context, round_: Round) -> Done:
-    settings, weak = context.config.draft, context.models.weak(round_.policy.weights(context))
-    items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
-    shared: dict[str, asyncio.Task[list[Draft]]] = {}
-
-    many = many_at_once(weak)
-
-    async def make(item: tuple[Example, int]) -> Draft:
-        example, index = item
-        series = asks.draft_series(context, round_, example)
-        if many is None:
-            return await draft(weak, context.frames, example, index, series.nth(settings.sampling, index))
-        if example.id not in shared:
-            together = drafts(many, context.frames, example, settings.samples, series.together(settings.sampling))
-            shared[example.id] = asyncio.ensure_future(together)
-        return (await shared[example.id])[index]
-
-    file = context.run.file(round_.file("drafts.jsonl"), Draft)
-    try:
-        made = await fill(
-            "sample drafts",
-            context,
-            file,
-            items,
-            lambda i: draft_id(*i),
-            lambda d: d.id,
-            make,
-            limit="draft.sampling.max_tokens",
-        )
-    finally:
-        for call in shared.values():
-            call.cancel()
-        await weak.aclose()
-    failed = failures(made)
-    return Done({"drafts": len(made), "failed": failed, "cut_off": sum(d.truncated for d in made)}, failed)
 
 
 def _feedback_depends(context: Context) -> Depends:
@@ -111,7 +59,7 @@ async def _feedback(context: Context, round_: Round) -> Done:
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     for name in ("solo.jsonl", "refinements.jsonl"):
         context.path(round_.file(name)).touch()  # also where the signal asked for nothing
-    calls = sum(r.usage.calls for r in refinements)
+    calls = sum(r.usage.calls > 0 for r in refinements)
     solo_failed, refined_failed = failures(solos), failures(refinements)
     counts = {
         "solo": len(solos),
@@ -124,7 +72,11 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "scored": sum(context.signal.value(r) is not None for r in records),
         "unscored": sum(context.signal.value(r) is None for r in records),
     }
-    return Done(counts, solo_failed + refined_failed, watch.warnings)
+    expected = expected_counts(context, [*solos, *refinements])
+    warnings = expected_warnings(context, expected)
+    for text in warnings:
+        context.reporter.info(f"{context.label}feedback: warning: {text}")
+    return Done(counts | expected, solo_failed + refined_failed, (*watch.warnings, *warnings))
 
 
 def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> DraftWatch:
@@ -157,7 +109,7 @@ def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
 def _unasked(draft: Draft) -> Refinement:
     """In the place of an answer that the signal has no need of."""
     return Refinement(
-        example_id=draft.example_id, draft_id=draft.id, text=None, error="not asked: the signal needs no such call"
+        example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: the signal needs no such call"
     )
 
 
@@ -209,10 +161,11 @@ async def _answers(
     prefixes, and, at a discount, by a provider that caches prompts (for those that come after the first answer began). A batch
     takes a day: there everything of one kind is asked together, and looked at when it is back.
     """
-    alone = _solos(context, round_, queries, watch) if "solo" in context.signal.asks else None
+    strong = strong_model(context)
+    alone = _solos(context, round_, strong, queries, watch) if "solo" in context.signal.asks else None
     refined = None
     if "refine" in context.signal.asks:
-        refined = _refinements(context, round_, queries, drafts, alone, watch)
+        refined = _refinements(context, round_, strong, queries, drafts, alone, watch)
     asked = [filling for filling in (alone, refined) if filling is not None]
     batch = context.config.feedback.mode == "batch"
     for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
@@ -228,17 +181,17 @@ def _at_once(context: Context) -> int:
 
 
 def _solos(
-    context: Context, round_: Round, queries: Mapping[str, Example], watch: DraftWatch
+    context: Context, round_: Round, strong: ChatModel, queries: Mapping[str, Example], watch: DraftWatch
 ) -> Filling[Example, Refinement]:
     """The strong model alone, once a query."""
-    strong = context.models.strong(context.config.feedback.mode)
     places = {id: n for n, id in enumerate(queries)}
     known = {r.example_id: r for name in _first_solos(round_) for r in context.run.file(name, Refinement).load()}
 
     async def make(example: Example) -> Refinement:
         if (there := known.get(example.id)) is not None and there.error is None:
             return there.model_copy(update={"usage": Usage(), "latency_s": 0.0})
-        return await solo(strong, context.frames, example, asks.solo_request(context, example).sampling)
+        asked = asks.solo_requests(context, example)
+        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, asked))
 
     return Filling(
         "strong alone",
@@ -257,6 +210,7 @@ def _solos(
 def _refinements(
     context: Context,
     round_: Round,
+    strong: ChatModel,
     queries: Mapping[str, Example],
     drafts: Sequence[Draft],
     alone: Filling[Example, Refinement] | None,
@@ -266,7 +220,6 @@ def _refinements(
 
     ``alone``: where the same model answers alone, which shows that it is not out of order.
     """
-    strong = context.models.strong(context.config.feedback.mode)
     file = context.run.file(round_.file("refinements.jsonl"), Refinement)
     places, texts = {id: n for n, id in enumerate(queries)}, {d.id: asks.draft_key(d) for d in drafts}
     answers = dict[str, asyncio.Future[Refinement]]()
@@ -281,9 +234,9 @@ def _refinements(
             done = await asyncio.shield(answers[key])
             return done.model_copy(update={"draft_id": item.id, "usage": Usage(), "latency_s": 0.0})
         answer = answers[key] = asyncio.get_running_loop().create_future()
-        sampling = asks.refine_request(context, example, item).sampling
+        asked = asks.refine_requests(context, example, item)
         try:  # here and in no task of its own, in which it would come behind all that begin with it
-            done = await refine(strong, context.frames, example, item, sampling)
+            done = await refine(strong, context.frames, example, item, asked[0].sampling, expect_of(context, asked))
         except BaseException:
             answer.cancel()
             raise
@@ -342,16 +295,16 @@ async def _pairs(context: Context, round_: Round) -> Done:
         max_per_query=settings.max_per_query,
         limit=settings.limit,
         signal=context.signal,
+        price_per_word=settings.price_per_word,
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []
     before = [pair for name in _pooled(round_) for pair in context.run.file(name, PreferencePair).load()]
     context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected, *before])
     limit = context.config.feedback.sampling.max_tokens
-    compared = context.signal.asks >= {"refine", "solo"}  # else a draft can do without a gain
-    unscored = unscored_reasons(feedback_) if compared else {}
+    unscored = unscored_reasons(feedback_)
     counts = {**made.counts, **{f"unscored_{reason.replace(' ', '_')}": n for reason, n in unscored.items()}}
-    context.reporter.info(f"{context.label}pairs: {contrast(counts)}")
+    context.reporter.info(f"{context.label}pairs: {contrast(counts)}; {agreement(counts)}")
     warnings = thin_contrast(counts, unscored, feedback_, limit)
     for text in warnings:
         context.reporter.info(f"{context.label}pairs: warning: {text}")
@@ -370,16 +323,6 @@ def _first_solos(round_: Round) -> tuple[str, ...]:
 def _pooled(round_: Round) -> tuple[str, ...]:
     """The file with the pairs of earlier rounds, where they are learnt from, too."""
     return () if round_.pooled is None else (round_.pooled.file("pairs.jsonl"),)
-
-
-def sample_stage(round_: Round) -> Stage:
-    """K drafts for each training query, by the round's policy."""
-
-    async def execute(context: Context) -> Done:
-        return await _sample(context, round_)
-
-    writes = (round_.file("drafts.jsonl"),)
-    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, _sample_depends, execute)
 
 
 def feedback_stage(round_: Round) -> Stage:

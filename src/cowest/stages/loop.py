@@ -109,7 +109,7 @@ def ended(context: Context, rounds: Sequence[Round]) -> str | None:
     chosen = selection_of(context, last)
     if chosen.skipped is not None:
         return f"round {last.number} had nothing to learn from: {chosen.skipped}"
-    calls = sum(map(len, strong_answers(context, rounds)))
+    calls = sum(map(calls_of, strong_answers(context, rounds)))
     if settings.strong_calls is not None and calls >= settings.strong_calls:
         return f"feedback has taken {calls} strong calls, and rounds.strong_calls is {settings.strong_calls}"
     if settings.stop == "never":
@@ -159,6 +159,11 @@ def _p_value(context: Context, a: Scored, b: Scored) -> float | None:
 
 def _shown(score: float | None) -> str:
     return "no score" if score is None else f"{score:.3f}"
+
+
+def calls_of(answers: Sequence[Refinement]) -> int:
+    """The different strong calls behind a round's answers, samples beside them included."""
+    return sum(1 + len(answer.samples) for answer in answers)
 
 
 def strong_answers(context: Context, rounds: Sequence[Round]) -> list[list[Refinement]]:
