@@ -213,12 +213,17 @@ def test_it_ends_where_there_is_nothing_to_learn_from_or_the_calls_are_spent(wea
 
 
 def test_the_budget_of_strong_calls_ends_the_loop(two: tuple[Path, Results, Log], weak: str, tmp_path: Path) -> None:
+    """No round begins that could take more than is left: every draft another one, the answers without a draft there already."""
     out, calls = Path(shutil.copytree(two[0], tmp_path / "run")), two[1].rounds[0].strong_calls
-    assert len(begun(looped(weak, out, **TWO, strong_calls=calls + 1))) == 2
-    spent = looped(weak, out, **TWO, strong_calls=calls)
+    most = calls + QUERIES * SAMPLES
+    assert len(begun(looped(weak, out, **TWO, strong_calls=most))) == 2
+    assert sum(one.strong_calls for one in two[1].rounds) <= most
+    spent = looped(weak, out, **TWO, strong_calls=most - 1)
     assert len(begun(spent)) == 1
     why = ended(spent, begun(spent))
-    assert why == f"feedback has taken {calls} strong calls, and rounds.strong_calls is {calls}"
+    assert (
+        why == f"feedback has taken {calls} strong calls, round 2 could take 36, and rounds.strong_calls is {most - 1}"
+    )
 
 
 def test_a_rise_that_no_test_shows_ends_it_where_that_is_asked_for(weak: str, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def drift_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         from cowest.training.drift import drift
 
-        prompts = {e.id: context.frames.draft(e) for e in training_queries(context)}
+        prompts = {e.id: context.frames.draft(e) for e in training_queries(context, round_)}
         drafts = [
             (prompts[d.example_id], d.text)
             for d in context.run.file(round_.file("drafts.jsonl"), Draft).load()
@@ -47,7 +47,7 @@ def drift_stage(round_: Round) -> Stage:
 def round_results(context: Context) -> list[RoundResult]:
     """One for each round that was run; none where the recipe has one round."""
     rounds = begun(context)
-    if context.config.rounds.most == 1 or not context.weak.trainable:
+    if context.config.rounds.most == 1:
         return []
     best, answers = taken(context, rounds).round_.number, strong_answers(context, rounds)
     return [
