@@ -19,6 +19,7 @@ from cowest.recipe.config import config_from_dict
 from cowest.run.weights import Weights
 from cowest.stages.base import in_thread
 from cowest.stages.learn import CheckpointScore, Selection, sft_examples, training_queries
+from cowest.stages.loop import rounds_of
 
 
 def context(**changes: JsonValue) -> Context:
@@ -40,6 +41,42 @@ def test_held_out_queries_are_not_learned_by_heart() -> None:
     assert (len(drafted), len(learned)) == (12, 28)
     assert not {e.id for e in drafted} & {e.id for e in learned}
     assert [*learned, *drafted] == list(found.task.examples("train"))
+
+
+def test_each_round_may_draft_for_the_next_queries() -> None:
+    found = context(draft={"queries": 16}, rounds={"most": 4, "queries": "next"})
+    train, rounds = list(found.task.examples("train")), rounds_of(found.config)
+    slices = [list(training_queries(found, round_)) for round_ in rounds]
+    assert slices[:2] == [train[:16], train[16:32]]
+    assert slices[2] == [*train[32:], *train[:8]], "forty are used up: from the first again"
+    same = context(draft={"queries": 16}, rounds={"most": 4})
+    assert [list(training_queries(same, round_)) for round_ in rounds] == [train[:16]] * 4
+
+
+def test_sft_sees_the_queries_of_no_round_where_they_are_held_out() -> None:
+    found = context(draft={"queries": 12, "held_out": True}, rounds={"most": 3, "queries": "next"})
+    slices = [q for round_ in rounds_of(found.config) for q in training_queries(found, round_)]
+    assert [*sft_examples(found), *slices] == list(found.task.examples("train"))
+    with pytest.raises(ConfigError, match=r"fewer than all; rounds\.queries: next takes 4 times as many"):
+        context(draft={"queries": 12, "held_out": True}, rounds={"most": 4, "queries": "next"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rounds": {"queries": "next"}, "draft": {}}, r"rounds\.queries: next wants draft\.queries"),
+        ({"rounds": {"most": 2}, "align": "off"}, r"rounds\.most: 2 .* align is off"),
+        (
+            {"rounds": {"most": 2}, "weak": {"kind": "openai", "model": "m", "base_url": "http://localhost:1/v1"}},
+            r"rounds\.most: 2 .* not trained",
+        ),
+    ],
+)
+def test_rounds_that_there_cannot_be_are_refused_before_anything_is_paid(
+    changes: dict[str, JsonValue], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config_from_dict(tiny_recipe("org/model", "http://localhost:1/v1") | changes)
 
 
 @pytest.mark.parametrize(

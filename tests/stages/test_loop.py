@@ -113,11 +113,6 @@ def test_a_run_of_one_round_is_what_it_was(weak: str, tmp_path: Path) -> None:
     assert log.verdicts["align"].startswith("reused") and log.verdicts["sample (round 2)"] == "run"
 
 
-def test_rounds_without_alignment_are_none(weak: str, tmp_path: Path) -> None:
-    done = run_tiny(weak, tmp_path / "run", Oracle(), rounds=TWO, align="off")
-    assert done.results[""].rounds == [] and "weak" in done.results[""].systems
-
-
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_in_its_second_round_goes_on(
     two: tuple[Path, Results, Log], weak: str, tmp_path: Path
@@ -218,12 +213,29 @@ def test_it_ends_where_there_is_nothing_to_learn_from_or_the_calls_are_spent(wea
 
 
 def test_the_budget_of_strong_calls_ends_the_loop(two: tuple[Path, Results, Log], weak: str, tmp_path: Path) -> None:
+    """No round begins that could take more than is left: every draft another one, the answers without a draft there already."""
     out, calls = Path(shutil.copytree(two[0], tmp_path / "run")), two[1].rounds[0].strong_calls
-    assert len(begun(looped(weak, out, **TWO, strong_calls=calls + 1))) == 2
-    spent = looped(weak, out, **TWO, strong_calls=calls)
+    most = calls + QUERIES * SAMPLES
+    assert len(begun(looped(weak, out, **TWO, strong_calls=most))) == 2
+    assert sum(one.strong_calls for one in two[1].rounds) <= most
+    spent = looped(weak, out, **TWO, strong_calls=most - 1)
     assert len(begun(spent)) == 1
     why = ended(spent, begun(spent))
-    assert why == f"feedback has taken {calls} strong calls, and rounds.strong_calls is {calls}"
+    assert (
+        why == f"feedback has taken {calls} strong calls, round 2 could take 36, and rounds.strong_calls is {most - 1}"
+    )
+
+
+def test_the_budget_counts_the_samples_behind_an_expected_score(
+    two: tuple[Path, Results, Log], weak: str, tmp_path: Path
+) -> None:
+    out, sampled = Path(shutil.copytree(two[0], tmp_path / "run")), {"expect": "samples", "samples": 3}
+    recipe = tiny_recipe(
+        weak, "http://127.0.0.1:9/v1", rounds={**TWO, "strong_calls": 100}, feedback=cast(JsonValue, sampled)
+    )
+    [context] = prepare(config_from_dict(recipe), out, QuietReporter())
+    why = ended(context, rounds_of(context.config)[:1])
+    assert why is not None and f"round 2 could take {4 * QUERIES * SAMPLES}" in why
 
 
 def test_a_rise_that_no_test_shows_ends_it_where_that_is_asked_for(weak: str, tmp_path: Path) -> None:

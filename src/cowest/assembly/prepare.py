@@ -81,9 +81,11 @@ def check_models(config: RunConfig, objects: Objects = NOTHING) -> None:
 
 
 def _check_held_out(config: RunConfig, train: int) -> None:
-    if config.draft.held_out and (config.draft.queries is None or config.draft.queries >= train):
+    if config.draft.held_out and not 0 < config.held_out < train:
+        rounds = f"; rounds.queries: next takes {config.rounds.most} times as many" if config.rounds.most > 1 else ""
         raise ConfigError(
-            f"draft.held_out: set draft.queries to how many of the {train} training questions SFT shall not see (fewer than all)"
+            f"draft.held_out: set draft.queries to how many of the {train} training questions SFT shall not see (fewer than all"
+            f"{rounds if config.rounds.queries == 'next' else ''})"
         )
 
 

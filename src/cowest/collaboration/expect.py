@@ -39,9 +39,8 @@ def class_probabilities(done: Completion, labels: Sequence[str], read: Callable[
     if not done.logprobs or (where := place(done.text, labels, read)) is None:
         return None
     start, end = where
-    line = (
-        done.text.rfind("\n", 0, start) + 1
-    )  # what stands before may be spelled otherwise by its tokens (half characters)
+    # From the line's beginning: what stands before may be spelled otherwise by its tokens (half characters).
+    line = done.text.rfind("\n", 0, start) + 1
     at = "".join(t.token for t in done.logprobs).rfind(done.text[line:])
     if at < 0:
         return None

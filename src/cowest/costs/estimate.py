@@ -229,6 +229,7 @@ def _here(stages: Sequence[StageEstimate], speeds: Mapping[str, Speed]) -> Here 
 def _training(context: Context, training: Training, speed: Speed | None) -> StageEstimate:
     steps = _whole(training.steps)
     told = f"{steps.expected:,.0f} steps" if steps.low == steps.high else f"up to {steps.high:,.0f} steps"
+    told += "" if training.number == 1 else f", round {training.number}"
     return StageEstimate(
         domain=context.name,
         stage=training.stage,

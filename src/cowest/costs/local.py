@@ -28,17 +28,17 @@ class Here(Record):
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A context whose weak model is trained, and the trainings that no other learner makes as well."""
+    """A context whose weak model is trained. ``not_in``: the stages whose trainings another learner makes, or nobody needs."""
 
     context: Context
-    stages: tuple[str, ...] = ("sft", "align")
+    not_in: frozenset[str] = frozenset()
 
     def trainings(self, texts: Texts) -> Iterator[Training]:
         """Those that are to come."""
         weak = self.context.weak
         if weak.trainable:
             found = trainings(self.context, texts.of(weak), texts.written(self.context, weak))
-            yield from (training for training in found if training.stage in self.stages)
+            yield from (training for training in found if training.made_in not in self.not_in)
 
 
 def speeds_of(

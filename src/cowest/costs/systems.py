@@ -15,10 +15,11 @@ from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
 from cowest.costs.workload import Range, Work, spread
 from cowest.ledger.ledger import call_of
-from cowest.pipeline import stages_now
+from cowest.pipeline import stages_of
 from cowest.run.freshness import lineage
 from cowest.run.identity import fingerprint
 from cowest.stages.evaluate import test_queries
+from cowest.stages.loop import rounds_of
 from cowest.systems.spec import SystemSpec
 from cowest.types import Example, Message
 
@@ -27,8 +28,14 @@ SAMPLED = 6
 
 
 def lineage_of(context: Context) -> dict[str, str]:
-    """What each stage of a recipe follows from, by its name: equal for stages that would make the same."""
-    return lineage(stages_now(context), lambda stage: stage.depends(context))
+    """What each stage of a recipe follows from, by its name: equal for stages that would make the same.
+
+    Of all rounds that may come; ``aligned`` is what the model that the run leaves follows from, whichever round's it is.
+    """
+    rounds = rounds_of(context.config)
+    found = lineage(stages_of(context.config, rounds), lambda stage: stage.depends(context))
+    left = [found[name] for round_ in rounds if (name := round_.stage("align")) in found]
+    return found | {"aligned": left[0] if len(left) == 1 else fingerprint(*left)}
 
 
 def known_as(model: Source) -> str:
@@ -99,8 +106,9 @@ def _asked(
     found = defaultdict[str, list[Asked]](list)
     described = context.weak if model == "weak" else context.strong
     stages = lineage_of(context)
-    weak = stages.get(spec.needs, "") if spec.uses == "both" else ""
-    weights = {"weak (sft)": stages.get("sft", ""), "weak (aligned)": stages.get("align", "")}
+    needs = "aligned" if spec.needs == "align" else spec.needs
+    weak = stages.get(needs, "") if spec.uses == "both" else ""
+    weights = {"weak (sft)": stages.get("sft", ""), "weak (aligned)": stages["aligned"]}
 
     async def run() -> None:
         for example in queries:

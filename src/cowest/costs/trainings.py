@@ -16,7 +16,7 @@ from cowest.recipe.config import TrainingSettings
 from cowest.run.freshness import count_lines
 from cowest.stages.learn import sft_examples, training_queries
 from cowest.stages.loop import begun, rounds_of
-from cowest.stages.rounds import Round
+from cowest.stages.rounds import Round, in_round
 
 END_TOKENS = 2
 """What ends a turn."""
@@ -26,7 +26,7 @@ END_TOKENS = 2
 class Training:
     """A training that is to come: its optimizer steps, and the tokens that go forward and back through the model in them.
 
-    ``read`` tokens only go forward: those of the reference, which DPO asks once about each pair.
+    ``read`` tokens only go forward: those of the reference, which DPO asks once about each pair. ``number``: of the round.
     """
 
     stage: str
@@ -34,6 +34,12 @@ class Training:
     steps: Range
     tokens: Range
     read: Range
+    number: int = 1
+
+    @property
+    def made_in(self) -> str:
+        """The name of the stage that trains."""
+        return in_round(self.stage, self.number)
 
 
 def trainings(context: Context, count: Counter, written: Written) -> Iterator[Training]:
@@ -55,7 +61,12 @@ def trainings(context: Context, count: Counter, written: Written) -> Iterator[Tr
         yield (
             training
             if round_.number <= len(so_far)
-            else replace(training, steps=_or_none(training.steps), tokens=_or_none(training.tokens))
+            else replace(
+                training,
+                steps=_or_none(training.steps),
+                tokens=_or_none(training.tokens),
+                read=_or_none(training.read),
+            )
         )
 
 
@@ -85,7 +96,7 @@ def sft_training(context: Context, count: Counter) -> Training:
 
 
 def _align(context: Context, count: Counter, written: Written, current: Collection[str], round_: Round) -> Training:
-    c, queries = context.config.align, training_queries(context)
+    c, queries = context.config.align, training_queries(context, round_)
     prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
     draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
     positives = c.objective == "positives"
@@ -96,7 +107,7 @@ def _align(context: Context, count: Counter, written: Written, current: Collecti
         steps.append(_steps(c, n))
         tokens.append(steps[-1] * rows * length * (1 if positives else 2))
         read.append(0.0 if positives else 2 * n * length)
-    return Training("align", context.weak, _range(steps), _range(tokens), _range(read))
+    return Training("align", context.weak, _range(steps), _range(tokens), _range(read), round_.number)
 
 
 def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:
@@ -105,7 +116,7 @@ def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:
     if round_.stage("pairs") in current and file.is_file():
         return _exactly(count_lines(file))
     c, k = context.config.pairs, context.config.draft.samples
-    most = len(training_queries(context)) * min(c.max_per_query, k * (k - 1) // 2)
+    most = len(training_queries(context, round_)) * min(c.max_per_query, k * (k - 1) // 2)
     most = most if c.limit is None else min(most, c.limit)
     rounds = 1 if round_.pooled is None else round_.number
     return Range(low=0, expected=rounds * most / 2, high=rounds * most)

@@ -22,7 +22,7 @@ from cowest.stages import asks
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import training_queries
 from cowest.stages.loop import begun, rounds_of, selection
-from cowest.stages.rounds import Round
+from cowest.stages.rounds import Round, in_round
 from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
@@ -55,7 +55,7 @@ class Work:
     """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
 
     ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
-    ``drafting``: the answers are drafts of the weak model.
+    ``drafting``: the answers are drafts of the weak model. ``number``: of the round.
     """
 
     stage: str
@@ -70,6 +70,12 @@ class Work:
     drafts: Sequence[str] = ()
     samples: int = 1
     drafting: bool = False
+    number: int = 1
+
+    @property
+    def made_in(self) -> str:
+        """The name of the stage that makes these calls."""
+        return in_round(self.stage, self.number)
 
 
 def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
@@ -97,10 +103,11 @@ class _Workload:
         self._trained = self._weak.trainable and self._c.align.objective != "off"
         self._begun = begun(context)
         self._round = self._begun[0]
+        self._alone = set[str]()  # the queries whose answers without a draft an earlier round has
 
     def all(self) -> Iterator[Work]:
         for round_ in self._to_come():
-            self._round = round_
+            self._round, self._train = round_, training_queries(self._context, round_)
             for work in self._of_round():
                 yield work if round_.number == 1 else self._later(work)
         yield from self._evaluate()
@@ -113,8 +120,9 @@ class _Workload:
 
     def _later(self, work: Work) -> Work:
         """Of a round that may follow, or may not."""
-        calls = work.calls if self._round.number <= len(self._begun) else work.calls.model_copy(update={"low": 0.0})
-        return replace(work, calls_for=f"{work.calls_for}, round {self._round.number}", calls=calls)
+        number = self._round.number
+        calls = work.calls if number <= len(self._begun) else work.calls.model_copy(update={"low": 0.0})
+        return replace(work, calls_for=f"{work.calls_for}, round {number}", calls=calls, number=number)
 
     def _of_round(self) -> Iterator[Work]:
         yield self._sample() if self._served else self._sample_here()
@@ -186,8 +194,10 @@ class _Workload:
 
     def _solo(self) -> Work:
         done = {r.example_id for r in self._answers("solo.jsonl")}
-        requests = [r for e in self._train if e.id not in done for r in asks.solo_requests(self._context, e)]
-        requests = requests if self._round.number == 1 else []  # a later round takes the first one's answers
+        left = [e for e in self._train if e.id not in done | self._alone]
+        requests = [r for e in left for r in asks.solo_requests(self._context, e)]
+        if self._round.number == 1 or (self._shares and self._strong.paid):
+            self._alone |= {e.id for e in self._train}
         calls, already = self._ask(self._strong, requests)
         return Work(
             "feedback",
@@ -204,7 +214,7 @@ class _Workload:
         sampling, drafts, texts = self._c.feedback.sampling, self._drafts(), tuple[str, ...]()
         n, samples, each = len(self._train), self._c.draft.samples, asks.calls_each(self._context)
         if drafts is None:
-            low = self._distinct(self._train)
+            low = self._fewest(self._train)
             temperatures = self._c.draft.ladder or (self._c.draft.sampling.temperature,)
             one = not any(temperatures) and not self._served  # greedy: a query's drafts are all equal
             calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
@@ -260,7 +270,7 @@ class _Workload:
         else:
             several = self._c.draft.samples * n if drafts is None else len({(d.example_id, d.text) for d in drafts})
             most = several + asks.calls_each(self._context) * (n + several)
-            calls = Range(low=self._distinct(self._train), expected=most, high=2 * most)
+            calls = Range(low=self._fewest(self._train), expected=most, high=2 * most)
         return Work(
             "feedback",
             "judge",
@@ -277,7 +287,7 @@ class _Workload:
         c = self._c
         queries = self._context.task.examples("validation")[: c.align.selection_queries]
         every = len(queries) * (c.align.checkpoints + 1)
-        calls, already = Range(low=self._distinct(queries) if self._shares else every, expected=every, high=every), 0
+        calls, already = Range(low=self._fewest(queries) if self._shares else every, expected=every, high=every), 0
         align = self._round.stage("align")
         if align in self._current:
             folder = self._round.file("align/validation")
@@ -369,6 +379,11 @@ class _Workload:
         keys = {call_of(model.name, r.messages, r.sampling, model.extra, None).key for r in requests}
         there = len(keys & self._paid)
         return len(keys) - there, there
+
+    def _fewest(self, queries: Sequence[Example]) -> int:
+        """The fewest refinements in a round: a later one may make the very requests of those before it."""
+        shared = self._round.number > 1 and self._shares and self._strong.paid
+        return 0 if shared else self._distinct(queries)
 
     def _distinct(self, queries: Sequence[Example]) -> int:
         """The fewest refinements of so many queries: one each, and one for queries that read the same."""

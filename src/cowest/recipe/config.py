@@ -220,7 +220,13 @@ class RoundsConfig(Section):
     strong_calls: int | None = Field(
         default=None,
         ge=1,
-        description="No further round once feedback has taken so many different strong calls, rounds together.",
+        description="Most different strong calls of feedback, rounds together: no further round that could take more. The first is "
+        "always made whole.",
+    )
+    queries: Literal["same", "next"] = Field(
+        default="same",
+        description="same: every round drafts for the same training queries. next: each for the next draft.queries of them, from "
+        "the first again when all are used up; with draft.held_out those of all rounds are kept out of SFT.",
     )
     pairs: Literal["fresh", "all"] = Field(
         default="fresh", description="A round learns from its own pairs, or from those of earlier rounds, too."
@@ -317,10 +323,38 @@ class RunConfig(Section):
                 raise ValueError(f"task name {name!r} becomes a folder: use letters, digits, '-' and '_'")
         return self
 
+    @model_validator(mode="after")
+    def _the_next_queries_are_counted(self) -> RunConfig:
+        if self.rounds.queries == "next" and self.draft.queries is None:
+            raise ValueError("rounds.queries: next wants draft.queries: how many a round drafts for")
+        return self
+
+    @model_validator(mode="after")
+    def _a_round_follows_an_alignment(self) -> RunConfig:
+        why = (
+            "the weak model is served elsewhere, and not trained"
+            if not self.weak.trainable
+            else "align is off"
+            if self.align.objective == "off"
+            else None
+        )
+        if self.rounds.most > 1 and why is not None:
+            raise ValueError(
+                f"rounds.most: {self.rounds.most} wants an alignment in each round, but {why}: leave it at 1"
+            )
+        return self
+
     @property
     def comparison(self) -> TableConfig:
         """The section ``table``, or its defaults."""
         return self.table or TableConfig()
+
+    @property
+    def held_out(self) -> int:
+        """How many training queries, the last ones, are kept out of SFT: those of all rounds."""
+        if not self.draft.held_out or self.draft.queries is None:
+            return 0
+        return self.draft.queries * (self.rounds.most if self.rounds.queries == "next" else 1)
 
     @property
     def folder(self) -> Path:

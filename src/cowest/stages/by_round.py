@@ -11,7 +11,7 @@ from cowest.run.store import write_atomic
 from cowest.scoring.statistics import share
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, in_thread
-from cowest.stages.learn import learned_from, selection_of, sft_model, training_queries
+from cowest.stages.learn import selection_of, sft_model, training_queries
 from cowest.stages.loop import begun, calls_of, ended, standing_before, strong_answers, taken
 from cowest.stages.rounds import Round
 from cowest.types import Draft, Drift, Feedback, Refinement, RoundResult, Usage
@@ -26,7 +26,7 @@ def drift_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         from cowest.training.drift import drift
 
-        prompts = {e.id: context.frames.draft(e) for e in training_queries(context)}
+        prompts = {e.id: context.frames.draft(e) for e in training_queries(context, round_)}
         drafts = [
             (prompts[d.example_id], d.text)
             for d in context.run.file(round_.file("drafts.jsonl"), Draft).load()
@@ -47,7 +47,7 @@ def drift_stage(round_: Round) -> Stage:
 def round_results(context: Context) -> list[RoundResult]:
     """One for each round that was run; none where the recipe has one round."""
     rounds = begun(context)
-    if context.config.rounds.most == 1 or not context.weak.trainable or not learned_from(context.config):
+    if context.config.rounds.most == 1:
         return []
     best, answers = taken(context, rounds).round_.number, strong_answers(context, rounds)
     return [

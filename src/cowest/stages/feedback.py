@@ -25,12 +25,12 @@ from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
 
 
-def _feedback_depends(context: Context) -> Depends:
+def _feedback_depends(context: Context, round_: Round) -> Depends:
     first, c, judge = context.task.examples("train")[0], context.config, context.models.sources.judge
     return (
         settings_of("feedback", c.feedback, leave_out=("judge",))
         | (depends.value("feedback.judge", None) if judge is None else judge.identity("feedback.judge"))
-        | depends.questions("drafted", training_queries(context))
+        | depends.questions("drafted", training_queries(context, round_))
         | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(first))
         | depends.seen(context, "strong")
@@ -45,7 +45,7 @@ def _feedback_depends(context: Context) -> Depends:
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
-    queries = {e.id: e for e in training_queries(context)}
+    queries = {e.id: e for e in training_queries(context, round_)}
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
     watch = _watch(context, queries, drafts)
     solos, refinements = await _answers(context, round_, queries, drafts, watch)
@@ -286,7 +286,7 @@ async def _pairs(context: Context, round_: Round) -> Done:
     settings = context.config.pairs
     feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
     made = build_pairs(
-        training_queries(context),
+        training_queries(context, round_),
         context.run.file(round_.file("drafts.jsonl"), Draft).load(),
         feedback_,
         context.frames,
@@ -328,12 +328,15 @@ def _pooled(round_: Round) -> tuple[str, ...]:
 def feedback_stage(round_: Round) -> Stage:
     """Every draft refined, every query answered alone, and the scores of both."""
 
+    def follows_from(context: Context) -> Depends:
+        return _feedback_depends(context, round_)
+
     async def execute(context: Context) -> Done:
         return await _feedback(context, round_)
 
     reads = (round_.file("drafts.jsonl"), *_first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
-    return Stage(round_.stage("feedback"), 1, reads, writes, _feedback_depends, execute)
+    return Stage(round_.stage("feedback"), 1, reads, writes, follows_from, execute)
 
 
 def pairs_stage(round_: Round) -> Stage:

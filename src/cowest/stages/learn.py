@@ -55,18 +55,21 @@ class Selection(Record):
         return self.best.model
 
 
-def training_queries(context: Context) -> Sequence[Example]:
-    """The training queries that are drafted, refined and paired."""
-    settings, train = context.config.draft, context.task.examples("train")
-    if settings.queries is None:
+def training_queries(context: Context, round_: Round | None = None) -> Sequence[Example]:
+    """The training queries that a round (the first, unless it is named) drafts for, refines and pairs."""
+    n, train, kept = context.config.draft.queries, context.task.examples("train"), context.config.held_out
+    if n is None:
         return train
-    return train[-settings.queries :] if settings.held_out else train[: settings.queries]
+    drafted = train[-kept:] if kept else train
+    before = n * (round_.number - 1) if round_ is not None and context.config.rounds.queries == "next" else 0
+    start = before % len(drafted)  # all used up: from the first again
+    return [*drafted[start:], *drafted[:start]][:n]
 
 
 def sft_examples(context: Context) -> Sequence[Example]:
     """The training examples of SFT: all, or those that ``draft.held_out`` leaves."""
-    settings, train = context.config.draft, context.task.examples("train")
-    return train[: -settings.queries] if settings.held_out and settings.queries else train
+    train, kept = context.task.examples("train"), context.config.held_out
+    return train[:-kept] if kept else train
 
 
 def _sft_depends(context: Context) -> Depends:

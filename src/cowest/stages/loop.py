@@ -13,7 +13,7 @@ from cowest.assembly.context import Context
 from cowest.recipe.config import RunConfig
 from cowest.scoring.statistics import compare
 from cowest.stages.answers import outcomes_of
-from cowest.stages.asks import draft_key
+from cowest.stages.asks import calls_each, draft_key
 from cowest.stages.learn import (
     SFT_POLICY,
     CheckpointScore,
@@ -21,6 +21,7 @@ from cowest.stages.learn import (
     aligned,
     learned_from,
     selection_of,
+    training_queries,
     validation_file,
     validation_queries,
 )
@@ -104,17 +105,31 @@ def _done(context: Context, round_: Round) -> bool:
 def ended(context: Context, rounds: Sequence[Round]) -> str | None:
     """Why no round follows ``rounds``, which are done; None where one does."""
     settings, last = context.config.rounds, rounds[-1]
-    if last.number >= settings.most:
-        return f"rounds.most is {settings.most}"
     chosen = selection_of(context, last)
     if chosen.skipped is not None:
         return f"round {last.number} had nothing to learn from: {chosen.skipped}"
-    calls = sum(map(calls_of, strong_answers(context, rounds)))
-    if settings.strong_calls is not None and calls >= settings.strong_calls:
-        return f"feedback has taken {calls} strong calls, and rounds.strong_calls is {settings.strong_calls}"
+    if last.number >= settings.most:
+        return f"rounds.most is {settings.most}"
+    if settings.strong_calls is not None:
+        calls = sum(map(calls_of, strong_answers(context, rounds)))
+        more = _most_calls(context, rounds, rounds_of(context.config)[last.number])
+        if calls + more > settings.strong_calls:
+            return (
+                f"feedback has taken {calls} strong calls, round {last.number + 1} could take {more}, and rounds.strong_calls is "
+                f"{settings.strong_calls}"
+            )
     if settings.stop == "never":
         return None
     return _no_better(context, rounds, chosen)
+
+
+def _most_calls(context: Context, before: Sequence[Round], round_: Round) -> int:
+    """The most strong calls that a round's feedback can take: all its drafts differ, and from those of the rounds before."""
+    asked, queries = context.signal.asks, training_queries(context, round_)
+    known = {e.id for one in before for e in training_queries(context, one)}
+    alone = sum(e.id not in known for e in queries) if "solo" in asked else 0
+    refined = len(queries) * context.config.draft.samples if "refine" in asked else 0
+    return (alone + refined) * calls_each(context)
 
 
 def _no_better(context: Context, rounds: Sequence[Round], chosen: Selection) -> str | None:
@@ -152,7 +167,9 @@ def _p_value(context: Context, a: Scored, b: Scored) -> float | None:
     found = []
     for one in (a, b):
         rows = context.run.file(validation_file(one.round_, one.checkpoint.step), Prediction).load()
-        found.append(outcomes_of(context.task, queries, rows))
+        # Cut off counts as wrong, as in the scores that are compared.
+        outcomes = outcomes_of(context.task, queries, rows)
+        found.append([o.model_copy(update={"cut": False}) for o in outcomes])
     tests = compare(context.metric, context.task.labels, "a", found[0], "b", found[1], context.config.seed)
     return tests[-1].p
 

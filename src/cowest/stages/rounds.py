@@ -29,6 +29,11 @@ BASE = Policy("base", (), lambda context: context.weak.base())
 """The weak model as it is: one that is served elsewhere, or not trained."""
 
 
+def in_round(name: str, number: int) -> str:
+    """What a stage of this name is called in this round."""
+    return name if number == 1 else f"{name} (round {number})"
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """One pass of sample, feedback, pairs and align, with the policy that drafts in it.
@@ -53,7 +58,7 @@ class Round:
 
     def stage(self, name: str) -> str:
         """What the round's stage of this name is called."""
-        return name if self.number == 1 else f"{name} (round {self.number})"
+        return in_round(name, self.number)
 
     def seed(self, *parts: str | int) -> tuple[str | int, ...]:
         """What the seeds of this round's calls follow from: another round asks anew."""

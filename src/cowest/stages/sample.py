@@ -21,11 +21,11 @@ Item = tuple[Example, int]
 """A query and the index of its draft."""
 
 
-def _sample_depends(context: Context) -> Depends:
+def _sample_depends(context: Context, round_: Round) -> Depends:
     c = context.config
     found = (
         settings_of("draft", c.draft)
-        | depends.questions("drafted", training_queries(context))
+        | depends.questions("drafted", training_queries(context, round_))
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
@@ -90,7 +90,7 @@ async def _given(there: Draft | None, make: Callable[[Item], Awaitable[Draft]], 
 
 async def _sample(context: Context, round_: Round) -> Done:
     settings, weak = context.config.draft, context.models.weak(round_.policy.weights(context))
-    items = [(e, k) for e in training_queries(context) for k in range(settings.samples)]
+    items = [(e, k) for e in training_queries(context, round_) for k in range(settings.samples)]
     file = context.run.file(round_.file("drafts.jsonl"), Draft)
     there = {d.id: d for d in file.load() if d.error is None} if settings.redraw else {}
     drawing = _Drawing(context, round_, weak, there)
@@ -118,8 +118,11 @@ async def _sample(context: Context, round_: Round) -> Done:
 def sample_stage(round_: Round) -> Stage:
     """K drafts for each training query, by the round's policy."""
 
+    def follows_from(context: Context) -> Depends:
+        return _sample_depends(context, round_)
+
     async def execute(context: Context) -> Done:
         return await _sample(context, round_)
 
     writes = (round_.file("drafts.jsonl"),)
-    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, _sample_depends, execute)
+    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, follows_from, execute)

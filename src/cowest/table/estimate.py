@@ -20,6 +20,7 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
+from cowest.stages.loop import rounds_of
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant, check_plan_here, open_plan
@@ -55,12 +56,15 @@ def _learners(variants: Sequence[Variant]) -> Iterator[Learner]:
     """Who trains what; a training that two variants share is the first one's."""
     seen: set[str] = set()
     for variant in variants:
-        prints = lineage_of(variant.context)
-        mine = [
-            stage for stage in ("sft", "align") if stage in _needed(variant) and prints.get(stage) not in (None, *seen)
-        ]
-        seen.update(prints[stage] for stage in mine)
-        yield Learner(variant.context, tuple(mine))
+        prints, needed = lineage_of(variant.context), _needed(variant)
+        trained = ["sft", *(round_.stage("align") for round_ in rounds_of(variant.context.config))]
+        others = {
+            name
+            for name in trained
+            if ("sft" if name == "sft" else "align") not in needed or prints.get(name) in (None, *seen)
+        }
+        seen.update(prints[name] for name in trained if name not in others)
+        yield Learner(variant.context, frozenset(others))
 
 
 def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tuple[Context, Work]]:
@@ -72,8 +76,10 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
         for work in workload(variant.context, paid):
             if work.stage not in wanted:
                 continue
-            key = prints[work.stage]
-            if work.calls_for == "strong alone":  # the same request in every draft format, answered from the ledger
+            key = prints[work.made_in]
+            if work.calls_for.startswith(
+                "strong alone"
+            ):  # the same request in every draft format, answered from the ledger
                 key = fingerprint(known_as(work.model), work.sampling.model_dump(mode="json"))
             key = f"{key} {work.calls_for}"
             if key not in seen:
