@@ -35,14 +35,16 @@ from cowest.stages.by_round import drift_stage
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
-from cowest.stages.feedback import feedback_stage, pairs_stage
+from cowest.stages.feedback import feedback_stage
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
+from cowest.stages.pairs import pairs_stage
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import Round
 from cowest.stages.sample import sample_stage
 from cowest.stages.upgrade import upgrade
 from cowest.systems.registry import evaluated
+from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import ModelRef
 
 
@@ -70,10 +72,10 @@ def stages_now(context: Context) -> tuple[Stage, ...]:
     return stages_of(context.config, begun(context))
 
 
-def stages_of_round(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> tuple[Stage, ...]:
+def stages_of_round(round_: Round, learns_from: Sequence[str] = (PAIRS,)) -> tuple[Stage, ...]:
     """One pass of the loop; without alignment its pairs are for whoever has the weights."""
     drift = (drift_stage(round_),) if round_.number > 1 else ()
-    found = (sample_stage(round_), *drift, feedback_stage(round_), pairs_stage(round_))
+    found = (sample_stage(round_), *drift, feedback_stage(round_), pairs_stage(round_, LABELS in learns_from))
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 

@@ -250,7 +250,10 @@ class Feedback(Record):
 
 
 class PreferencePair(Record):
-    """(x, y+, y-) in TRL's conversational preference format, with the gains that made it."""
+    """(x, y+, y-) in TRL's conversational preference format, with the gains that made it.
+
+    ``weight``: how much it counts in alignment, beside others (None: 1).
+    """
 
     example_id: str
     prompt: tuple[Message, ...]
@@ -258,11 +261,26 @@ class PreferencePair(Record):
     rejected: tuple[Message, ...]
     chosen_gain: float
     rejected_gain: float
+    weight: float | None = Field(default=None, exclude_if=_is_none)
 
     @property
     def margin(self) -> float:
         """chosen_gain - rejected_gain, in units of the scorer."""
         return self.chosen_gain - self.rejected_gain
+
+
+class LabelledDraft(Record):
+    """(x, y) and whether y is one to write, in TRL's conversational unpaired preference format.
+
+    ``worth`` is what the signal says of the draft, ``baseline`` what it was compared with, both in units of the scorer.
+    """
+
+    example_id: str
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    label: bool
+    worth: float
+    baseline: float
 
 
 class RouteFacts(Record):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 
 from cowest.collaboration.signals import Gain, worth
 from cowest.protocols import Frames, Signal
@@ -20,6 +20,7 @@ from cowest.types import Draft, Example, Feedback, Message, PreferencePair
 
 Rule = Literal["paper", "ordered"]
 GAIN = Gain()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class Pairing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
+    """A draft with what it is worth, and the plain score of its refined answer."""
+
     text: str
     gain: float
     outcome: float | None
@@ -65,7 +68,7 @@ def build_pairs(
     pairs: list[PreferencePair] = []
     for example in examples:
         of_query: Counter[str] = Counter()
-        candidates = _candidates(by_query.get(example.id, ()), scored, signal, price_per_word, of_query)
+        candidates = distinct(by_query.get(example.id, ()), scored, signal, price_per_word, of_query)
         found = _of_query(candidates, rule, min_margin)
         counts.update(of_query)
         counts.update(_agreement(candidates))
@@ -79,12 +82,12 @@ def build_pairs(
         pairs.extend(_pair(example, prompt, better, worse) for better, worse in found[:max_per_query])
     if limit is not None and len(pairs) > limit:
         counts["dropped_over_limit"] = len(pairs) - limit
-        pairs = _some(pairs, limit, seed)
+        pairs = some(pairs, limit, seed)
     counts["pairs"] = len(pairs)
     return Pairing(tuple(pairs), dict(counts))
 
 
-def _agreement(candidates: Sequence[_Candidate]) -> Counter[str]:
+def _agreement(candidates: Sequence[Candidate]) -> Counter[str]:
     """Of the query's pairs of drafts with different outcomes: how many the signal orders as these, and how many it ties."""
     counts: Counter[str] = Counter()
     for a, b in combinations(candidates, 2):
@@ -95,7 +98,7 @@ def _agreement(candidates: Sequence[_Candidate]) -> Counter[str]:
     return counts
 
 
-def _why_none(candidates: Sequence[_Candidate], counts: Mapping[str, int]) -> str:
+def _why_none(candidates: Sequence[Candidate], counts: Mapping[str, int]) -> str:
     """Why a query gives no pair, as a name of what is counted."""
     if len(candidates) > 1:
         equal = len({c.gain for c in candidates}) == 1
@@ -107,20 +110,22 @@ def _why_none(candidates: Sequence[_Candidate], counts: Mapping[str, int]) -> st
     return "no_contrast_too_few_drafts"
 
 
-def _some(pairs: Sequence[PreferencePair], limit: int, seed: int) -> list[PreferencePair]:
+def some(pairs: Sequence[T], limit: int, seed: int) -> list[T]:
+    """``limit`` of them at random, in their order; a smaller choice is a part of a larger one."""
     order = list(range(len(pairs)))
     Random(f"cowest-pairs/{seed}").shuffle(order)
     return [pairs[i] for i in sorted(order[:limit])]
 
 
-def _candidates(
+def distinct(
     drafts: Sequence[Draft],
     scored: Mapping[str, Feedback],
     signal: Signal,
     price_per_word: float,
     counts: Counter[str],
-) -> list[_Candidate]:
-    unique: dict[str, _Candidate] = {}
+) -> list[Candidate]:
+    """A query's drafts that say what they are worth, equal texts once; ``counts`` takes what became of the others."""
+    unique: dict[str, Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
         record = scored.get(draft.id)
         gain = None if record is None else worth(signal, record, draft, price_per_word)
@@ -133,12 +138,12 @@ def _candidates(
         else:
             counts["scored"] += 1
             counts["gain_positive" if gain > 0 else "gain_negative" if gain < 0 else "gain_zero"] += 1
-            unique[draft.text.strip()] = _Candidate(draft.text, gain, record.refined.value)
+            unique[draft.text.strip()] = Candidate(draft.text, gain, record.refined.value)
     return list(unique.values())
 
 
-def _of_query(candidates: Sequence[_Candidate], rule: Rule, min_margin: float) -> list[tuple[_Candidate, _Candidate]]:
-    def fits(better: _Candidate, worse: _Candidate) -> bool:
+def _of_query(candidates: Sequence[Candidate], rule: Rule, min_margin: float) -> list[tuple[Candidate, Candidate]]:
+    def fits(better: Candidate, worse: Candidate) -> bool:
         if rule == "paper":
             return better.gain > 0 >= worse.gain
         return better.gain - worse.gain >= min_margin
@@ -147,7 +152,7 @@ def _of_query(candidates: Sequence[_Candidate], rule: Rule, min_margin: float) -
     return sorted(found, key=lambda pair: pair[1].gain - pair[0].gain)
 
 
-def _pair(example: Example, prompt: tuple[Message, ...], better: _Candidate, worse: _Candidate) -> PreferencePair:
+def _pair(example: Example, prompt: tuple[Message, ...], better: Candidate, worse: Candidate) -> PreferencePair:
     return PreferencePair(
         example_id=example.id,
         prompt=prompt,

@@ -62,7 +62,7 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
         yield _training(context, weak, shape, c.sft, "sft", asked + _longest_text(weak, taught), 1)
         yield _answering(context, weak, shape, "sample", asked, c.draft.sampling, len(train) * c.draft.samples)
         if c.align.objective != "off":
-            both = 1 if c.align.objective == "positives" else 2
+            both = 2 if c.align.compares else 1
             yield _training(context, weak, shape, c.align, "align", asked + c.draft.sampling.max_tokens, both)
     if isinstance(strong, LocalSource) and (shape := _shape(strong)) is not None:
         asked = _longest(strong, [context.frames.refine(e, "") for e in spread(train, MEASURED)])

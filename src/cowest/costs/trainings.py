@@ -17,6 +17,7 @@ from cowest.run.freshness import count_lines
 from cowest.stages.learn import sft_examples, training_queries
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.rounds import Round, in_round
+from cowest.training.objectives import LABELS, PAIRS
 
 END_TOKENS = 2
 """What ends a turn."""
@@ -99,20 +100,24 @@ def _align(context: Context, count: Counter, written: Written, current: Collecti
     c, queries = context.config.align, training_queries(context, round_)
     prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
     draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
-    positives = c.objective == "positives"
-    pairs = _pairs(context, current, round_)
+    found = (
+        _labels(context, current, round_) if c.objective in ("kto", "rejection") else _pairs(context, current, round_)
+    )
+    # Sequences that are trained on, and that are only read: the reference's, and KTO's drafts for another query.
+    trained, again = (2 if c.compares else 1), (1 if c.objective == "kto" else 0)
+    seen = 2 if c.compares or c.objective == "kto" else 0
     steps, rows, tokens, read = list[float](), c.batch_size * c.gradient_accumulation, list[float](), list[float]()
     for bound in ("low", "expected", "high"):
-        n, length = getattr(pairs, bound), min(prompt + getattr(draft, bound), c.max_length)
+        n, length = getattr(found, bound), min(prompt + getattr(draft, bound), c.max_length)
         steps.append(_steps(c, n))
-        tokens.append(steps[-1] * rows * length * (1 if positives else 2))
-        read.append(0.0 if positives else 2 * n * length)
+        tokens.append(steps[-1] * rows * length * trained)
+        read.append((seen * n + again * steps[-1] * rows) * length)
     return Training("align", context.weak, _range(steps), _range(tokens), _range(read), round_.number)
 
 
 def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:
     """How many there are, once they are there; before, anything from none to the most, and half of that."""
-    file = context.path(round_.file("pairs.jsonl"))
+    file = context.path(round_.file(PAIRS))
     if round_.stage("pairs") in current and file.is_file():
         return _exactly(count_lines(file))
     c, k = context.config.pairs, context.config.draft.samples
@@ -120,6 +125,19 @@ def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:
     most = most if c.limit is None else min(most, c.limit)
     rounds = 1 if round_.pooled is None else round_.number
     return Range(low=0, expected=rounds * most / 2, high=rounds * most)
+
+
+def _labels(context: Context, current: Collection[str], round_: Round) -> Range:
+    """The same of labelled drafts: of all drafts, or the best of each query."""
+    file, queries = context.path(round_.file(LABELS)), len(training_queries(context, round_))
+    best = context.config.align.objective == "rejection"
+    if round_.stage("pairs") in current and file.is_file():
+        n = count_lines(file)
+        return Range(low=0, expected=min(n, queries) / 2, high=min(n, queries)) if best else _exactly(n)
+    most = (queries if best else queries * context.config.draft.samples) * (
+        1 if round_.pooled is None else round_.number
+    )
+    return Range(low=0, expected=most / 2, high=most)
 
 
 def _steps(settings: TrainingSettings, rows: float) -> float:

@@ -186,8 +186,9 @@ class AlignConfig(TrainingSettings):
     objective: str = Field(
         default="preference",
         description="What alignment learns from; installed packages add objectives. preference: DPO on the pairs. positives: SFT "
-        "on the chosen drafts alone, the control that shows what the comparison with the rejected ones adds. off (also `align: "
-        "off`): no alignment; feedback and pairs are still collected.",
+        "on the chosen drafts alone, the control that shows what the comparison with the rejected ones adds. kto: single drafts "
+        "with their worth, no pairs. rejection: SFT on the best draft of each query. off (also `align: off`): no alignment; "
+        "feedback and pairs are still collected. docs/training.md: which when.",
     )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
@@ -196,6 +197,11 @@ class AlignConfig(TrainingSettings):
         default="sigmoid", description="TRL's DPO loss_type."
     )
     nll_weight: float = Field(default=0.0, ge=0, description="Weight of an NLL term on the chosen draft (RPO).")
+    weight: Literal["even", "margin"] = Field(
+        default="even",
+        description="What a pair counts (preference), or a draft (kto): all alike, or by its margin (over the rejected draft, or "
+        "over its query's baseline), with a mean of 1.",
+    )
     checkpoints: int = Field(default=4, ge=1, description="Evenly spaced checkpoints to choose from.")
     selection_queries: int = Field(
         default=150, ge=1, description="Validation queries on which each checkpoint's collaboration is scored."
@@ -205,6 +211,11 @@ class AlignConfig(TrainingSettings):
     @classmethod
     def _yaml_off(cls, value: object) -> object:
         return "off" if value is False else value  # YAML 1.1 reads off as false
+
+    @property
+    def compares(self) -> bool:
+        """Whether a row of alignment is two drafts, as far as is known; False for cowest's own objectives on single ones."""
+        return self.objective not in ("positives", "kto", "rejection")
 
 
 class RoundsConfig(Section):

@@ -1,4 +1,4 @@
-"""Stages that collect the collaborative feedback: ``feedback`` and ``pairs``."""
+"""The stage ``feedback``: it collects the collaborative feedback."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from cowest.assembly.context import Context
-from cowest.collaboration.feedback import NOT_ASKED, feedback, unscored_reasons
-from cowest.collaboration.preference import build_pairs
+from cowest.collaboration.feedback import NOT_ASKED, feedback
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
-from cowest.run.freshness import Depends, content
-from cowest.run.identity import derive_seed, fingerprint
-from cowest.run.store import JsonlFile
+from cowest.run.freshness import Depends
 from cowest.stages import asks, depends
-from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
-from cowest.tasks.collected import pairs_file
-from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
+from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Score, Usage
 
 
 def _feedback_depends(context: Context, round_: Round) -> Depends:
@@ -258,71 +253,9 @@ def _refinements(
     )
 
 
-def _pairs_depends(context: Context) -> Depends:
-    c, collected = context.config, _collected(context)
-    return (
-        settings_of("pairs", c.pairs)
-        | depends.value("seed", c.seed if c.pairs.limit else None)
-        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
-        | depends.seen(context, "weak")
-        | depends.value(
-            "collected pairs",
-            content(fingerprint(*(pair.model_dump(mode="json") for pair in collected)), f"{len(collected)} pairs")
-            if collected
-            else None,
-        )
-    )
-
-
-def _collected(context: Context) -> list[PreferencePair]:
-    """The preference pairs of ``cowest collect``, where the recipe names a file of it."""
-    task = context.config.task
-    if task is None or task.collected is None:
-        return []
-    return JsonlFile(pairs_file(task.collected), PreferencePair).load()
-
-
-async def _pairs(context: Context, round_: Round) -> Done:
-    settings = context.config.pairs
-    feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
-    made = build_pairs(
-        training_queries(context, round_),
-        context.run.file(round_.file("drafts.jsonl"), Draft).load(),
-        feedback_,
-        context.frames,
-        rule=settings.rule,
-        min_margin=settings.min_margin,
-        max_per_query=settings.max_per_query,
-        limit=settings.limit,
-        signal=context.signal,
-        price_per_word=settings.price_per_word,
-        seed=derive_seed(context.config.seed, *round_.seed("pairs")),
-    )
-    collected = _collected(context) if round_.number == 1 else []
-    before = [pair for name in _pooled(round_) for pair in context.run.file(name, PreferencePair).load()]
-    context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected, *before])
-    limit = context.config.feedback.sampling.max_tokens
-    unscored = unscored_reasons(feedback_)
-    counts = {**made.counts, **{f"unscored_{reason.replace(' ', '_')}": n for reason, n in unscored.items()}}
-    context.reporter.info(f"{context.label}pairs: {contrast(counts)}; {agreement(counts)}")
-    warnings = thin_contrast(counts, unscored, feedback_, limit)
-    for text in warnings:
-        context.reporter.info(f"{context.label}pairs: warning: {text}")
-    if collected:
-        counts |= {"pairs_collected": len(collected)}
-    if before:
-        counts |= {"pairs_of_earlier_rounds": len(before)}
-    return Done(counts | {"pairs": len(made.pairs) + len(collected) + len(before)}, warnings=warnings)
-
-
 def _first_solos(round_: Round) -> tuple[str, ...]:
     """Where the strong model's answers without a draft are already, in a later round than the first."""
     return () if round_.number == 1 else (Round(round_.policy).file("solo.jsonl"),)
-
-
-def _pooled(round_: Round) -> tuple[str, ...]:
-    """The file with the pairs of earlier rounds, where they are learnt from, too."""
-    return () if round_.pooled is None else (round_.pooled.file("pairs.jsonl"),)
 
 
 def feedback_stage(round_: Round) -> Stage:
@@ -337,13 +270,3 @@ def feedback_stage(round_: Round) -> Stage:
     reads = (round_.file("drafts.jsonl"), *_first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
     return Stage(round_.stage("feedback"), 1, reads, writes, follows_from, execute)
-
-
-def pairs_stage(round_: Round) -> Stage:
-    """Gains to preference pairs."""
-
-    async def execute(context: Context) -> Done:
-        return await _pairs(context, round_)
-
-    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *_pooled(round_))
-    return Stage(round_.stage("pairs"), 1, reads, (round_.file("pairs.jsonl"),), _pairs_depends, execute)

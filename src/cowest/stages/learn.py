@@ -19,7 +19,7 @@ from cowest.stages.advice import why_no_pairs
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
 from cowest.stages.rounds import Policy, Round
 from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
-from cowest.training.objectives import OBJECTIVES
+from cowest.training.objectives import LABELS, OBJECTIVES, PAIRS
 from cowest.types import Alignment, Draft, Example, Feedback, ModelRef, Prediction, Record
 
 
@@ -181,8 +181,9 @@ async def _align(context: Context, round_: Round) -> Done:
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
-    if context.objective is not None and "pairs.jsonl" in context.objective.reads:
-        counts["pairs"] = count_lines(context.path(round_.file("pairs.jsonl")))
+    learned = {"pairs": PAIRS, "labelled": LABELS}
+    reads = context.objective.reads if context.objective is not None else ()
+    counts |= {what: count_lines(context.path(round_.file(name))) for what, name in learned.items() if name in reads}
     return Done(counts | done.counts, failed)
 
 
@@ -204,7 +205,7 @@ def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: 
     """Nothing was trained; the run goes on, and says why there is no aligned model."""
     pairs = context.run.manifest().stages.get(round_.stage("pairs"))
     drafts = context.run.file(round_.file("drafts.jsonl"), Draft).load()
-    if pairs is not None and not pairs.counts.get("pairs"):
+    if pairs is not None and not pairs.counts.get("pairs") and not pairs.counts.get("labelled"):
         records = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
         why = why_no_pairs(len(drafts), sum(d.text is None for d in drafts), records, pairs.counts)
     unscored = CheckpointScore(step=0, model=context.named(policy), score=None, n=0, n_failed=0)
@@ -273,7 +274,7 @@ def learned_from(config: RunConfig) -> tuple[str, ...]:
 SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft, _kept_weights)
 
 
-def align_stage(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> Stage:
+def align_stage(round_: Round, learns_from: Sequence[str] = (PAIRS,)) -> Stage:
     """Tuning of the round's policy on the round's files that the objective learns from."""
 
     async def execute(context: Context) -> Done:

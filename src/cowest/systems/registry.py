@@ -42,6 +42,11 @@ VARIANTS: Mapping[str, Mapping[str, JsonValue]] = {
     "cot": {"draft.format": "chain_of_thought"},
     "rlwf": {"pairs.signal": "draft", "pairs.rule": "ordered"},
     "positives": {"align.objective": "positives"},
+    "outcome": {"pairs.signal": "outcome", "pairs.rule": "ordered"},
+    "better": {"pairs.signal": "better"},
+    "weighted": {"align.weight": "margin"},
+    "kto": {"align.objective": "kto"},
+    "rejection": {"align.objective": "rejection"},
 }
 """The settings that a variant has in place of the recipe's."""
 
@@ -195,6 +200,21 @@ TABLE: tuple[SystemSpec, ...] = (
 )  # fmt: skip
 """The rows of the paper's table, in its order."""
 
+
+def _taught(variant: str, about: str) -> SystemSpec:
+    """The collaboration with a weak model that is aligned in this variant."""
+    return SystemSpec(f"collab_{variant}", about, _collaboration("aligned"), "align", variant, uses="both", live=True)
+
+
+TAUGHT: tuple[SystemSpec, ...] = (
+    _taught("outcome", "aligned on the score of the refined answer, in place of the gain"),
+    _taught("better", "aligned on what the refined answer has more than the better of both alone"),
+    _taught("weighted", "aligned on pairs that count by their margin"),
+    _taught("kto", "aligned by KTO on single drafts, without pairs"),
+    _taught("rejection", "tuned on the best draft of each query: rejection sampling"),
+)
+"""Other signals and objectives than the paper's, for the tables that name them."""
+
 SYSTEMS: tuple[SystemSpec, ...] = (
     WEAK,
     STRONG,
@@ -203,6 +223,7 @@ SYSTEMS: tuple[SystemSpec, ...] = (
     WEAK_ALIGNED,
     STRONG_REASONS,
     *(s for s in TABLE if s not in (WEAK, STRONG)),
+    *TAUGHT,
 )
 """All that ship with cowest, those of ``cowest run`` first."""
 

@@ -130,7 +130,7 @@ def micro_batches(settings: TrainingSettings) -> Sequence[int]:
 
     Only all of them where the split would change the gradient: TRL's NLL term of DPO is a mean over a micro-batch.
     """
-    whole = isinstance(settings, AlignConfig) and settings.nll_weight > 0 and settings.objective != "positives"
+    whole = isinstance(settings, AlignConfig) and settings.nll_weight > 0 and settings.compares
     least = settings.batch_size if whole else 1
     return [rows for rows in range(settings.batch_size, least - 1, -1) if settings.batch_size % rows == 0]
 

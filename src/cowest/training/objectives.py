@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 from cowest.errors import NothingToLearnError
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
 from cowest.recipe.registry import Registry
 from cowest.run.store import JsonlFile
-from cowest.types import Alignment, ModelRef, PreferencePair
+from cowest.types import Alignment, LabelledDraft, ModelRef, PreferencePair, Record
 
 
 class Objective(Protocol):
@@ -49,16 +49,27 @@ class Objective(Protocol):
         ...
 
 
-Trainer = Callable[[ModelRef, Sequence[PreferencePair], AlignConfig, Path, int, Reporter, Tracker], Alignment]
+R = TypeVar("R", bound=Record)
+Trainer = Callable[[ModelRef, Sequence[R], AlignConfig, Path, int, Reporter, Tracker], Alignment]
+PAIRS: Final = "pairs.jsonl"
+LABELS: Final = "labels.jsonl"
+"""Drafts by themselves, each with a label: written by the stage ``pairs`` where the objective reads it."""
 
 
 @dataclass(frozen=True, slots=True)
-class OnPairs:
-    """An objective that learns from ``pairs.jsonl``; ``trainer`` imports what trains, which is heavy, when it is wanted."""
+class OnRecords(Generic[R]):
+    """An objective that learns from the records of one file; ``trainer`` imports what trains, which is heavy, when it is wanted."""
 
     name: str
-    trainer: Callable[[], Trainer]
-    reads: tuple[str, ...] = ("pairs.jsonl",)
+    file: str
+    record: type[R]
+    missing: str
+    trainer: Callable[[], Trainer[R]]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See Objective."""
+        return (self.file,)
 
     def train(
         self,
@@ -71,28 +82,48 @@ class OnPairs:
         tracker: Tracker,
     ) -> Alignment:
         """See Objective."""
-        pairs = JsonlFile(files["pairs.jsonl"], PreferencePair).load()
-        if not pairs:
-            raise NothingToLearnError("there is no preference pair to learn from")
-        return self.trainer()(policy, pairs, settings, out, seed, reporter, tracker)
+        records = JsonlFile(files[self.file], self.record).load()
+        if not records:
+            raise NothingToLearnError(self.missing)
+        return self.trainer()(policy, records, settings, out, seed, reporter, tracker)
 
 
-def _preference() -> Trainer:
+def _preference() -> Trainer[PreferencePair]:
     from cowest.training.preference import train_preference
 
     return train_preference
 
 
-def _positives() -> Trainer:
+def _positives() -> Trainer[PreferencePair]:
     from cowest.training.positives import train_positives
 
     return train_positives
 
 
-PREFERENCE = OnPairs("preference", _preference)
+def _kto() -> Trainer[LabelledDraft]:
+    from cowest.training.kto import train_kto
+
+    return train_kto
+
+
+def _rejection() -> Trainer[LabelledDraft]:
+    from cowest.training.positives import train_rejection
+
+    return train_rejection
+
+
+_NO_PAIR, _NO_LABEL = "there is no preference pair to learn from", "no draft is worth more or less than its baseline"
+PREFERENCE = OnRecords("preference", PAIRS, PreferencePair, _NO_PAIR, _preference)
 """DPO on the pairs (paper, step 6)."""
-POSITIVES = OnPairs("positives", _positives)
+POSITIVES = OnRecords("positives", PAIRS, PreferencePair, _NO_PAIR, _positives)
 """SFT on the chosen drafts alone: the control that shows what the comparison with the rejected ones adds."""
+KTO = OnRecords("kto", LABELS, LabelledDraft, _NO_LABEL, _kto)
+"""Single drafts with their worth; no pair is needed."""
+REJECTION = OnRecords("rejection", LABELS, LabelledDraft, _NO_LABEL, _rejection)
+"""SFT on the best draft of each query."""
 OBJECTIVES: Registry[Objective] = Registry(
-    "objective", "cowest.objectives", {o.name: o for o in (PREFERENCE, POSITIVES)}, ("name", "reads", "train")
+    "objective",
+    "cowest.objectives",
+    {o.name: o for o in (PREFERENCE, POSITIVES, KTO, REJECTION)},
+    ("name", "reads", "train"),
 )

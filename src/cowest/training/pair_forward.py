@@ -37,10 +37,10 @@ class Packed(NamedTuple):
     targets: torch.Tensor
 
 
-def score_targets_only(model: torch.nn.Module) -> None:
-    """Let ``model`` (with TRL's fused head) compute its head at targets only, and read the prompt of a pair once where it can."""
+def score_targets_only(model: torch.nn.Module, pairs: bool = True) -> None:
+    """Let ``model`` (with TRL's fused head) compute its head at targets only; the prompt of ``pairs`` is read once where it can."""
     causal = causal_model(model)
-    stock, once = causal.forward, can_share(causal)
+    stock, once = causal.forward, pairs and can_share(causal)
 
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **given: Any) -> Any:
         if not fused_lm_head or args or given.get("labels") is None:

@@ -1,9 +1,9 @@
-"""SFT on the chosen drafts alone: the control that isolates what the comparison with the rejected ones teaches.
+"""SFT on good drafts alone: the control that isolates what the comparison with bad ones teaches, and rejection sampling.
 
-    L = -log pi(y+|x)  over the distinct chosen drafts of the pairs
+    L = -log pi(y+|x)  over the distinct chosen drafts of the pairs (positives), or the best draft of each query (rejection)
 
 It starts from the SFT model and sees the data, steps and learning rate of the alignment; only the objective differs. The paper has
-no such row. (Rejection sampling, as in RAFT, arXiv 2304.06767, is the same idea.)
+neither.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
+from cowest.collaboration.labels import best_of_each
 from cowest.errors import NothingToLearnError
 from cowest.protocols import Reporter, Tracker
 from cowest.recipe.config import AlignConfig
@@ -26,7 +27,7 @@ from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
 from cowest.training.precision import settled
 from cowest.training.sft import SftRow, lean_trainer, tokenize
-from cowest.types import Alignment, ModelRef, PreferencePair
+from cowest.types import Alignment, LabelledDraft, Message, ModelRef, PreferencePair, Record
 
 
 def train_positives(
@@ -42,13 +43,48 @@ def train_positives(
 
     The counts are of rows: the distinct chosen drafts.
     """
+    chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
+    return _train(policy, "positives", pairs, chosen, settings, out, seed, reporter, tracker)
+
+
+def train_rejection(
+    policy: ModelRef,
+    drafts: Sequence[LabelledDraft],
+    settings: AlignConfig,
+    out: Path,
+    seed: int,
+    reporter: Reporter,
+    tracker: Tracker = NOWHERE,
+) -> Alignment:
+    """Rejection sampling (RAFT, arXiv 2304.06767): SFT on the best draft of each query that has one to write.
+
+    The same as :func:`train_positives` otherwise.
+    """
+    best = best_of_each(drafts)
+    if not best:
+        raise NothingToLearnError("no draft is worth more than its baseline")
+    chosen = [(draft.prompt, draft.completion[-1].content) for draft in best]
+    return _train(policy, "rejection", best, chosen, settings, out, seed, reporter, tracker)
+
+
+def _train(
+    policy: ModelRef,
+    what: str,
+    records: Sequence[Record],
+    chosen: Sequence[tuple[tuple[Message, ...], str]],
+    settings: AlignConfig,
+    out: Path,
+    seed: int,
+    reporter: Reporter,
+    tracker: Tracker,
+) -> Alignment:
+    """SFT on the ``chosen`` prompts and drafts, which follow from ``records``."""
     started = time.perf_counter()
     folder = Folder(out)
     settings = settled(settings, policy.base)
-    done = folder.open(fingerprint("positives", policy, settings, pairs, seed))
+    done = folder.open(fingerprint(what, policy, settings, records, seed))
     if done is not None:
         return Alignment(checkpoints=kept_models(policy, settings, out), counts=done.data.counts("rows"))
-    chosen = list(dict.fromkeys((p.prompt, p.chosen[-1].content) for p in pairs))
     with quiet(lambda warning: reporter.info(f"align: {warning}")):
         tokenizer = tokenizer_for_training(policy, "align", reporter)
         loaded = load_within_memory(policy, settings, "align")

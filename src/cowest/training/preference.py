@@ -8,6 +8,8 @@ reference of a fully trained model from the name it was loaded by, which can be 
 
 The NLL term is TRL's loss type ``sft``: the mean over all chosen completion tokens of the micro-batch (long drafts
 weigh more; RPO, arXiv 2404.19733, divides each draft by its own length), so its size does not grow with the drafts.
+
+A pair counts by its weight (``weighting.py``): its own (that of people's feedback), times its margin with ``align.weight: margin``.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from pydantic import JsonValue
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined,unused-ignore]
 
 from cowest.errors import NothingToLearnError
@@ -45,7 +47,11 @@ from cowest.training.notices import quiet
 from cowest.training.pair_forward import score_targets_only
 from cowest.training.precision import settled
 from cowest.training.steps import Batch, EvenRowsMixin
+from cowest.training.weighting import WEIGHT, WeightedRowsMixin, normalised
 from cowest.types import Alignment, ModelRef, PreferencePair
+
+Row = dict[str, Any]
+"""Token ids by column, and perhaps a ``weight``."""
 
 
 def train_preference(
@@ -78,7 +84,8 @@ def train_preference(
         loaded = load_within_memory(policy, settings, "align")
         said = [(pair.prompt, pair.chosen[-1].content) for pair in pairs]
         end = taught_end(cast(PreTrainedModel, loaded.model), tokenizer, settings, said, policy.base, "align")
-        rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base, end)
+        weights = weights_of(pairs, settings.weight)
+        rows, data = tokenize(tokenizer, pairs, settings.max_length, policy.base, end, weights)
         data.tell(reporter, "align", "pairs", settings.max_length)
         if not rows:
             raise NothingToLearnError(
@@ -98,30 +105,47 @@ def train_preference(
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair], max_length: int, model: str, end: int
-) -> tuple[list[dict[str, list[int]]], Cut]:
-    """Rows of prompt_ids, chosen_ids and rejected_ids, cut to ``max_length`` together, and what that did to the pairs."""
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[PreferencePair],
+    max_length: int,
+    model: str,
+    end: int,
+    weights: Sequence[float] | None = None,
+) -> tuple[list[Row], Cut]:
+    """Rows of prompt_ids, chosen_ids and rejected_ids, cut to ``max_length`` together, and what that did to the pairs.
+
+    ``weights``, one a pair, become the rows' column ``weight``.
+    """
     prompts = [pair.prompt for pair in pairs]
     chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs], model, end)
     rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs], model, end)
-    rows, cut, lost, equal = [], 0, 0, 0
-    for (better, start), (worse, _) in zip(chosen, rejected, strict=True):
+    rows, cut, lost, equal = list[Row](), 0, 0, 0
+    for number, ((better, start), (worse, _)) in enumerate(zip(chosen, rejected, strict=True)):
         if start >= max_length:
             lost += 1
         elif better[:max_length] == worse[:max_length]:
             equal += 1
         else:
             cut += max(len(better), len(worse)) > max_length
-            kept = {"prompt_ids": better[:start], "chosen_ids": better[start:max_length]}
-            rows.append(kept | {"rejected_ids": worse[start:max_length]})
+            row: Row = {"prompt_ids": better[:start], "chosen_ids": better[start:max_length]}
+            row["rejected_ids"] = worse[start:max_length]
+            if weights is not None:
+                row[WEIGHT] = weights[number]
+            rows.append(row)
     return rows, Cut(items=len(pairs), cut=cut, lost=lost, equal=equal)
 
 
-def _longest(row: dict[str, list[int]]) -> int:
+def weights_of(pairs: Sequence[PreferencePair], by: Literal["even", "margin"]) -> list[float] | None:
+    """What each pair counts, with a mean of 1; None where all count alike."""
+    found = [(1.0 if pair.weight is None else pair.weight) * (pair.margin if by == "margin" else 1.0) for pair in pairs]
+    return None if len(set(found)) <= 1 else normalised(found)
+
+
+def _longest(row: Row) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
+class PairTrainer(EvenRowsMixin, WeightedRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
     """DPOTrainer on the rows of :func:`tokenize`."""
 
     SEQUENCES = 2  # of a pair: the chosen and the rejected one
@@ -145,14 +169,14 @@ class PairTrainer(EvenRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """TRL's loss, of which a micro-batch with fewer pairs than the others is a smaller part."""
-        stock = cast(Callable[..., torch.Tensor], super().compute_loss)
+        stock, inputs = cast(Callable[..., torch.Tensor], super().compute_loss), self.weighted(inputs)
         return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
 def pair_trainer(
     model: PreTrainedModel,
     lora: LoraConfig | None,
-    rows: list[dict[str, list[int]]],
+    rows: list[Row],
     settings: AlignConfig,
     folder: Folder,
     seed: int,
@@ -176,10 +200,17 @@ def pair_trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
-    trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results go
+    settle(trainer)
+    return trainer
+
+
+def settle(trainer: Trainer) -> None:
+    """A trainer that prints nothing to stdout, where results go, and holds one adapter.
+
+    TRL copied the SFT adapter as the reference; its log-probabilities are known now, and without the copy checkpoints hold one
+    adapter, as they would have to be resumed.
+    """
+    trainer.remove_callback(PrinterCallback)
     adapted = cast(PeftModel, trainer.model)
     if "ref" in getattr(adapted, "peft_config", {}):
-        # TRL copied the SFT adapter as the reference; its log-probabilities are known now, and without the copy
-        # checkpoints hold one adapter, as they would have to be resumed.
         adapted.delete_adapter("ref")
-    return trainer

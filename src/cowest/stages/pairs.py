@@ -1,0 +1,122 @@
+"""The stage ``pairs``: what drafts are worth, as pairs, and as single labelled drafts where the objective learns from those."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from cowest.assembly.context import Context
+from cowest.collaboration.feedback import unscored_reasons
+from cowest.collaboration.labels import label_drafts, labels_of
+from cowest.collaboration.preference import Rule, build_pairs
+from cowest.protocols import Signal
+from cowest.recipe.outcome import settings_of
+from cowest.run.freshness import Depends, content
+from cowest.run.identity import derive_seed, fingerprint
+from cowest.run.store import JsonlFile
+from cowest.stages import depends
+from cowest.stages.advice import agreement, contrast, thin_contrast
+from cowest.stages.base import Done, Stage
+from cowest.stages.learn import training_queries
+from cowest.stages.rounds import Round
+from cowest.tasks.collected import pairs_file
+from cowest.training.objectives import LABELS, PAIRS
+from cowest.types import Draft, Feedback, LabelledDraft, PreferencePair
+
+
+def _pairs_depends(context: Context) -> Depends:
+    c, collected = context.config, _collected(context)
+    return (
+        settings_of("pairs", c.pairs)
+        | depends.value("seed", c.seed if c.pairs.limit else None)
+        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.seen(context, "weak")
+        | depends.value(
+            "collected pairs",
+            content(fingerprint(*(pair.model_dump(mode="json") for pair in collected)), f"{len(collected)} pairs")
+            if collected
+            else None,
+        )
+    )
+
+
+def _collected(context: Context) -> list[PreferencePair]:
+    """The preference pairs of ``cowest collect``, where the recipe names a file of it."""
+    task = context.config.task
+    if task is None or task.collected is None:
+        return []
+    return JsonlFile(pairs_file(task.collected), PreferencePair).load()
+
+
+async def _pairs(context: Context, round_: Round, labels: bool) -> Done:
+    queries = training_queries(context, round_)
+    drafts = context.run.file(round_.file("drafts.jsonl"), Draft).load()
+    feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
+    settings = _settings(context, round_)
+    made = build_pairs(
+        queries, drafts, feedback_, context.frames, max_per_query=context.config.pairs.max_per_query, **settings
+    )
+    collected = _collected(context) if round_.number == 1 else []
+    before = [pair for name in _pooled(round_, PAIRS) for pair in context.run.file(name, PreferencePair).load()]
+    context.run.file(round_.file(PAIRS), PreferencePair).replace([*made.pairs, *collected, *before])
+    labelled: dict[str, int] = {}
+    if labels:
+        found = label_drafts(queries, drafts, feedback_, context.frames, **settings)
+        earlier = [one for name in _pooled(round_, LABELS) for one in context.run.file(name, LabelledDraft).load()]
+        every = [*found.drafts, *(one for pair in collected for one in labels_of(pair)), *earlier]
+        context.run.file(round_.file(LABELS), LabelledDraft).replace(every)
+        labelled = {**found.counts, "labelled": len(every)}
+    limit = context.config.feedback.sampling.max_tokens
+    unscored = unscored_reasons(feedback_)
+    counts = {
+        **made.counts,
+        **labelled,
+        **{f"unscored_{reason.replace(' ', '_')}": n for reason, n in unscored.items()},
+    }
+    context.reporter.info(f"{context.label}pairs: {contrast(counts)}; {agreement(counts)}")
+    warnings = thin_contrast(counts, unscored, feedback_, limit)
+    for text in warnings:
+        context.reporter.info(f"{context.label}pairs: warning: {text}")
+    if collected:
+        counts |= {"pairs_collected": len(collected)}
+    if before:
+        counts |= {"pairs_of_earlier_rounds": len(before)}
+    return Done(counts | {"pairs": len(made.pairs) + len(collected) + len(before)}, warnings=warnings)
+
+
+class _Settings(TypedDict):
+    rule: Rule
+    min_margin: float
+    limit: int | None
+    signal: Signal
+    price_per_word: float
+    seed: int
+
+
+def _settings(context: Context, round_: Round) -> _Settings:
+    """What pairs and labels have in common."""
+    c = context.config.pairs
+    return _Settings(
+        rule=c.rule,
+        min_margin=c.min_margin,
+        limit=c.limit,
+        signal=context.signal,
+        price_per_word=c.price_per_word,
+        seed=derive_seed(context.config.seed, *round_.seed("pairs")),
+    )
+
+
+def _pooled(round_: Round, name: str) -> tuple[str, ...]:
+    """The file of this name of the round before, where earlier ones are learnt from, too."""
+    return () if round_.pooled is None else (round_.pooled.file(name),)
+
+
+def pairs_stage(round_: Round, labels: bool = False) -> Stage:
+    """Gains to preference pairs; with ``labels`` to single labelled drafts, too."""
+    made = (PAIRS, LABELS) if labels else (PAIRS,)
+
+    async def execute(context: Context) -> Done:
+        return await _pairs(context, round_, labels)
+
+    pooled = [name for one in made for name in _pooled(round_, one)]
+    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *pooled)
+    return Stage(round_.stage("pairs"), 1, reads, tuple(map(round_.file, made)), _pairs_depends, execute)
