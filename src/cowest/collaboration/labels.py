@@ -1,9 +1,9 @@
 """Single drafts with a label, for objectives that need no pairs: KTO (arXiv 2402.01306) and rejection sampling.
 
 A draft is one to write (``label`` True) where it is worth more than a baseline, and one not to write where it is worth less. With
-rule ``ordered`` the baseline is the mean worth of its query's distinct drafts, with no draft at all among them where the signal has a
-zero (a gain: the strong model alone). So a query whose drafts all help, or all hurt, teaches too, where it gives no pair. With rule
-``paper`` the baseline is that zero, and what is not above it is not to be written.
+rule ``ordered`` the baseline is the mean worth of its query's distinct drafts, with no draft at all among them where the signal has
+a zero (a gain: the strong model alone). So a query whose drafts all help, or all hurt, teaches too, where it gives no pair. With
+rule ``paper`` the baseline is that zero, and what is not above it is not to be written.
 """
 
 from __future__ import annotations

@@ -23,10 +23,11 @@ from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import Draft, Feedback, LabelledDraft, PreferencePair
 
 
-def _pairs_depends(context: Context) -> Depends:
+def _depends(context: Context, labels: bool) -> Depends:
     c, collected = context.config, _collected(context)
     return (
         settings_of("pairs", c.pairs)
+        | Depends({"labelled drafts": labels}, {"labelled drafts": False})
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.seen(context, "weak")
@@ -117,6 +118,9 @@ def pairs_stage(round_: Round, labels: bool = False) -> Stage:
     async def execute(context: Context) -> Done:
         return await _pairs(context, round_, labels)
 
+    def follows_from(context: Context) -> Depends:
+        return _depends(context, labels)
+
     pooled = [name for one in made for name in _pooled(round_, one)]
     reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *pooled)
-    return Stage(round_.stage("pairs"), 1, reads, tuple(map(round_.file, made)), _pairs_depends, execute)
+    return Stage(round_.stage("pairs"), 1, reads, tuple(map(round_.file, made)), follows_from, execute)
