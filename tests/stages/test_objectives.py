@@ -59,7 +59,7 @@ def test_another_objective_pays_for_no_feedback_again(weak: str, tmp_path: Path)
 def test_rounds_pool_labelled_drafts(weak: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     rounds: dict[str, JsonValue] = {"most": 2, "stop": "never", "pairs": "all"}
-    run_tiny(weak, out, Oracle(), **aligned_by(weak, objective="kto"), rounds=rounds)
+    run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, objective="kto"), rounds=rounds)
     first = JsonlFile(out / "labels.jsonl", LabelledDraft).load()
     both = JsonlFile(out / "round-2/labels.jsonl", LabelledDraft).load()
     assert first and both[-len(first) :] == first and len(both) > len(first)
@@ -69,7 +69,7 @@ def test_margins_weigh_in_a_run(weak: str, tmp_path: Path) -> None:
     even, weighed = tmp_path / "even", tmp_path / "weighed"
     for out, settings in ((even, {}), (weighed, {"weight": "margin"})):
         # F1 has margins between 0 and 1, accuracy has not
-        run_tiny(weak, out, Oracle(), **aligned_by(weak, **settings), feedback={"metric": "f1"})
+        run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, **settings), feedback={"metric": "f1"})
     pairs = JsonlFile(even / "pairs.jsonl", PreferencePair).load()
     assert pairs == JsonlFile(weighed / "pairs.jsonl", PreferencePair).load()
     rows = [

@@ -51,7 +51,7 @@ def test_the_losses_are_equation_7_of_kto(
 
     rows, _ = tokenize(load_tokenizer(tiny), drafts, settings, "tiny", END)
     good = sum(row["label"] for row in rows)
-    ratios, elsewhere = [], []
+    ratios, elsewhere = list[float](), list[float]()
     for row in mismatched(rows, SEED):
         start = len(row["prompt_ids"])
         for which, to in (("completion_ids", ratios), ("KL_completion_ids", elsewhere)):

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from datasets import Dataset
 from tests.training.conftest import END
 
 from cowest.models.local import load_model, load_tokenizer
@@ -24,8 +25,7 @@ def gradients(tiny: ModelRef, pairs: list[PreferencePair], weights: list[float] 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.05)
-    assert trainer.train_dataset is not None
-    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    batch = trainer.data_collator([dict(row) for row in cast(Dataset, trainer.train_dataset)])
     model.requires_grad_(True)
     trainer.compute_loss(model, batch).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
