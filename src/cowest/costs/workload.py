@@ -20,7 +20,7 @@ from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import judge_request
 from cowest.stages import asks
 from cowest.stages.evaluate import test_queries
-from cowest.stages.learn import training_queries
+from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
 from cowest.stages.rounds import Round, in_round
 from cowest.systems.registry import evaluated
@@ -134,7 +134,7 @@ class _Workload:
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
-        if self._trained:
+        if self._trained and scores_checkpoints(self._c, self._round):
             yield from self._choose()
 
     def _sample(self) -> Work:

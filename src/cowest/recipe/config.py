@@ -242,6 +242,12 @@ class RoundsConfig(Section):
     pairs: Literal["fresh", "all"] = Field(
         default="fresh", description="A round learns from its own pairs, or from those of earlier rounds, too."
     )
+    choose: Literal["each", "last"] = Field(
+        default="each",
+        description="each: every round scores its checkpoints on validation queries, and the best model so far drafts in the next. "
+        "last: only the last round does; each before it leaves its last checkpoint unasked, so that short rounds (new drafts every "
+        "align.max_steps steps: semi-online) cost no validation calls. Wants `stop: never`.",
+    )
     reference: Literal["previous", "sft"] = Field(
         default="previous",
         description="What a round's alignment starts from and is pulled to: the best model of the rounds before, or the SFT model "
@@ -338,6 +344,15 @@ class RunConfig(Section):
     def _the_next_queries_are_counted(self) -> RunConfig:
         if self.rounds.queries == "next" and self.draft.queries is None:
             raise ValueError("rounds.queries: next wants draft.queries: how many a round drafts for")
+        return self
+
+    @model_validator(mode="after")
+    def _the_last_round_is_known(self) -> RunConfig:
+        if self.rounds.choose == "last" and (self.rounds.stop != "never" or self.rounds.strong_calls is not None):
+            raise ValueError(
+                "rounds.choose: last looks at validation in the last round alone, which has to be known: add `stop: never`, and "
+                "leave rounds.strong_calls out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -34,7 +34,9 @@ def cells(one: RoundResult) -> tuple[str, ...]:
 def ending(rounds: Sequence[RoundResult]) -> str:
     """Why no other followed, and what was taken."""
     last, taken = rounds[-1], next(one for one in rounds if one.taken)
-    what = f"step {taken.step} of round {taken.number}" if taken.step else f"what round {taken.number} began with"
+    unscored = taken.number > 1 and rounds[0].after is None  # rounds.choose: last
+    began = "the SFT model" if unscored else f"what round {taken.number} began with"
+    what = f"step {taken.step} of round {taken.number}" if taken.step else began
     return f"ended after round {last.number}: {last.ended}; taken: {what}"
 
 

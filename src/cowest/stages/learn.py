@@ -145,10 +145,20 @@ def _kept_weights(run: RunDir, folder: str) -> Sequence[Path]:
     return []
 
 
-def _align_depends(context: Context) -> Depends:
+def scores_checkpoints(config: RunConfig, round_: Round) -> bool:
+    """Whether a round asks the validation queries, or leaves that to the last one."""
+    return config.rounds.choose == "each" or round_.number == config.rounds.most
+
+
+def _align_depends(context: Context, round_: Round) -> Depends:
     c = context.config
+    scored = scores_checkpoints(c, round_)
+    chosen = (
+        "the last checkpoint" if not scored else "validation" if c.rounds.choose == "each" else "validation, after SFT"
+    )
     return (
-        depends.training("align", c.align, context.weak)
+        Depends({"the checkpoint is chosen by": chosen}, {"the checkpoint is chosen by": "validation"})
+        | depends.training("align", c.align, context.weak)
         | depends.questions("validation", validation_queries(context))
         | settings_of("evaluate.draft", c.evaluate.draft)
         | settings_of("evaluate.answer", c.evaluate.answer)
@@ -169,7 +179,10 @@ async def _align(context: Context, round_: Round) -> Done:
         return _skipped(context, round_, policy, out, str(error))
     for checkpoint in done.checkpoints:
         make_movable(context.run, checkpoint.model)
-    candidates = [(0, policy), *((c.step, c.model) for c in done.checkpoints)]
+    if not scores_checkpoints(context.config, round_):
+        return _last(context, round_, out, done)
+    before = sft_model(context) if context.config.rounds.choose == "last" else policy
+    candidates = [(0, before), *((c.step, c.model) for c in done.checkpoints)]
     scores, failed = list[CheckpointScore](), 0
     for step, model in candidates:
         # After one has answered, a checkpoint that writes nothing is a bad one, and no reason to stop.
@@ -181,10 +194,25 @@ async def _align(context: Context, round_: Round) -> Done:
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
+    return Done(counts | _learned(context, round_) | done.counts, failed)
+
+
+def _last(context: Context, round_: Round, out: Path, done: Alignment) -> Done:
+    """The last checkpoint is taken as it is."""
+    made = [
+        CheckpointScore(step=c.step, model=context.named(c.model), score=None, n=0, n_failed=0)
+        for c in done.checkpoints
+    ]
+    _write(out, Selection(metric=context.metric, checkpoints=made, chosen=made[-1].step))
+    counts = {"checkpoints": len(made), "chosen_step": made[-1].step, "failed": 0}
+    return Done(counts | _learned(context, round_) | done.counts)
+
+
+def _learned(context: Context, round_: Round) -> dict[str, int]:
+    """How much there was to learn from."""
     learned = {"pairs": PAIRS, "labelled": LABELS}
     reads = context.objective.reads if context.objective is not None else ()
-    counts |= {what: count_lines(context.path(round_.file(name))) for what, name in learned.items() if name in reads}
-    return Done(counts | done.counts, failed)
+    return {what: count_lines(context.path(round_.file(name))) for what, name in learned.items() if name in reads}
 
 
 async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -> Alignment:
@@ -280,5 +308,8 @@ def align_stage(round_: Round, learns_from: Sequence[str] = (PAIRS,)) -> Stage:
     async def execute(context: Context) -> Done:
         return await _align(context, round_)
 
+    def follows_from(context: Context) -> Depends:
+        return _align_depends(context, round_)
+
     reads, writes = (*round_.start.reads, *map(round_.file, learns_from)), (round_.file("align"),)
-    return Stage(round_.stage("align"), 1, reads, writes, _align_depends, execute, _kept_weights)
+    return Stage(round_.stage("align"), 1, reads, writes, follows_from, execute, _kept_weights)

@@ -1,7 +1,9 @@
 """The loop: which rounds a recipe has, when they end, and which round's model the run leaves.
 
 A round drafts with the best model of the rounds before it, by the validation score of its collaboration. The run leaves the best of
-all; of equals the earliest. How many rounds there will be shows as they go: after each, :func:`ended` says whether another follows.
+all; of equals the earliest. With ``rounds.choose: last`` each drafts with what the one before it has left, and the run leaves the
+better of the last round's checkpoints and the SFT model. How many rounds there will be shows as they go: after each, :func:`ended`
+says whether another follows.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def rounds_of(config: RunConfig) -> tuple[Round, ...]:
     for number in range(2, (settings.most if learned_from(config) else 1) + 1):
         origin = SFT_POLICY if settings.reference == "sft" else None
         pooled = found[-1] if settings.pairs == "all" else None
-        found.append(Round(_best_of(tuple(found)), number, origin, pooled))
+        policy = aligned(found[-1]) if settings.choose == "last" else _best_of(tuple(found))
+        found.append(Round(policy, number, origin, pooled))
     return tuple(found)
 
 
@@ -76,6 +79,8 @@ def taken(context: Context, rounds: Sequence[Round] | None = None) -> Taken:
         every = begun(context)
         rounds = [round_ for round_ in every if _done(context, round_)] or every[:1]
     found = [Taken(round_, selection_of(context, round_)) for round_ in rounds]
+    if context.config.rounds.choose == "last":
+        return next((one for one in reversed(found) if one.selection.skipped is None), found[-1])
     return max(found, key=lambda one: (_value(one.best), -one.round_.number))
 
 
@@ -106,7 +111,7 @@ def ended(context: Context, rounds: Sequence[Round]) -> str | None:
     """Why no round follows ``rounds``, which are done; None where one does."""
     settings, last = context.config.rounds, rounds[-1]
     chosen = selection_of(context, last)
-    if chosen.skipped is not None:
+    if chosen.skipped is not None and settings.choose == "each":
         return f"round {last.number} had nothing to learn from: {chosen.skipped}"
     if last.number >= settings.most:
         return f"rounds.most is {settings.most}"
@@ -154,7 +159,12 @@ class Scored:
 
 
 def standing_before(context: Context, rounds: Sequence[Round]) -> Scored:
-    """The best model before the last of these rounds: of the rounds before, or the one that the first began with."""
+    """The best model before the last of these rounds: of the rounds before, or the one that the first began with.
+
+    With ``rounds.choose: last`` the SFT model, which the last round scores; unscored before it.
+    """
+    if context.config.rounds.choose == "last":
+        return Scored(rounds[-1], selection_of(context, rounds[-1]).checkpoints[0])
     if len(rounds) > 1:
         one = taken(context, rounds[:-1])
         return Scored(one.round_, one.best)
