@@ -30,8 +30,9 @@ async def feedback(
     *,
     draft_tokens: int | None = None,
     answer_tokens: int | None = None,
+    judge_draft: bool = True,
 ) -> Feedback:
-    """Score one draft's refinement, the strong model alone, and the draft as an answer of its own.
+    """Score one draft's refinement, the strong model alone, and (``judge_draft``) the draft as an answer of its own.
 
     ``draft_tokens`` and ``answer_tokens`` are the max_tokens of both, for the reason where a text was cut off.
     """
@@ -40,7 +41,9 @@ async def feedback(
         draft_id=draft.id,
         refined=await _score(scorer, example, refined, answer_tokens),
         solo=await _score(scorer, example, solo, answer_tokens),
-        weak=await _score(scorer, example, draft, draft_tokens),
+        weak=await _score(scorer, example, draft, draft_tokens)
+        if judge_draft
+        else Score(value=None, error=f"{NOT_ASKED}: neither was its refinement"),
     )
 
 

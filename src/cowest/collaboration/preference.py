@@ -14,6 +14,7 @@ from itertools import combinations, permutations
 from random import Random
 from typing import Literal, TypeVar
 
+from cowest.collaboration.feedback import NOT_ASKED
 from cowest.collaboration.signals import Gain, worth
 from cowest.protocols import Frames, Signal
 from cowest.types import Draft, Example, Feedback, Message, PreferencePair
@@ -105,6 +106,8 @@ def _why_none(candidates: Sequence[Candidate], counts: Mapping[str, int]) -> str
         return "no_contrast_equal_worth" if equal else "no_contrast_by_the_rule"
     if counts["dropped_unscored"]:
         return "no_contrast_unscored"
+    if counts["not_asked"]:
+        return "no_contrast_not_asked"
     if counts["dropped_duplicate"]:
         return "no_contrast_equal_drafts"
     return "no_contrast_too_few_drafts"
@@ -131,6 +134,8 @@ def distinct(
         gain = None if record is None else worth(signal, record, draft, price_per_word)
         if draft.text is None:
             counts["dropped_cut_off_draft" if draft.truncated else "dropped_failed_draft"] += 1
+        elif record is not None and gain is None and (record.refined.error or "").startswith(NOT_ASKED):
+            counts["not_asked"] += 1
         elif record is None or gain is None:
             counts["dropped_unscored"] += 1
         elif draft.text.strip() in unique:

@@ -7,6 +7,7 @@ drafts which are all equal, the high one that of drafts which all differ.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -236,6 +237,8 @@ class _Workload:
                 already + len(finished) * each,
                 tuple(d.text or "" for d in drafts),
             )
+        if self._c.feedback.adaptive != "off":
+            calls = self._until_contrast(calls, n * each)
         return Work(
             "feedback",
             "refine drafts",
@@ -248,6 +251,15 @@ class _Workload:
             drafted=self._c.draft.sampling,
             drafts=texts,
         )
+
+    def _until_contrast(self, every: Range, first: float) -> Range:
+        """Of what refining ``every`` draft takes: two of a query's, and, as nothing is known, half of the others."""
+        if self._done(self._round.stage("feedback")):
+            return ZERO
+        limit = math.inf if self._c.feedback.calls is None else self._c.feedback.calls
+        low = 0.0  # no query may have two drafts that differ
+        expected = min(every.expected, limit, (every.expected + min(2 * first, every.expected)) / 2)
+        return Range(low=low, expected=expected, high=min(every.high, limit))
 
     def _judge(self, judge: Source, solo: Work, refine: Work) -> Work:
         """Every different text of a query is judged once, and once more where the judgement cannot be read."""

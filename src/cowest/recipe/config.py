@@ -113,6 +113,7 @@ Watch = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: 
 Expected = Annotated[
     Literal["off", "logprobs", "samples"], BeforeValidator(lambda value: "off" if value is False else value)
 ]
+Adaptive = Annotated[Literal["off", "contrast"], BeforeValidator(lambda value: "off" if value is False else value)]
 _WATCH = (
     "Compare the answers made with a draft with those of the strong model alone, first at 36 queries, then whenever their number "
     "has doubled: one class nearly always, no answer, cut off, drafts ignored or always copied. warn: say so with the numbers and "
@@ -148,6 +149,33 @@ class FeedbackConfig(Section):
         default=4, ge=1, description="expect: samples. Further answers to each request, alone and with each draft."
     )
     sample_temperature: float = Field(default=1.0, gt=0, description="expect: samples. Their temperature.")
+    adaptive: Adaptive = Field(
+        default="off",
+        description="contrast: a query's drafts are refined one after another, in lots over the queries, until it gives a pair, "
+        "and no more; drafts that are alike are refined once. off: every draft of every query.",
+    )
+    alike: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="adaptive: contrast. Drafts with the same answer whose words overlap by this (F1) are alike; 1: same words.",
+    )
+    calls: int | None = Field(
+        default=None,
+        ge=1,
+        description="adaptive: contrast. Most strong calls of a round, first where a pair is likely, as the answers so far tell.",
+    )
+
+    @model_validator(mode="after")
+    def _lots_want_answers(self) -> FeedbackConfig:
+        if self.adaptive == "off" and self.calls is not None:
+            raise ValueError("feedback.calls is a limit of `adaptive: contrast`; add that, or leave calls out")
+        if self.adaptive != "off" and self.mode == "batch":
+            raise ValueError(
+                "feedback.adaptive asks in lots, each after the answers to the one before, and a batch takes up to a day: use "
+                "mode: live"
+            )
+        return self
 
 
 class PairsConfig(Section):

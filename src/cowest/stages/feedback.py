@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cowest.assembly.context import Context
+from cowest.collaboration.adaptive import Why
+from cowest.collaboration.adaptive import saved as saved_calls
 from cowest.collaboration.feedback import NOT_ASKED, feedback
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
+from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.stages import asks, depends
+from cowest.stages.adaptive import TOLD, Lots, in_lots
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
@@ -36,21 +41,34 @@ def _feedback_depends(context: Context, round_: Round) -> Depends:
             {"what is asked": [str(name) for name in sorted(context.signal.asks)]},
             {"what is asked": ["refine", "solo"]},
         )
+        | (Depends({}) if c.feedback.adaptive == "off" else _contrast_depends(c))
     )
+
+
+def _contrast_depends(config: RunConfig) -> Depends:
+    """Which drafts are asked for follows from what makes a pair."""
+    names = tuple(f"pairs.{name}" for name in ("rule", "min_margin", "signal", "price_per_word"))
+    return settings_of("pairs", config.pairs).only(*names)
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
     queries = {e.id: e for e in training_queries(context, round_)}
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
     watch = _watch(context, queries, drafts)
-    solos, refinements = await _answers(context, round_, queries, drafts, watch)
+    scorer = Once(context.scorer()) if context.config.feedback.judge is not None else context.scorer()
+    solos, refinements, saved = await _answers(context, round_, queries, drafts, watch, scorer)
     alone = {s.example_id: s for s in solos}
     refined = {r.draft_id: r for r in refinements}
     work = [
-        (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
+        (
+            queries[d.example_id],
+            d,
+            refined.get(d.id) or unasked(d, saved.get(d.id)),
+            alone.get(d.example_id) or unasked(d, saved.get(d.id)),
+        )
         for d in drafts
     ]
-    records = await _scored(context, work)
+    records = await _scored(context, scorer, work, saved)
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     for name in ("solo.jsonl", "refinements.jsonl"):
         context.path(round_.file(name)).touch()  # also where the signal asked for nothing
@@ -65,7 +83,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "solo_cut_off": sum(s.truncated for s in solos),
         "refined_cut_off": sum(r.truncated for r in refinements),
         "scored": sum(context.signal.value(r) is not None for r in records),
-        "unscored": sum(context.signal.value(r) is None for r in records),
+        "unscored": sum(context.signal.value(r) is None and r.draft_id not in saved for r in records),
+        **saved_calls(saved, asks.calls_each(context)),
     }
     expected = expected_counts(context, [*solos, *refinements])
     warnings = expected_warnings(context, expected)
@@ -101,14 +120,13 @@ def _firsts(drafts: Sequence[Draft]) -> list[Draft]:
     return list(by_query.values())
 
 
-def _unasked(draft: Draft) -> Refinement:
-    """In the place of an answer that the signal has no need of."""
-    return Refinement(
-        example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: the signal needs no such call"
-    )
+def unasked(draft: Draft, why: Why | None = None) -> Refinement:
+    """In the place of an answer that the signal, or the query, has no need of."""
+    told = "the signal needs no such call" if why is None else TOLD[why]
+    return Refinement(example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: {told}")
 
 
-class _Once:
+class Once:
     """A scorer that judges equal answers to a query once: the strong model's own is compared with every draft's."""
 
     def __init__(self, inner: Scorer) -> None:
@@ -122,19 +140,23 @@ class _Once:
 
 
 async def _scored(
-    context: Context, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
+    context: Context,
+    scorer: Scorer,
+    work: Sequence[tuple[Example, Draft, Refinement, Refinement]],
+    saved: Mapping[str, Why],
 ) -> Sequence[Feedback]:
     draft_tokens, answer_tokens = context.config.draft.sampling.max_tokens, context.config.feedback.sampling.max_tokens
     if context.config.feedback.judge is None:
-        scorer = context.scorer()
         return [await feedback(scorer, *item, draft_tokens=draft_tokens, answer_tokens=answer_tokens) for item in work]
-    judge = _Once(context.scorer())
     context.reporter.start(f"{context.label}judge answers", len(work))
     limit = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(item: tuple[Example, Draft, Refinement, Refinement]) -> Feedback:
         async with limit:
-            record = await feedback(judge, *item, draft_tokens=draft_tokens, answer_tokens=answer_tokens)
+            alone = item[1].id not in saved  # a draft that is not asked for is not judged either
+            record = await feedback(
+                scorer, *item, draft_tokens=draft_tokens, answer_tokens=answer_tokens, judge_draft=alone
+            )
         context.reporter.advance()
         return record
 
@@ -148,9 +170,16 @@ async def _scored(
 
 
 async def _answers(
-    context: Context, round_: Round, queries: Mapping[str, Example], drafts: Sequence[Draft], watch: DraftWatch
-) -> tuple[list[Refinement], list[Refinement]]:
+    context: Context,
+    round_: Round,
+    queries: Mapping[str, Example],
+    drafts: Sequence[Draft],
+    watch: DraftWatch,
+    scorer: Scorer,
+) -> tuple[list[Refinement], list[Refinement], Mapping[str, Why]]:
     """The strong model's answers alone and with each draft, as far as the signal needs them. ``watch`` looks at them as they come.
+
+    Beside them why a draft was not asked for, by its id, with ``feedback.adaptive``.
 
     Query by query: what the requests of a query share is then read once, by a model in this process, by a server that keeps
     prefixes, and, at a discount, by a provider that caches prompts (for those that come after the first answer began). A batch
@@ -161,12 +190,18 @@ async def _answers(
     refined = None
     if "refine" in context.signal.asks:
         refined = _refinements(context, round_, strong, queries, drafts, alone, watch)
+    if refined is not None and context.config.feedback.adaptive != "off":
+        return await in_lots(context, round_, scorer, queries, drafts, alone, refined)
     asked = [filling for filling in (alone, refined) if filling is not None]
     batch = context.config.feedback.mode == "batch"
     for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
         label = "strong answers" if len(together) > 1 else together[0].label
         await filled(label, context, together, _at_once(context))
-    return (alone.records() if alone is not None else []), (refined.records() if refined is not None else [])
+    return (alone.records() if alone is not None else []), (refined.records() if refined is not None else []), {}
+
+
+def _filling(context: Context) -> type[Filling[Any, Any]]:
+    return Filling if context.config.feedback.adaptive == "off" else Lots
 
 
 def _at_once(context: Context) -> int:
@@ -188,7 +223,7 @@ def _solos(
         asked = asks.solo_requests(context, example)
         return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, asked))
 
-    return Filling(
+    return _filling(context)(
         "strong alone",
         context,
         context.run.file(round_.file("solo.jsonl"), Refinement),
@@ -238,7 +273,7 @@ def _refinements(
         answer.set_result(done)
         return done
 
-    return Filling(
+    return _filling(context)(
         "refine drafts",
         context,
         file,
