@@ -59,8 +59,8 @@ class Sampling(Record):
 class Given(Sampling):
     """No answer is asked for but a reading: how likely the model is to say ``given`` when it has begun with ``before``.
 
-    The completion's text is ``given``, and its ``logprobs`` has each of its tokens with its natural-log probability at temperature 1;
-    a model that cannot do that answers without them. ``max_tokens`` and the seed have no meaning here.
+    The completion's text is ``given``, and its ``logprobs`` has each of its tokens with its natural-log probability at
+    temperature 1; a model that cannot do that answers without them. ``max_tokens`` and the seed have no meaning here.
     """
 
     before: str = ""
@@ -216,8 +216,8 @@ class Likelihood(Record):
 class Refinement(Record):
     """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
 
-    ``classes``, ``samples`` and ``likelihoods`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is then that of
-    all calls.
+    ``classes``, ``samples`` or ``likelihoods`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is
+    then that of all calls.
 
     ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong. ``text`` is None and
     ``error`` too where it was cut off within its ``thinking``: that is no failed call, and it is not asked again.

@@ -10,6 +10,7 @@ from cowest.assembly.build import build_task, frames_of, handed_over
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
+from cowest.assembly.sources import Source
 from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
@@ -64,7 +65,7 @@ def prepare(
         )
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
-            _check_expected(single, task)
+            _check_expected(single, task, context.strong)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -89,16 +90,25 @@ def _check_held_out(config: RunConfig, train: int) -> None:
         )
 
 
-def _check_expected(config: RunConfig, task: Task) -> None:
+def _check_expected(config: RunConfig, task: Task, strong: Source) -> None:
     if config.feedback.expect != "logprobs":
         return
-    if not (task.labels or any(e.choices for e in task.examples("train"))):
-        raise ConfigError(
-            f"feedback.expect: logprobs needs classes, and the answers of task {task.name} are open; set it to samples"
-        )
     if config.feedback.judge is not None:
         raise ConfigError(
             "feedback.expect: logprobs scores classes by the metric; with feedback.judge set it to samples"
+        )
+    if task.labels or any(e.choices for e in task.examples("train")):
+        return
+    if not strong.reads_given:
+        raise ConfigError(
+            f"feedback.expect: logprobs: the answers of task {task.name} are open, so that the strong model has to tell how likely "
+            f"the reference is, which only a local one in this process can (engine: process), and {strong.name} cannot: set it to "
+            "samples"
+        )
+    if config.feedback.scorer is not None:
+        raise ConfigError(
+            "feedback.expect: logprobs takes the probability of the reference for the score of an open answer; with "
+            "feedback.scorer set it to samples"
         )
 
 

@@ -27,6 +27,7 @@ from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
 T = TypeVar("T")
+READ_TOKENS = 16  # of a reference, which is read beside an answer: most are a few words
 
 
 class Range(Record):
@@ -103,6 +104,7 @@ class _Workload:
         self._trained = self._weak.trainable and self._c.align.objective != "off"
         self._begun = begun(context)
         self._round = self._begun[0]
+        self._to_ask_alone: Sequence[Example] = ()
         self._alone = set[str]()  # the queries whose answers without a draft an earlier round has
 
     def all(self) -> Iterator[Work]:
@@ -131,6 +133,8 @@ class _Workload:
         solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
         refine = refine if "refine" in asked else replace(refine, calls=ZERO, already=0)
         yield from (work for work, name in ((solo, "solo"), (refine, "refine")) if name in asked)
+        if any(asks.readings_each(self._context, e) for e in self._train):
+            yield self._read(refine)
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
@@ -196,6 +200,7 @@ class _Workload:
         done = {r.example_id for r in self._answers("solo.jsonl")}
         left = [e for e in self._train if e.id not in done | self._alone]
         requests = [r for e in left for r in asks.solo_requests(self._context, e)]
+        self._to_ask_alone = left if "solo" in self._context.signal.asks else []
         if self._round.number == 1 or (self._shares and self._strong.paid):
             self._alone |= {e.id for e in self._train}
         calls, already = self._ask(self._strong, requests)
@@ -247,6 +252,21 @@ class _Workload:
             sampling,
             drafted=self._c.draft.sampling,
             drafts=texts,
+        )
+
+    def _read(self, refine: Work) -> Work:
+        """Each reference in the place of an answer, where answers are open; an answer that names none has no such place."""
+        each = [asks.readings_each(self._context, e) for e in self._train]
+        alone = sum(asks.readings_each(self._context, e) for e in self._to_ask_alone)
+        mean = sum(each) / len(each)
+        drafted = refine.calls * Range(low=0, expected=mean, high=max(each))
+        answers = (*self._answers("solo.jsonl"), *self._answers("refinements.jsonl"))
+        return replace(
+            refine,
+            calls_for="read references",
+            calls=drafted + Range(low=0, expected=alone, high=alone),
+            already=sum(len(answer.likelihoods) for answer in answers),
+            sampling=Sampling(max_tokens=READ_TOKENS),
         )
 
     def _judge(self, judge: Source, solo: Work, refine: Work) -> Work:

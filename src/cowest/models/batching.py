@@ -207,7 +207,9 @@ class Decoder:
 
     def _with_given(self, chosen: torch.Tensor) -> torch.Tensor:
         """The next tokens, where a row's are given, in place of what was chosen."""
-        rows = [(i, live.request.row.given[len(live.tokens)]) for i, live in enumerate(self._live) if live.request.row.given]
+        rows = [
+            (i, live.request.row.given[len(live.tokens)]) for i, live in enumerate(self._live) if live.request.row.given
+        ]
         if rows:
             index, tokens = torch.tensor(rows, device=self._device).T
             chosen[index] = tokens

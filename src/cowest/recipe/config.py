@@ -141,8 +141,9 @@ class FeedbackConfig(Section):
     expect: Expected = Field(
         default="off",
         description="What a draft is worth: off: the score of one answer. logprobs: the expected score over the classes, from the "
-        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5). samples: "
-        "the mean score of further answers, for open answers and endpoints without log-probabilities.",
+        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5); where "
+        "answers are open, the probability of the reference in the answer's place, a reading for each by a local strong model. "
+        "samples: the mean score of further answers, for endpoints without log-probabilities, and for open answers there.",
     )
     samples: int = Field(
         default=4, ge=1, description="expect: samples. Further answers to each request, alone and with each draft."

@@ -191,7 +191,7 @@ def _solos(
         if (there := known.get(example.id)) is not None and there.error is None:
             return there.model_copy(update={"usage": Usage(), "latency_s": 0.0})
         asked = asks.solo_requests(context, example)
-        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, asked))
+        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, example, asked))
 
     return Filling(
         "strong alone",
@@ -236,7 +236,9 @@ def _refinements(
         answer = answers[key] = asyncio.get_running_loop().create_future()
         asked = asks.refine_requests(context, example, item)
         try:  # here and in no task of its own, in which it would come behind all that begin with it
-            done = await refine(strong, context.frames, example, item, asked[0].sampling, expect_of(context, asked))
+            done = await refine(
+                strong, context.frames, example, item, asked[0].sampling, expect_of(context, example, asked)
+            )
         except BaseException:
             answer.cancel()
             raise
