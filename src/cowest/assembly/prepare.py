@@ -10,11 +10,10 @@ from cowest.assembly.build import build_task, frames_of, handed_over
 from cowest.assembly.context import Context
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
-from cowest.assembly.sources import Source
 from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
-from cowest.protocols import Reporter, Task
+from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
@@ -65,7 +64,7 @@ def prepare(
         )
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
-            _check_expected(single, task, context.strong)
+            _check_expected(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -90,7 +89,8 @@ def _check_held_out(config: RunConfig, train: int) -> None:
         )
 
 
-def _check_expected(config: RunConfig, task: Task, strong: Source) -> None:
+def _check_expected(context: Context) -> None:
+    config, task, strong = context.config, context.task, context.strong
     if config.feedback.expect != "logprobs":
         return
     if config.feedback.judge is not None:
@@ -105,10 +105,10 @@ def _check_expected(config: RunConfig, task: Task, strong: Source) -> None:
             f"the reference is, which only a local one in this process can (engine: process), and {strong.name} cannot: set it to "
             "samples"
         )
-    if config.feedback.scorer is not None:
+    if config.feedback.scorer is not None or context.objects.scorer is not None:
         raise ConfigError(
             "feedback.expect: logprobs takes the probability of the reference for the score of an open answer; with "
-            "feedback.scorer set it to samples"
+            "another scorer set it to samples"
         )
 
 
