@@ -65,6 +65,7 @@ def prepare(
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             _check_expected(context)
+            _check_formats(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -110,6 +111,35 @@ def _check_expected(context: Context) -> None:
             "feedback.expect: logprobs takes the probability of the reference for the score of an open answer; with "
             "another scorer set it to samples"
         )
+
+
+def _check_formats(context: Context) -> None:
+    settings, train = context.config.draft, context.task.examples("train")
+    if not settings.formats:
+        return
+    listed = ", ".join(settings.formats)
+    if context.objects.format is not None or context.objects.frames is not None:
+        raise ConfigError(
+            "draft.formats: a format or frames that a script hands over are for all drafts; leave formats unset"
+        )
+    if settings.format not in settings.formats:
+        raise ConfigError(
+            f"draft.formats: {listed}: add draft.format, {settings.format}, which is evaluated, or change that to one of them"
+        )
+    if len(set(settings.formats)) < len(settings.formats) or len(settings.formats) > settings.samples:
+        raise ConfigError(
+            f"draft.formats: {listed}: name each once, and no more of them than draft.samples, {settings.samples}"
+        )
+    if len({frames.draft(train[0]) for _, frames in context.ways}) < len(settings.formats):
+        raise ConfigError(
+            f"draft.formats: {listed}: the model is asked in the same words for each (by the recipe's prompts.draft, or the "
+            "lab's frames), so that nothing tells it which; leave them unset, or prompts.draft"
+        )
+    for format_, _ in context.ways if context.weak.trainable else ():
+        if all(format_.completion(context.task.target(e), e) is None for e in train):
+            raise ConfigError(
+                f"draft.formats: no training row of {context.task.name} has what {format_.name} is learned from (a rationale)"
+            )
 
 
 def _check_splits(task: str, sizes: Mapping[str, int]) -> None:

@@ -146,17 +146,21 @@ class _Workload:
         done = defaultdict[str, int](int)
         for d in self._drafts() or ():
             done[d.example_id] += 1
-        many = 1 if settings.ladder else weak.many  # on a ladder each draft has a request of its own
+        ways = self._context.ways
+        many = 1 if settings.ladder or len(ways) > 1 else weak.many  # each draft then has a request of its own
         low = high = already = again = 0
         for e in self._train:
-            asked, series = self._frames.draft(e), asks.draft_series(self._context, self._round, e)
+            asked, series = [frames.draft(e) for _, frames in ways], asks.draft_series(self._context, self._round, e)
             drawn = [
                 (series.together(settings.sampling), k)
                 if many > 1
                 else (asks.draft_sampling(self._context, self._round, e, k), 0)
                 for k in range(settings.samples)
             ]
-            keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for sampling, k in drawn]
+            keys = [
+                call_of(weak.name, asked[i % len(ways)], sampling, weak.extra, None, k).key
+                for i, (sampling, k) in enumerate(drawn)
+            ]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
             low, high = low - (-missing // many), high + missing
@@ -221,8 +225,9 @@ class _Workload:
         if drafts is None:
             low = self._fewest(self._train)
             temperatures = self._c.draft.ladder or (self._c.draft.sampling.temperature,)
-            one = not any(temperatures) and not self._served  # greedy: a query's drafts are all equal
-            calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
+            greedy = not any(temperatures) and not self._served  # the drafts of a query in one format are all equal
+            several = len(self._context.ways) if greedy else samples
+            calls, already = Range(low=low, expected=n * several, high=n * samples), 0
             calls *= Range(low=each, expected=each, high=each)
         else:
             queries = {e.id: e for e in self._train}

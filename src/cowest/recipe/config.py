@@ -89,6 +89,11 @@ class DraftConfig(Section):
         description="What the weak model writes: direct (the answer), knowledge (what it knows), chain_of_thought (both), or an "
         "installed package's format.",
     )
+    formats: tuple[Format, ...] = Field(
+        default=(),
+        description="Formats mixed in one query: draft k is asked for in the k-th, then from the first again, and SFT teaches each "
+        "example in all of them. format is one of them, the one of pairs, evaluation and serving. Unset: format alone.",
+    )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
     queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
     held_out: bool = Field(
