@@ -43,7 +43,8 @@ def asked(endpoint: PaidEndpoint) -> Counter[str]:
 
 
 async def test_drafts_take_the_formats_in_turn_and_pairs_are_for_the_one_that_is_evaluated(tmp_path: Path) -> None:
-    endpoint, mixed = PaidEndpoint(), {"formats": MIXED}
+    mixed: dict[str, JsonValue] = {"formats": MIXED}
+    endpoint = PaidEndpoint()
     config = config_from_dict(recipe("http://127.0.0.1:9/v1", mixed))
     lines = (await asyncio.to_thread(estimate, config, tmp_path / "none")).stages
     assert [s.calls.high for s in lines if s.stage == "sample"] == [5 * 20]

@@ -78,6 +78,10 @@ def check_models(config: RunConfig, objects: Objects = NOTHING) -> None:
         source.check(where)
     if config.feedback.mode == "batch" and sources.strong.batch_requests is None:
         raise ConfigError("feedback.mode: batch is for an endpoint (strong.kind: openai) with a batch API")
+    if config.pairs.price_per_usd and sources.strong.price is None:
+        raise ConfigError(
+            f"pairs.price_per_usd: {sources.strong.name} has no price; give strong.price, or use pairs.price_per_word"
+        )
     check_prices(config)
 
 

@@ -184,6 +184,12 @@ class PairsConfig(Section):
         description="Taken off a draft's worth for each of its words, in units of the score: of two that help alike, the shorter "
         "one is chosen.",
     )
+    price_per_usd: float = Field(
+        default=0.0,
+        ge=0,
+        description="The same for each USD that the draft's tokens cost in the strong model's prompt, in units of the score; wants "
+        "a price of that model.",
+    )
 
 
 class AlignConfig(TrainingSettings):

@@ -21,6 +21,7 @@ from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
+from cowest.stages.toll import prompt_price, toll
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
 
@@ -264,6 +265,7 @@ def _pairs_depends(context: Context) -> Depends:
     c, collected = context.config, _collected(context)
     return (
         settings_of("pairs", c.pairs)
+        | Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.seen(context, "weak")
@@ -298,6 +300,7 @@ async def _pairs(context: Context, round_: Round) -> Done:
         limit=settings.limit,
         signal=context.signal,
         price_per_word=settings.price_per_word,
+        toll=toll(context),
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []
