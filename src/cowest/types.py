@@ -56,6 +56,17 @@ class Sampling(Record):
     json_schema: dict[str, JsonValue] | None = None
 
 
+class Given(Sampling):
+    """No answer is asked for but a reading: how likely the model is to say ``given`` when it has begun with ``before``.
+
+    The completion's text is ``given``, and its ``logprobs`` has each of its tokens with its natural-log probability at
+    temperature 1; a model that cannot do that answers without them. ``max_tokens`` and the seed have no meaning here.
+    """
+
+    before: str = ""
+    given: str = Field(min_length=1)
+
+
 class Request(Record):
     """What one call asks a model."""
 
@@ -191,11 +202,22 @@ class Sample(Record):
     error: str | None = None
 
 
+class Likelihood(Record):
+    """How likely the model is to give a reference in place of its own answer: exp of the mean log-probability of its tokens.
+
+    ``value`` is in (0, 1]; None where it could not be read, and ``error`` says why.
+    """
+
+    reference: str
+    value: float | None = Field(ge=0, le=1)
+    error: str | None = None
+
+
 class Refinement(Record):
     """The strong model's answer: y* ~ pi_s(.|x, y) with a draft, z ~ pi_s(.|x) where ``draft_id`` is None.
 
-    ``classes`` and ``samples`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is then that of
-    all calls.
+    ``classes``, ``samples`` or ``likelihoods`` are there where the expected score is asked for (``feedback.expect``); ``usage`` is
+    then that of all calls.
 
     ``truncated``: the text was cut off at max_tokens; where it holds no answer it is unscored, not wrong. ``text`` is None and
     ``error`` too where it was cut off within its ``thinking``: that is no failed call, and it is not asked again.
@@ -211,6 +233,7 @@ class Refinement(Record):
     latency_s: float = 0.0
     classes: Classes | None = Field(default=None, exclude_if=_is_none)
     samples: tuple[Sample, ...] = Field(default=(), exclude_if=_is_empty)
+    likelihoods: tuple[Likelihood, ...] = Field(default=(), exclude_if=_is_empty)
 
 
 class Score(Record):

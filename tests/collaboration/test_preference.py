@@ -213,6 +213,13 @@ def test_of_two_that_help_alike_the_shorter_is_chosen_where_words_have_a_price()
     assert made.pairs[0].chosen_gain == pytest.approx(0.9)
 
 
+def test_a_toll_for_a_drafts_text_is_taken_off_what_it_is_worth() -> None:
+    rows: list[Row] = [("one two three four", 1, 0), ("one two", 1, 0), ("one", 0, 0)]
+    made = pairing(rows, toll=lambda text: len(text) / 100, price_per_word=0.01)
+    assert texts(made)[-1] == ("one two", "one two three four")
+    assert made.pairs[-1].chosen_gain == pytest.approx(1 - 0.07 - 0.02)
+
+
 def test_how_often_a_signal_orders_drafts_as_their_outcomes_do_is_counted() -> None:
     rows: list[Row] = [("a", 1, 0), ("b", 0, 0), ("c", 0, 0), ("d", None, 0)]
     made = pairing(rows)

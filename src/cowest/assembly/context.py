@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cowest.assembly.build import build_frames
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels
 from cowest.assembly.sources import Source
@@ -73,6 +74,13 @@ class Context:
     def format(self) -> DraftFormat:
         """What the weak model writes."""
         return self.objects.format or FORMATS.find(self.config.draft.format, "draft.format")
+
+    @property
+    def ways(self) -> tuple[tuple[DraftFormat, Frames], ...]:
+        """Each format of drafts with the frames that ask for it: draft k of a query is written in the k-th, round robin."""
+        names = self.config.draft.formats
+        found = [FORMATS.find(name, "draft.formats") for name in names]
+        return tuple((f, build_frames(self.config, self.task, f)) for f in found) or ((self.format, self.frames),)
 
     @property
     def signal(self) -> Signal:

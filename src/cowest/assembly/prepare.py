@@ -13,7 +13,7 @@ from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
-from cowest.protocols import Reporter, Task
+from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
@@ -64,7 +64,8 @@ def prepare(
         )
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
-            _check_expected(single, task)
+            _check_expected(context)
+            _check_formats(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -77,6 +78,10 @@ def check_models(config: RunConfig, objects: Objects = NOTHING) -> None:
         source.check(where)
     if config.feedback.mode == "batch" and sources.strong.batch_requests is None:
         raise ConfigError("feedback.mode: batch is for an endpoint (strong.kind: openai) with a batch API")
+    if config.pairs.price_per_usd and sources.strong.price is None:
+        raise ConfigError(
+            f"pairs.price_per_usd: {sources.strong.name} has no price; give strong.price, or use pairs.price_per_word"
+        )
     check_prices(config)
 
 
@@ -89,17 +94,56 @@ def _check_held_out(config: RunConfig, train: int) -> None:
         )
 
 
-def _check_expected(config: RunConfig, task: Task) -> None:
+def _check_expected(context: Context) -> None:
+    config, task, strong = context.config, context.task, context.strong
     if config.feedback.expect != "logprobs":
         return
-    if not (task.labels or any(e.choices for e in task.examples("train"))):
-        raise ConfigError(
-            f"feedback.expect: logprobs needs classes, and the answers of task {task.name} are open; set it to samples"
-        )
     if config.feedback.judge is not None:
         raise ConfigError(
             "feedback.expect: logprobs scores classes by the metric; with feedback.judge set it to samples"
         )
+    if task.labels or any(e.choices for e in task.examples("train")):
+        return
+    if not strong.reads_given:
+        raise ConfigError(
+            f"feedback.expect: logprobs: the answers of task {task.name} are open, so that the strong model has to tell how likely "
+            f"the reference is, which only a local one in this process can (engine: process), and {strong.name} cannot: set it to "
+            "samples"
+        )
+    if config.feedback.scorer is not None or context.objects.scorer is not None:
+        raise ConfigError(
+            "feedback.expect: logprobs takes the probability of the reference for the score of an open answer; with "
+            "another scorer set it to samples"
+        )
+
+
+def _check_formats(context: Context) -> None:
+    settings, train = context.config.draft, context.task.examples("train")
+    if not settings.formats:
+        return
+    listed = ", ".join(settings.formats)
+    if context.objects.format is not None or context.objects.frames is not None:
+        raise ConfigError(
+            "draft.formats: a format or frames that a script hands over are for all drafts; leave formats unset"
+        )
+    if settings.format not in settings.formats:
+        raise ConfigError(
+            f"draft.formats: {listed}: add draft.format, {settings.format}, which is evaluated, or change that to one of them"
+        )
+    if len(set(settings.formats)) < len(settings.formats) or len(settings.formats) > settings.samples:
+        raise ConfigError(
+            f"draft.formats: {listed}: name each once, and no more of them than draft.samples, {settings.samples}"
+        )
+    if len({frames.draft(train[0]) for _, frames in context.ways}) < len(settings.formats):
+        raise ConfigError(
+            f"draft.formats: {listed}: the model is asked in the same words for each (by the recipe's prompts.draft, or the "
+            "lab's frames), so that nothing tells it which; leave them unset, or prompts.draft"
+        )
+    for format_, _ in context.ways if context.weak.trainable else ():
+        if all(format_.completion(context.task.target(e), e) is None for e in train):
+            raise ConfigError(
+                f"draft.formats: no training row of {context.task.name} has what {format_.name} is learned from (a rationale)"
+            )
 
 
 def _check_splits(task: str, sizes: Mapping[str, int]) -> None:

@@ -3,6 +3,8 @@
 One greedy answer scored 0 or 1 cannot tell apart two drafts that move the model by a little. From log-probabilities (classes
 only): the reader that extracts the answer finds where it stands, the probabilities of the tokens there are summed by class up to
 the first token in which the classes differ, and normalised over the classes. From samples: the mean of some further answers.
+Open answers have no classes: there a model that can read a given text tells how likely each reference is in the place of its own
+answer, after its own reasoning, per token (as rewards without a verifier: RLPR, arXiv:2506.18254; VeriFree, arXiv:2505.21493).
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import Final
 
 from cowest.errors import StageError
 from cowest.protocols import ChatModel
-from cowest.types import Classes, Completion, Example, Message, Sampling, TokenLogprob
+from cowest.types import Classes, Completion, Example, Given, Message, Sampling, TokenLogprob
 
 _WRAPPING: Final = " \t\n*_`\"'([{<"
+_PROBE: Final = "Xq7zProbe"  # an answer that is in no text
 _PLACES: Final = 32  # where the answer's word occurs, from the end, that are looked at
 
 
@@ -29,6 +32,7 @@ class Expect:
 
     classes: Callable[[Completion, Example], Classes | None] | None = None
     samples: Sequence[Sampling] = ()
+    readings: Callable[[Completion, Example], Sequence[Given]] | None = None
 
 
 NOTHING: Final = Expect()
@@ -61,6 +65,23 @@ def place(text: str, labels: Sequence[str], read: Callable[[str], str | None]) -
         if all(read(text[:start] + label + text[end:]) == label for label in labels):
             return start, end
     return None
+
+
+def readings(done: Completion, example: Example, read: Callable[[str], str | None]) -> list[Given]:
+    """Each reference in the place of the answer, after what the model has said before it; none where there is no such place."""
+    said = read(done.text)
+    where = None if said is None else place(done.text, (said, _PROBE), read)
+    if where is None:
+        return []
+    before = done.model_copy(update={"text": done.text[: where[0]]}).whole
+    return [Given(before=before, given=text) for text in dict.fromkeys(r.strip() for r in example.references) if text]
+
+
+def likelihood(done: Completion) -> float | None:
+    """What is left of 1 by a token on average (exp of the mean log-probability), in (0, 1]; None without log-probabilities."""
+    if not done.logprobs:
+        return None
+    return math.exp(min(0.0, sum(t.logprob for t in done.logprobs) / len(done.logprobs)))
 
 
 def _masses(tokens: Sequence[TokenLogprob], begin: int, labels: Sequence[str]) -> Mapping[str, float]:
@@ -112,14 +133,15 @@ def _fits(spelled: str, keys: Mapping[str, str]) -> list[str]:
 
 
 class Proving:
-    """The model, and a first request that goes alone: without log-probabilities in its answer no other follows.
+    """The model, and a first request of each kind that goes alone: without log-probabilities in its answer no other follows.
 
-    ``first`` answers that one: where the model is a batch, the same one live. Implements :class:`cowest.protocols.ChatModel`.
+    Kinds are answers with alternatives, and readings; what asks for neither is let through. ``first`` answers that one: where the
+    model is a batch, the same one live. Implements :class:`cowest.protocols.ChatModel`.
     """
 
     def __init__(self, inner: ChatModel, first: ChatModel) -> None:
         self._inner, self._first, self._alone = inner, first, asyncio.Lock()
-        self._proven, self._failed = False, False
+        self._told: dict[bool, bool] = {}  # whether it can, of readings and of answers
 
     @property
     def name(self) -> str:
@@ -128,27 +150,29 @@ class Proving:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Ask. Raises StageError ``no_logprobs`` where the first answer comes without what was asked for."""
-        first = None if self._proven else await self._prove(messages, sampling)
+        reading = isinstance(sampling, Given)
+        plain = sampling.logprobs is None and not reading
+        first = None if plain or self._told.get(reading) else await self._prove(messages, sampling, reading)
         return await self._inner.generate(messages, sampling) if first is None else first
 
-    async def _prove(self, messages: Sequence[Message], sampling: Sampling) -> Completion | None:
+    async def _prove(self, messages: Sequence[Message], sampling: Sampling, reading: bool) -> Completion | None:
         """The first answer; None where another request has shown meanwhile what the model can."""
         async with self._alone:
-            if self._failed:  # those that have waited end as the first one did
-                raise self._lacking()
-            if self._proven:
-                return None
-            done = await self._first.generate(messages, sampling)
-            self._proven = any(token.top for token in done.logprobs or ())
-            self._failed = not self._proven
-            if self._failed:
-                raise self._lacking()
-            return done
+            if reading not in self._told:
+                done = await self._first.generate(messages, sampling)
+                self._told[reading] = any(reading or token.top for token in done.logprobs or ())
+                if self._told[reading]:
+                    return done
+            if not self._told[reading]:  # those that have waited end as the first one did
+                raise self._lacking(reading)
+            return None
 
-    def _lacking(self) -> StageError:
+    def _lacking(self, reading: bool) -> StageError:
+        what = "no log-probabilities of a text that it is given" if reading else "no log-probabilities of alternatives"
         return StageError(
-            f"{self.name} gives no log-probabilities of alternatives (seen after one answer), which feedback.expect: logprobs "
-            "needs: set feedback.expect: samples, or take an endpoint that gives them",
+            f"{self.name} gives {what} (seen after one answer), which feedback.expect: logprobs "
+            f"needs{' for open answers' if reading else ''}: set feedback.expect: samples, or take "
+            f"{'a local model in this process (engine: process)' if reading else 'an endpoint that gives them'}",
             "no_logprobs",
         )
 

@@ -67,7 +67,12 @@ async def _of_text(
 
 
 async def _expected(scorer: Scorer, example: Example, answer: Refinement, max_tokens: int | None) -> float | None:
-    """The sum of a class's probability times its score, or the mean over samples; those without a score are left out."""
+    """The sum of a class's probability times its score, or the mean over samples; those without a score are left out.
+
+    For open answers that were read: how likely the best reference is, which would score 1.
+    """
+    if answer.likelihoods:
+        return max((one.value for one in answer.likelihoods if one.value is not None), default=None)
     if answer.classes is not None and answer.text is not None:
         start, end = answer.classes.start, answer.classes.end
         shares = list(answer.classes.probabilities.values())

@@ -9,11 +9,13 @@ rule ``paper`` the baseline is that zero, and what is not above it is not to be 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from cowest.collaboration.preference import GAIN, Candidate, Rule, distinct, some
+from cowest.collaboration.signals import worth
 from cowest.protocols import Frames, Signal
 from cowest.types import Draft, Example, Feedback, LabelledDraft, Message, PreferencePair
 
@@ -37,6 +39,7 @@ def label_drafts(
     limit: int | None = None,
     signal: Signal = GAIN,
     price_per_word: float = 0.0,
+    toll: Callable[[str], float] | None = None,
     seed: int = 0,
 ) -> Labelling:
     """Label each query's distinct, scored drafts; the settings are those of pairs.
@@ -47,10 +50,11 @@ def label_drafts(
     by_query: dict[str, list[Draft]] = {}
     for draft in drafts:
         by_query.setdefault(draft.example_id, []).append(draft)
+    value = partial(worth, signal, price_per_word=price_per_word, toll=toll)
     found: list[LabelledDraft] = []
     same = 0
     for example in examples:
-        candidates = distinct(by_query.get(example.id, ()), scored, signal, price_per_word, Counter())
+        candidates = distinct(by_query.get(example.id, ()), scored, value, Counter())
         if not candidates:
             continue
         prompt, baseline = frames.draft(example), _baseline(candidates, rule, signal)

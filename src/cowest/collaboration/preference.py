@@ -8,8 +8,9 @@ become a label, equal texts count once, and ties give no pair (each is counted).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, permutations
 from random import Random
 from typing import Literal, TypeVar
@@ -53,13 +54,14 @@ def build_pairs(
     limit: int | None = None,
     signal: Signal = GAIN,
     price_per_word: float = 0.0,
+    toll: Callable[[str], float] | None = None,
     seed: int = 0,
 ) -> Pairing:
     """Pair the drafts of each query, widest margin first, at most ``max_per_query`` a query.
 
     ``limit`` keeps so many of all pairs, chosen at random by ``seed``: a smaller choice is a part of a larger one. The
-    gains of the pairs are the ``signal``'s values, less ``price_per_word`` for each word of the draft; where those have no zero
-    (scores of drafts or of outcomes alone), use rule ``ordered``.
+    gains of the pairs are the ``signal``'s values, less ``price_per_word`` for each word of the draft and the ``toll`` for its
+    text; where those have no zero (scores of drafts or of outcomes alone), use rule ``ordered``.
     """
     counts: Counter[str] = Counter(drafts=len(drafts))
     scored = {f.draft_id: f for f in feedback}
@@ -69,7 +71,8 @@ def build_pairs(
     pairs: list[PreferencePair] = []
     for example in examples:
         of_query: Counter[str] = Counter()
-        candidates = distinct(by_query.get(example.id, ()), scored, signal, price_per_word, of_query)
+        value = partial(worth, signal, price_per_word=price_per_word, toll=toll)
+        candidates = distinct(by_query.get(example.id, ()), scored, value, of_query)
         found = _of_query(candidates, rule, min_margin)
         counts.update(of_query)
         counts.update(_agreement(candidates))
@@ -123,15 +126,14 @@ def some(pairs: Sequence[T], limit: int, seed: int) -> list[T]:
 def distinct(
     drafts: Sequence[Draft],
     scored: Mapping[str, Feedback],
-    signal: Signal,
-    price_per_word: float,
+    value: Callable[[Feedback, Draft], float | None],
     counts: Counter[str],
 ) -> list[Candidate]:
     """A query's drafts that say what they are worth, equal texts once; ``counts`` takes what became of the others."""
     unique: dict[str, Candidate] = {}
     for draft in sorted(drafts, key=lambda d: d.index):
         record = scored.get(draft.id)
-        gain = None if record is None else worth(signal, record, draft, price_per_word)
+        gain = None if record is None else value(record, draft)
         if draft.text is None:
             counts["dropped_cut_off_draft" if draft.truncated else "dropped_failed_draft"] += 1
         elif record is not None and gain is None and (record.refined.error or "").startswith(NOT_ASKED):

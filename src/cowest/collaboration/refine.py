@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from cowest.collaboration.calls import CallFailed, Tally
-from cowest.collaboration.expect import NOTHING, Expect
+from cowest.collaboration.expect import NOTHING, Expect, likelihood
 from cowest.models.answer import is_cut
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.types import Completion, Draft, Example, Message, Refinement, Sample, Sampling
+from cowest.types import Completion, Draft, Example, Given, Likelihood, Message, Refinement, Sample, Sampling
 
 
 async def ask_to_refine(
@@ -77,10 +77,24 @@ async def _answered(
     answer = _refinement(example, draft_id, done)
     if expect.classes is not None:
         return answer.model_copy(update={"classes": expect.classes(done, example)})
-    if not expect.samples:
+    beside: dict[str, object] = {}
+    if expect.readings is not None:
+        each = expect.readings(done, example)
+        beside["likelihoods"] = tuple(await asyncio.gather(*(_likelihood(ask, one) for one in each)))
+    if expect.samples:
+        beside["samples"] = tuple(await asyncio.gather(*(_sample(ask, one) for one in expect.samples)))
+    if not beside:
         return answer
-    samples = await asyncio.gather(*(_sample(ask, one) for one in expect.samples))
-    return answer.model_copy(update={"samples": tuple(samples), "usage": tally.usage, "latency_s": tally.latency_s})
+    return answer.model_copy(update={**beside, "usage": tally.usage, "latency_s": tally.latency_s})
+
+
+async def _likelihood(ask: Callable[[Sampling], Awaitable[Completion]], one: Given) -> Likelihood:
+    try:
+        done = await ask(one)
+    except CallFailed as error:
+        return Likelihood(reference=one.given, value=None, error=error.error)
+    value = likelihood(done)
+    return Likelihood(reference=one.given, value=value, error="no log-probabilities" if value is None else None)
 
 
 async def _sample(ask: Callable[[Sampling], Awaitable[Completion]], sampling: Sampling) -> Sample:

@@ -5,6 +5,7 @@ A signal names the requests that it needs, so that nothing is asked for it in va
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cowest.protocols import Asks, Signal
@@ -71,15 +72,23 @@ class Better:
         return gain - max(0.0, weak - feedback.solo.worth)
 
 
-def worth(signal: Signal, feedback: Feedback, draft: Draft, price_per_word: float = 0.0) -> float | None:
+def worth(
+    signal: Signal,
+    feedback: Feedback,
+    draft: Draft,
+    price_per_word: float = 0.0,
+    toll: Callable[[str], float] | None = None,
+) -> float | None:
     """A draft's value by the signal, less the price of its length; None where it cannot be told.
 
-    Words as F1 counts them (characters in scripts without spaces): unlike tokens, the same whichever model wrote them.
+    ``toll``: what else is taken off for a text. Words as F1 counts them (characters in scripts without spaces): unlike tokens, the
+    same whichever model wrote them.
     """
     value = signal.value(feedback)
-    if value is None or not price_per_word:
-        return value
-    return value - price_per_word * len(units(draft.text or ""))
+    text = draft.text or ""
+    if value is not None and price_per_word:
+        value -= price_per_word * len(units(text))
+    return value if value is None or toll is None else value - toll(text)
 
 
 SIGNALS: Registry[Signal] = Registry(

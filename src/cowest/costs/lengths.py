@@ -10,7 +10,7 @@ from typing import Final
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.workload import Range, spread
-from cowest.stages.learn import sft_examples
+from cowest.stages.learn import sft_examples, sft_texts
 
 SAMPLED: Final = 20
 """Queries whose prompts are measured in each stage; and answers of a purpose that a mean in the ledger needs."""
@@ -48,7 +48,7 @@ class Texts:
 def _written(context: Context, count: Counter) -> Written:
     examples = spread(sft_examples(context), 10 * SAMPLED)
     targets = [context.task.target(e) for e in examples]
-    drafts = [context.format.completion(t, e) for t, e in zip(targets, examples, strict=True)]
+    drafts = [text for e in examples for _, text in sft_texts(context, e)]
     answers = [count(t) for t in targets]
     return Written([count(d) for d in drafts if d is not None] or answers, answers)
 

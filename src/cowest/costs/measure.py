@@ -24,7 +24,7 @@ from cowest.errors import ModelCallError
 from cowest.models.tokens import prompt_tokens
 from cowest.protocols import ChatModel, Reporter
 from cowest.run.progress import QuietReporter
-from cowest.stages.learn import sft_examples
+from cowest.stages.learn import sft_examples, sft_texts
 from cowest.types import Completion, Message, ModelRef, Sampling
 
 NEW_TOKENS: Final = 48
@@ -147,9 +147,10 @@ def _training(context: Context, count: Counter, reporter: Reporter) -> float:
 
     c, clock = context.config.sft, _Clock()
     rows = [
-        SftRow(prompt=context.frames.draft(e), completion=text)
+        SftRow(prompt=prompt, completion=text)
         for e in spread(sft_examples(context), STEPS * c.batch_size * c.gradient_accumulation)
-        if (text := context.format.completion(context.task.target(e), e)) is not None
+        for prompt, text in sft_texts(context, e)
+        if text is not None
     ]
     reporter.info(f"measuring {context.weak.name}: {STEPS} steps of SFT")
     settings = c.model_copy(update={"max_steps": STEPS, "checkpoint_every": STEPS + 1})

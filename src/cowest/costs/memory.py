@@ -20,7 +20,7 @@ from cowest.models.shape import ModelShape, model_shape
 from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.recipe.config import TrainingSettings
 from cowest.run.machine import free_memory
-from cowest.stages.learn import sft_examples, training_queries
+from cowest.stages.learn import sft_examples, sft_texts, training_queries
 from cowest.training.memory import PROGRAM, fitted, training_need
 from cowest.types import Example, Message, Record, Sampling
 
@@ -79,7 +79,7 @@ def _shape(source: LocalSource) -> ModelShape | None:
 
 
 def _taught(context: Context, example: Example) -> str:
-    return context.format.completion(context.task.target(example), example) or ""
+    return max((text or "" for _, text in sft_texts(context, example)), key=len)
 
 
 def _longest(source: Source, prompts: Sequence[Sequence[Message]]) -> int:

@@ -14,7 +14,7 @@ from cowest.costs.workload import Range, current_stages, spread
 from cowest.models.tokens import prompt_tokens
 from cowest.recipe.config import TrainingSettings
 from cowest.run.freshness import count_lines
-from cowest.stages.learn import sft_examples, training_queries
+from cowest.stages.learn import sft_examples, sft_texts, training_queries
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.rounds import Round, in_round
 from cowest.training.objectives import LABELS, PAIRS
@@ -85,9 +85,10 @@ def sft_training(context: Context, count: Counter) -> Training:
     c, examples = context.config.sft, sft_examples(context)
     some = spread(examples, 10 * SAMPLED)
     lengths = [
-        prompt_tokens(count, context.frames.draft(e)) + count(text) + END_TOKENS
+        prompt_tokens(count, prompt) + count(text) + END_TOKENS
         for e in some
-        if (text := context.format.completion(context.task.target(e), e)) is not None
+        for prompt, text in sft_texts(context, e)
+        if text is not None
     ]
     rows = len(examples) * len(lengths) / len(some)
     steps = _steps(c, rows)

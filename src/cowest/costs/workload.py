@@ -28,6 +28,7 @@ from cowest.systems.registry import evaluated
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
 T = TypeVar("T")
+READ_TOKENS = 16  # of a reference, which is read beside an answer: most are a few words
 
 
 class Range(Record):
@@ -104,6 +105,7 @@ class _Workload:
         self._trained = self._weak.trainable and self._c.align.objective != "off"
         self._begun = begun(context)
         self._round = self._begun[0]
+        self._to_ask_alone: Sequence[Example] = ()
         self._alone = set[str]()  # the queries whose answers without a draft an earlier round has
 
     def all(self) -> Iterator[Work]:
@@ -132,6 +134,8 @@ class _Workload:
         solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
         refine = refine if "refine" in asked else replace(refine, calls=ZERO, already=0)
         yield from (work for work, name in ((solo, "solo"), (refine, "refine")) if name in asked)
+        if any(asks.readings_each(self._context, e) for e in self._train):
+            yield self._read(refine)
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
@@ -143,17 +147,21 @@ class _Workload:
         done = defaultdict[str, int](int)
         for d in self._drafts() or ():
             done[d.example_id] += 1
-        many = 1 if settings.ladder else weak.many  # on a ladder each draft has a request of its own
+        ways = self._context.ways
+        many = 1 if settings.ladder or len(ways) > 1 else weak.many  # each draft then has a request of its own
         low = high = already = again = 0
         for e in self._train:
-            asked, series = self._frames.draft(e), asks.draft_series(self._context, self._round, e)
+            asked, series = [frames.draft(e) for _, frames in ways], asks.draft_series(self._context, self._round, e)
             drawn = [
                 (series.together(settings.sampling), k)
                 if many > 1
                 else (asks.draft_sampling(self._context, self._round, e, k), 0)
                 for k in range(settings.samples)
             ]
-            keys = [call_of(weak.name, asked, sampling, weak.extra, None, k).key for sampling, k in drawn]
+            keys = [
+                call_of(weak.name, asked[i % len(ways)], sampling, weak.extra, None, k).key
+                for i, (sampling, k) in enumerate(drawn)
+            ]
             there = settings.samples if done[e.id] == settings.samples else len(self._paid.intersection(keys))
             missing = settings.samples - there
             low, high = low - (-missing // many), high + missing
@@ -197,6 +205,7 @@ class _Workload:
         done = {r.example_id for r in self._answers("solo.jsonl")}
         left = [e for e in self._train if e.id not in done | self._alone]
         requests = [r for e in left for r in asks.solo_requests(self._context, e)]
+        self._to_ask_alone = left if "solo" in self._context.signal.asks else []
         if self._round.number == 1 or (self._shares and self._strong.paid):
             self._alone |= {e.id for e in self._train}
         calls, already = self._ask(self._strong, requests)
@@ -217,8 +226,9 @@ class _Workload:
         if drafts is None:
             low = self._fewest(self._train)
             temperatures = self._c.draft.ladder or (self._c.draft.sampling.temperature,)
-            one = not any(temperatures) and not self._served  # greedy: a query's drafts are all equal
-            calls, already = Range(low=low, expected=n if one else n * samples, high=n * samples), 0
+            greedy = not any(temperatures) and not self._served  # the drafts of a query in one format are all equal
+            several = len(self._context.ways) if greedy else samples
+            calls, already = Range(low=low, expected=n * several, high=n * samples), 0
             calls *= Range(low=each, expected=each, high=each)
         else:
             queries = {e.id: e for e in self._train}
@@ -260,6 +270,21 @@ class _Workload:
         low = 0.0  # no query may have two drafts that differ
         expected = min(every.expected, limit, (every.expected + min(2 * first, every.expected)) / 2)
         return Range(low=low, expected=expected, high=min(every.high, limit))
+
+    def _read(self, refine: Work) -> Work:
+        """Each reference in the place of an answer, where answers are open; an answer that names none has no such place."""
+        each = [asks.readings_each(self._context, e) for e in self._train]
+        alone = sum(asks.readings_each(self._context, e) for e in self._to_ask_alone)
+        mean = sum(each) / len(each)
+        drafted = refine.calls * Range(low=0, expected=mean, high=max(each))
+        answers = (*self._answers("solo.jsonl"), *self._answers("refinements.jsonl"))
+        return replace(
+            refine,
+            calls_for="read references",
+            calls=drafted + Range(low=0, expected=alone, high=alone),
+            already=sum(len(answer.likelihoods) for answer in answers),
+            sampling=Sampling(max_tokens=READ_TOKENS),
+        )
 
     def _judge(self, judge: Source, solo: Work, refine: Work) -> Work:
         """Every different text of a query is judged once, and once more where the judgement cannot be read."""

@@ -183,7 +183,7 @@ class Decoder:
     def _step(self) -> None:
         """Choose a token for each row, let those that are finished leave, and read the chosen tokens of the others."""
         logits = self._logits.float()
-        chosen = self._sampler.choose(logits)
+        chosen = self._with_given(self._sampler.choose(logits))
         scores = self._scores(logits, chosen)
         keep = list[int]()
         for i, (live, token) in enumerate(zip(self._live, chosen.tolist(), strict=True)):
@@ -193,7 +193,7 @@ class Decoder:
             live.tokens.append(token)
             if i in scores:
                 live.scores.append(scores[i])
-            ended = token in self._eos
+            ended = token in self._eos and not request.row.given
             if request.hear is not None:
                 request.hear(live.tokens[:-1] if ended else live.tokens[:])
             if ended or len(live.tokens) >= request.row.max_tokens:
@@ -204,6 +204,16 @@ class Decoder:
             chosen = self._leave(keep, chosen)
         if self._live:
             self._logits = self._reader.step(chosen)
+
+    def _with_given(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The next tokens, where a row's are given, in place of what was chosen."""
+        rows = [
+            (i, live.request.row.given[len(live.tokens)]) for i, live in enumerate(self._live) if live.request.row.given
+        ]
+        if rows:
+            index, tokens = torch.tensor(rows, device=self._device).T
+            chosen[index] = tokens
+        return chosen
 
     def _leave(self, keep: list[int], chosen: torch.Tensor) -> torch.Tensor:
         """Only these rows stay. Those at the end take the places of those that leave, so that little is copied."""

@@ -27,6 +27,7 @@ from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.agreement import FEWEST, decide, decided, narrow, narrowed, texts_of
 from cowest.models.batching import Decoded, Decoder, Interrupted, Request
 from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
+from cowest.models.given import split_given
 from cowest.models.hub import hub_switch
 from cowest.models.packed import pack
 from cowest.models.precision import native_bfloat16
@@ -34,7 +35,7 @@ from cowest.models.sampler import Row
 from cowest.models.thinking import opens_thinking
 from cowest.models.token_text import answer_text, token_logprobs
 from cowest.run.progress import no_hub_bars
-from cowest.types import Completion, Message, ModelRef, Sampling, TokenLogprob, Usage
+from cowest.types import Completion, Given, Message, ModelRef, Sampling, TokenLogprob, Usage
 
 ADAPTER_CONFIG = "adapter_config.json"
 logger = logging.getLogger(__name__)
@@ -217,16 +218,16 @@ class LocalChatModel:
         """
         if self._stop.is_set():
             raise ModelCallError("closed", f"{self._name}: the model has been closed")
-        prompt = self._encode(tuple(messages))
-        if self._window is not None and len(prompt) + sampling.max_tokens > self._window:
+        row = self._row(messages, sampling)
+        prompt = row.prompt
+        if self._window is not None and len(prompt) + row.max_tokens > self._window:
             raise ModelCallError(
                 "too_long",
-                f"{self._name}: a prompt of {len(prompt)} tokens and max_tokens {sampling.max_tokens} do not fit "
+                f"{self._name}: a prompt of {len(prompt)} tokens and max_tokens {row.max_tokens} do not fit "
                 f"the model's window of {self._window} tokens",
             )
         loop = asyncio.get_running_loop()
-        row = Row(prompt, sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed, sampling.logprobs)
-        opening = opens_thinking(cast(str, self._tokenizer.decode(list(prompt[-_OPENING_TOKENS:]))))
+        opening = "" if row.given else opens_thinking(self._ending(prompt))
         future: asyncio.Future[Completion] = loop.create_future()
         self._waiting.append(self._request(row, opening, future, hear))
         self._asked[future] = loop
@@ -234,6 +235,20 @@ class LocalChatModel:
         if self._worker is None or self._worker.done() or self._worker.get_loop() is not loop:
             self._worker = loop.create_task(self._work(loop))
         return future, opening
+
+    def _row(self, messages: Sequence[Message], sampling: Sampling) -> Row:
+        prompt = self._encode(tuple(messages))
+        if not isinstance(sampling, Given):
+            how = sampling
+            return Row(prompt, how.max_tokens, how.temperature, how.top_p, how.seed, how.logprobs)
+        try:
+            prompt, given = split_given(self._tokenizer, prompt, messages, sampling)
+        except ModelCallError as error:
+            raise ModelCallError(error.kind, f"{self._name}: {error}") from None
+        return Row(prompt, len(given), logprobs=0, given=given)
+
+    def _ending(self, prompt: tuple[int, ...]) -> str:
+        return cast(str, self._tokenizer.decode(list(prompt[-_OPENING_TOKENS:])))
 
     def _request(
         self, row: Row, opening: str, future: asyncio.Future[Completion], hear: Callable[[list[int]], None] | None
@@ -298,7 +313,7 @@ class LocalChatModel:
             return ModelCallError("empty", f"{self._name}: the model wrote nothing")
         return Completion(
             text=opening + text,
-            finish_reason="stop" if decoded.stopped else "length",
+            finish_reason="stop" if decoded.stopped or row.given else "length",
             usage=Usage(calls=1, input_tokens=len(row.prompt), output_tokens=decoded.generated),
             latency_s=time.perf_counter() - started,
             logprobs=logprobs,

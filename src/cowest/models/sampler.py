@@ -26,6 +26,8 @@ class Row:
     seed: int | None = None
     logprobs: int | None = None
     """How many alternatives are to be told of beside each chosen token's log-probability; None: nothing."""
+    given: tuple[int, ...] = ()
+    """Nothing is chosen: these are the tokens (``max_tokens`` of them), which are only read."""
 
 
 class Sampler:

@@ -89,6 +89,11 @@ class DraftConfig(Section):
         description="What the weak model writes: direct (the answer), knowledge (what it knows), chain_of_thought (both), or an "
         "installed package's format.",
     )
+    formats: tuple[Format, ...] = Field(
+        default=(),
+        description="Formats mixed in one query: draft k is asked for in the k-th, then from the first again, and SFT teaches each "
+        "example in all of them. format is one of them, the one of pairs, evaluation and serving. Unset: format alone.",
+    )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
     queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
     held_out: bool = Field(
@@ -142,8 +147,9 @@ class FeedbackConfig(Section):
     expect: Expected = Field(
         default="off",
         description="What a draft is worth: off: the score of one answer. logprobs: the expected score over the classes, from the "
-        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5). samples: "
-        "the mean score of further answers, for open answers and endpoints without log-probabilities.",
+        "log-probabilities of the answer's tokens, at no further call (sampling.logprobs alternatives of each, unset: 5); where "
+        "answers are open, the probability of the reference in the answer's place, a reading for each by a local strong model. "
+        "samples: the mean score of further answers, for endpoints without log-probabilities, and for open answers there.",
     )
     samples: int = Field(
         default=4, ge=1, description="expect: samples. Further answers to each request, alone and with each draft."
@@ -205,6 +211,12 @@ class PairsConfig(Section):
         ge=0,
         description="Taken off a draft's worth for each of its words, in units of the score: of two that help alike, the shorter "
         "one is chosen.",
+    )
+    price_per_usd: float = Field(
+        default=0.0,
+        ge=0,
+        description="The same for each USD that the draft's tokens cost in the strong model's prompt, in units of the score; wants "
+        "a price of that model.",
     )
 
 

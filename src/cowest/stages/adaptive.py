@@ -13,6 +13,7 @@ from cowest.protocols import Scorer
 from cowest.stages import asks
 from cowest.stages.base import IN_FLIGHT, Filling, filled
 from cowest.stages.rounds import Round
+from cowest.stages.toll import toll
 from cowest.types import Draft, Example, Feedback, Refinement
 
 I = TypeVar("I")  # noqa: E741
@@ -132,7 +133,7 @@ async def _look(
     asked = {record.draft_id for record in known}
     made = build_pairs(
         [example], [d for d in drafts if d.id in asked], known, context.frames,
-        rule=c.rule, min_margin=c.min_margin, signal=context.signal, price_per_word=c.price_per_word,
+        rule=c.rule, min_margin=c.min_margin, signal=context.signal, price_per_word=c.price_per_word, toll=toll(context),
     )  # fmt: skip
     if made.pairs or solo is None:
         return Look(bool(made.pairs))

@@ -33,7 +33,7 @@ def draft_sampling(context: Context, round_: Round, example: Example, index: int
 
 def solo_requests(context: Context, example: Example) -> list[Request]:
     """The strong model alone, and the samples beside it; the same in every round, so that they are paid for once."""
-    return _requests(context, context.frames.solo(example), "solo", example.id)
+    return _requests(context, context.frames.solo(example), "solo", example.id, example)
 
 
 def draft_key(draft: Draft) -> str:
@@ -43,20 +43,33 @@ def draft_key(draft: Draft) -> str:
 
 def refine_requests(context: Context, example: Example, draft: Draft) -> list[Request]:
     """The strong model with a draft, and the samples beside it; ``draft.text`` is there."""
-    return _requests(context, context.frames.refine(example, draft.text or ""), "refine", draft_key(draft))
+    asked = context.frames.refine(example, draft.text or "")
+    return _requests(context, asked, "refine", draft_key(draft), example)
 
 
 def calls_each(context: Context) -> int:
-    """Calls of the strong model behind one answer of its feedback."""
+    """Requests of the strong model behind one answer of its feedback; readings, which follow from the answer, come to these."""
     settings = context.config.feedback
     return 1 + (settings.samples if settings.expect == "samples" else 0)
 
 
-def _requests(context: Context, messages: Sequence[Message], what: str, key: str) -> list[Request]:
+def classes_of(context: Context, example: Example) -> tuple[str, ...]:
+    """What can be answered: the task's classes, or the question's own; nothing where answers are open."""
+    return context.task.labels or example.choices
+
+
+def readings_each(context: Context, example: Example) -> int:
+    """The most references that are read in the place of one answer of the strong model: of open answers, where it can."""
+    if context.config.feedback.expect != "logprobs" or classes_of(context, example) or not context.strong.reads_given:
+        return 0
+    return len({reference.strip() for reference in example.references} - {""})
+
+
+def _requests(context: Context, messages: Sequence[Message], what: str, key: str, example: Example) -> list[Request]:
     """The answer that is scored, then its samples."""
     settings, seed = context.config.feedback, context.config.seed
     first = settings.sampling.model_copy(update={"seed": derive_seed(seed, what, key)})
-    if settings.expect == "logprobs":
+    if settings.expect == "logprobs" and not readings_each(context, example):
         first = first.model_copy(update={"logprobs": first.logprobs or ALTERNATIVES})
     drawn = settings.sampling.model_copy(update={"temperature": settings.sample_temperature})
     series = Series(seed, what, "sample", key)

@@ -26,9 +26,9 @@ def drift_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         from cowest.training.drift import drift
 
-        prompts = {e.id: context.frames.draft(e) for e in training_queries(context, round_)}
+        queries, ways = {e.id: e for e in training_queries(context, round_)}, context.ways
         drafts = [
-            (prompts[d.example_id], d.text)
+            (ways[d.index % len(ways)][1].draft(queries[d.example_id]), d.text)
             for d in context.run.file(round_.file("drafts.jsonl"), Draft).load()
             if d.text is not None
         ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cowest.assembly.context import Context
-from cowest.collaboration.expect import Expect, Proving, class_probabilities
+from cowest.collaboration.expect import Expect, Proving, class_probabilities, readings
 from cowest.protocols import ChatModel
-from cowest.types import Classes, Completion, Example, Refinement, Request
+from cowest.stages.asks import classes_of, readings_each
+from cowest.types import Classes, Completion, Example, Given, Refinement, Request
 
 
 def strong_model(context: Context) -> ChatModel:
@@ -17,16 +18,22 @@ def strong_model(context: Context) -> ChatModel:
     return strong if settings.expect != "logprobs" else Proving(strong, context.models.strong())
 
 
-def expect_of(context: Context, requests: Sequence[Request]) -> Expect:
-    """What belongs to the first of these requests: the probabilities of the classes, or the samples, which are the others."""
+def expect_of(context: Context, example: Example, requests: Sequence[Request]) -> Expect:
+    """What belongs to the first of these requests: the probabilities of the classes, or of the references where answers are open.
+
+    Or the samples, which are the other requests.
+    """
+    task, labels = context.task, classes_of(context, example)
 
     def classes(done: Completion, example: Example) -> Classes | None:
-        task = context.task
-        labels = task.labels or example.choices
         return class_probabilities(done, labels, lambda text: task.extract(text, example)) if labels else None
 
-    by_class = classes if context.config.feedback.expect == "logprobs" else None
-    return Expect(by_class, tuple(request.sampling for request in requests[1:]))
+    def open_(done: Completion, example: Example) -> Sequence[Given]:
+        return readings(done, example, lambda text: task.extract(text, example))
+
+    if context.config.feedback.expect == "logprobs":
+        return Expect(readings=open_) if readings_each(context, example) else Expect(classes=classes)
+    return Expect(samples=tuple(request.sampling for request in requests[1:]))
 
 
 def expected_counts(context: Context, answers: Sequence[Refinement]) -> dict[str, int]:
@@ -34,12 +41,17 @@ def expected_counts(context: Context, answers: Sequence[Refinement]) -> dict[str
     if context.config.feedback.expect == "off":
         return {}
     came = [answer for answer in answers if answer.text is not None]
-    expected = [a for a in came if a.classes is not None or any(s.text is not None for s in a.samples)]
+    expected = [a for a in came if _told(a)]
     return {
         "expected": len(expected),
         "expected_not_told": len(came) - len(expected),
         "samples_failed": sum(sample.error is not None for answer in came for sample in answer.samples),
     }
+
+
+def _told(answer: Refinement) -> bool:
+    read = any(one.value is not None for one in answer.likelihoods)
+    return read or answer.classes is not None or any(s.text is not None for s in answer.samples)
 
 
 def expected_warnings(context: Context, counts: dict[str, int]) -> tuple[str, ...]:
@@ -51,7 +63,7 @@ def expected_warnings(context: Context, counts: dict[str, int]) -> tuple[str, ..
         why = "their samples failed"
     else:
         why = (
-            "their text names no class, or none that could be found among its tokens; an answer line (`Answer: ...`) in the "
+            "their text names no answer, or none that could be found among its tokens; an answer line (`Answer: ...`) in the "
             "frames, or feedback.expect: samples, helps"
         )
     return (f"{missing} of {all_} strong answers have no expected score, and the plain one counts: {why}",)

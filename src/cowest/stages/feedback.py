@@ -12,7 +12,6 @@ from cowest.collaboration.adaptive import saved as saved_calls
 from cowest.collaboration.feedback import NOT_ASKED, feedback
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
-from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.stages import asks, depends
@@ -22,6 +21,7 @@ from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
+from cowest.stages.toll import prompt_price
 from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Score, Usage
 
 
@@ -41,14 +41,15 @@ def _feedback_depends(context: Context, round_: Round) -> Depends:
             {"what is asked": [str(name) for name in sorted(context.signal.asks)]},
             {"what is asked": ["refine", "solo"]},
         )
-        | (Depends({}) if c.feedback.adaptive == "off" else _contrast_depends(c))
+        | (Depends({}) if c.feedback.adaptive == "off" else _contrast_depends(context))
     )
 
 
-def _contrast_depends(config: RunConfig) -> Depends:
+def _contrast_depends(context: Context) -> Depends:
     """Which drafts are asked for follows from what makes a pair."""
-    names = tuple(f"pairs.{name}" for name in ("rule", "min_margin", "signal", "price_per_word"))
-    return settings_of("pairs", config.pairs).only(*names)
+    names = tuple(f"pairs.{name}" for name in ("rule", "min_margin", "signal", "price_per_word", "price_per_usd"))
+    price = Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
+    return settings_of("pairs", context.config.pairs).only(*names) | price
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
@@ -221,7 +222,7 @@ def _solos(
         if (there := known.get(example.id)) is not None and there.error is None:
             return there.model_copy(update={"usage": Usage(), "latency_s": 0.0})
         asked = asks.solo_requests(context, example)
-        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, asked))
+        return await solo(strong, context.frames, example, asked[0].sampling, expect_of(context, example, asked))
 
     return _filling(context)(
         "strong alone",
@@ -266,7 +267,9 @@ def _refinements(
         answer = answers[key] = asyncio.get_running_loop().create_future()
         asked = asks.refine_requests(context, example, item)
         try:  # here and in no task of its own, in which it would come behind all that begin with it
-            done = await refine(strong, context.frames, example, item, asked[0].sampling, expect_of(context, asked))
+            done = await refine(
+                strong, context.frames, example, item, asked[0].sampling, expect_of(context, example, asked)
+            )
         except BaseException:
             answer.cancel()
             raise

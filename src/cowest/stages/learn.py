@@ -20,7 +20,7 @@ from cowest.stages.base import Done, Stage, failures, fill, in_thread
 from cowest.stages.rounds import Policy, Round
 from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
 from cowest.training.objectives import LABELS, OBJECTIVES, PAIRS
-from cowest.types import Alignment, Draft, Example, Feedback, ModelRef, Prediction, Record
+from cowest.types import Alignment, Draft, Example, Feedback, Message, ModelRef, Prediction, Record
 
 
 class CheckpointScore(Record):
@@ -72,6 +72,15 @@ def sft_examples(context: Context) -> Sequence[Example]:
     return train[:-kept] if kept else train
 
 
+def sft_texts(context: Context, example: Example) -> list[tuple[tuple[Message, ...], str | None]]:
+    """The prompt and what SFT teaches to write, in each format: what an example tells is then known in all of them.
+
+    The text is None where the example has none in that format.
+    """
+    target = context.task.target(example)
+    return [(frames.draft(example), format_.completion(target, example)) for format_, frames in context.ways]
+
+
 def _sft_depends(context: Context) -> Depends:
     c = context.config
     return (
@@ -79,7 +88,8 @@ def _sft_depends(context: Context) -> Depends:
         | context.weak.identity("weak").only("weak.model", "weak.adapter")  # engine and dtype are those of drafting
         | depends.questions("training", sft_examples(context))
         | depends.value("draft.format", c.draft.format)
-        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | Depends({"draft.formats": list(c.draft.formats)}, {"draft.formats": []})
+        | depends.prompt("a draft", *(frames.draft(context.task.examples("train")[0]) for _, frames in context.ways))
         | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
     )
@@ -90,11 +100,11 @@ async def _sft(context: Context) -> Done:
 
     config, rows, skipped = context.config, [], 0
     for example in sft_examples(context):
-        text = context.format.completion(context.task.target(example), example)
-        if text is None:
-            skipped += 1
-            continue
-        rows.append(SftRow(prompt=context.frames.draft(example), completion=text))
+        for prompt, text in sft_texts(context, example):
+            if text is None:
+                skipped += 1
+            else:
+                rows.append(SftRow(prompt=prompt, completion=text))
     if not rows:
         raise StageError(
             "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"

@@ -15,7 +15,7 @@ from cowest.assembly.context import Context
 from cowest.recipe.config import RunConfig
 from cowest.scoring.statistics import compare
 from cowest.stages.answers import outcomes_of
-from cowest.stages.asks import calls_each, draft_key
+from cowest.stages.asks import calls_each, draft_key, readings_each
 from cowest.stages.learn import (
     SFT_POLICY,
     CheckpointScore,
@@ -132,9 +132,12 @@ def _most_calls(context: Context, before: Sequence[Round], round_: Round) -> int
     """The most strong calls that a round's feedback can take: all its drafts differ, and from those of the rounds before."""
     asked, queries = context.signal.asks, training_queries(context, round_)
     known = {e.id for one in before for e in training_queries(context, one)}
-    alone = sum(e.id not in known for e in queries) if "solo" in asked else 0
-    refined = len(queries) * context.config.draft.samples if "refine" in asked else 0
-    return (alone + refined) * calls_each(context)
+    most = 0
+    for example in queries:
+        alone = "solo" in asked and example.id not in known
+        refined = context.config.draft.samples if "refine" in asked else 0
+        most += (alone + refined) * (calls_each(context) + readings_each(context, example))
+    return most
 
 
 def _no_better(context: Context, rounds: Sequence[Round], chosen: Selection) -> str | None:
@@ -190,7 +193,7 @@ def _shown(score: float | None) -> str:
 
 def calls_of(answers: Sequence[Refinement]) -> int:
     """The different strong calls behind a round's answers, samples beside them included."""
-    return sum(1 + len(answer.samples) for answer in answers)
+    return sum(1 + len(answer.samples) + len(answer.likelihoods) for answer in answers)
 
 
 def strong_answers(context: Context, rounds: Sequence[Round]) -> list[list[Refinement]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypedDict
 
 from cowest.assembly.context import Context
@@ -18,6 +19,7 @@ from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import Done, Stage
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
+from cowest.stages.toll import prompt_price, toll
 from cowest.tasks.collected import pairs_file
 from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import Draft, Feedback, LabelledDraft, PreferencePair
@@ -27,6 +29,7 @@ def _depends(context: Context, labels: bool) -> Depends:
     c, collected = context.config, _collected(context)
     return (
         settings_of("pairs", c.pairs)
+        | Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
         | Depends({"labelled drafts": labels}, {"labelled drafts": False})
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
@@ -90,6 +93,7 @@ class _Settings(TypedDict):
     limit: int | None
     signal: Signal
     price_per_word: float
+    toll: Callable[[str], float] | None
     seed: int
 
 
@@ -102,6 +106,7 @@ def _settings(context: Context, round_: Round) -> _Settings:
         limit=c.limit,
         signal=context.signal,
         price_per_word=c.price_per_word,
+        toll=toll(context),
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
 

@@ -26,7 +26,7 @@ def _sample_depends(context: Context, round_: Round) -> Depends:
     found = (
         settings_of("draft", c.draft)
         | depends.questions("drafted", training_queries(context, round_))
-        | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
+        | depends.prompt("a draft", *(frames.draft(context.task.examples("train")[0]) for _, frames in context.ways))
         | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
     )
@@ -43,7 +43,7 @@ class _Drawing:
 
     def __init__(self, context: Context, round_: Round, weak: ChatModel, there: Mapping[str, Draft]) -> None:
         self._context, self._round, self._weak, self._there = context, round_, weak, there
-        self._settings, self._many = context.config.draft, many_at_once(weak)
+        self._settings, self._many, self._ways = context.config.draft, many_at_once(weak), context.ways
         self._groups, self._queries = dict[str, asyncio.Future[list[Draft]]](), dict[str, asyncio.Future[list[Draft]]]()
 
     async def make(self, item: Item) -> Draft:
@@ -70,7 +70,7 @@ class _Drawing:
     async def _first(self, item: Item) -> Draft:
         example, index = item
         many = self._many
-        if many is None or self._settings.ladder:  # on a ladder each has a temperature, and so a request, of its own
+        if many is None or self._settings.ladder or len(self._ways) > 1:  # each has a request of its own
             return await self._one(item)
         if example.id not in self._groups:
             sampling = asks.draft_series(self._context, self._round, example).together(self._settings.sampling)
@@ -81,7 +81,8 @@ class _Drawing:
     async def _one(self, item: Item, attempt: int = 0) -> Draft:
         example, index = item
         sampling = asks.draft_sampling(self._context, self._round, example, index, attempt)
-        return await draft(self._weak, self._context.frames, example, index, sampling)
+        _, frames = self._ways[index % len(self._ways)]
+        return await draft(self._weak, frames, example, index, sampling)
 
 
 async def _given(there: Draft | None, make: Callable[[Item], Awaitable[Draft]], item: Item) -> Draft:

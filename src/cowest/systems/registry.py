@@ -268,7 +268,10 @@ def variant_of(config: RunConfig, spec: SystemSpec) -> tuple[str, RunConfig]:
         raise ConfigError(f"{spec.name}: there is no variant {spec.variant!r}; there are: {', '.join(VARIANTS)}")
     if not VARIANTS[spec.variant]:
         return "main", config
-    changed = with_settings(config, VARIANTS[spec.variant])
+    settings = VARIANTS[spec.variant]
+    if "draft.format" in settings:
+        settings = {**settings, "draft.formats": []}  # in that one alone
+    changed = with_settings(config, settings)
     same = (
         changed.model_dump() == config.model_dump()
     )  # which fields were given, and which are defaults, does not matter

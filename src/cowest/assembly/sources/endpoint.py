@@ -28,6 +28,7 @@ class EndpointSource:
     folder: Path = Path()
     trainable: bool = False
     paid: bool = True
+    reads_given: bool = False
 
     @property
     def name(self) -> str:

@@ -55,6 +55,11 @@ class LocalSource:
         return self.config.batch_size
 
     @property
+    def reads_given(self) -> bool:
+        """In this process, or perhaps by a package's engine; servers score no text through their chat completions."""
+        return not isinstance(ENGINES.find(self.config.engine, "engine"), Managed)
+
+    @property
     def tokenizer(self) -> str | None:
         """Beside the weights; a GGUF file that is served as it is is not taken apart for it."""
         return None if self._as_it_is else model_path(self.config.model)

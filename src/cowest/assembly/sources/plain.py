@@ -23,6 +23,7 @@ class PlainSource:
     paid: bool = False
     concurrency: int = 64
     many: int = 1
+    reads_given: bool = True
     tokenizer: str | None = None
     price: Price | None = None
     batch_price: Price | None = None

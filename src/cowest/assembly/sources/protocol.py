@@ -21,8 +21,9 @@ class Source(Protocol):
 
     ``trainable``: its weights are here. ``paid``: its calls go through the ledger, the budget and the estimate. ``concurrency``:
     most calls under way. ``many``: most samples that one call can give. ``tokenizer``: the folder or hub name of its tokenizer.
-    ``price``: None where it is not known; ``batch_price`` is that of the provider's batch API. ``per_minute``: most requests, and
-    most tokens, a minute (None: no limit is kept). ``extra`` are more fields of its requests.
+    ``reads_given``: it may be able to say how likely a text is that it is given (:class:`cowest.types.Given`); its first answer
+    shows it. ``price``: None where it is not known; ``batch_price`` is that of the provider's batch API. ``per_minute``: most
+    requests, and most tokens, a minute (None: no limit is kept). ``extra`` are more fields of its requests.
     """
 
     @property
@@ -39,6 +40,9 @@ class Source(Protocol):
 
     @property
     def many(self) -> int: ...
+
+    @property
+    def reads_given(self) -> bool: ...
 
     @property
     def tokenizer(self) -> str | None: ...

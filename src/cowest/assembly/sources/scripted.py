@@ -18,6 +18,7 @@ class ScriptedSource(PlainSource):
 
     config: ScriptedModelConfig
     name: str = "scripted"
+    reads_given: bool = False
 
     def identity(self, prefix: str) -> Depends:
         """Its rules."""
