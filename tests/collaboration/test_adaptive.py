@@ -68,7 +68,7 @@ def test_a_right_draft_beside_a_wrong_one_is_a_kind_of_its_own() -> None:
     queries |= {f"both{i}": scored(f"both{i}", 0, 0, 1) for i in range(20)}
     queries = {id: ordered(row, 1.0)[0] for id, row in queries.items()}
     assert [d.id for d in queries["both0"]] == ["both0#0", "both0#2", "both0#1"]
-    made, asked = plan(queries, alone=False, limit=60, lot=8), list[str]()
+    made, asked = plan(queries, alone=False, limit=80, lot=8), list[str]()
     while lot := made.next_lot():
         asked += [step.query for step in lot]
         made.tell({step.query: Look(step.query.startswith("both")) for step in lot})
