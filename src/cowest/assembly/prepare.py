@@ -20,6 +20,7 @@ from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.systems.registry import evaluated
 from cowest.tasks.base import Measured, notes_of
+from cowest.training.objectives import as_online
 
 
 def prepare(
@@ -65,6 +66,7 @@ def prepare(
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             _check_expected(single, task)
+            _check_online(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -99,6 +101,24 @@ def _check_expected(config: RunConfig, task: Task) -> None:
     if config.feedback.judge is not None:
         raise ConfigError(
             "feedback.expect: logprobs scores classes by the metric; with feedback.judge set it to samples"
+        )
+
+
+def _check_online(context: Context) -> None:
+    """Of an objective that draws drafts while it trains."""
+    c = context.config
+    if not context.weak.trainable or as_online(context.objective) is None:
+        return
+    name = f"align.objective: {c.align.objective}"
+    if not c.draft.sampling.temperature:
+        raise ConfigError(
+            f"{name} compares drafts of one query, and at draft.sampling.temperature 0 they are all the same; raise it"
+        )
+    if c.feedback.mode == "batch":
+        raise ConfigError(f"{name} waits for the strong model at every step; set feedback.mode: live")
+    if c.rounds.most > 1:
+        raise ConfigError(
+            f"rounds.most: {c.rounds.most}: {name} draws new drafts at every step, in one round; set align.max_steps for more"
         )
 
 
