@@ -215,9 +215,9 @@ class AlignConfig(TrainingSettings):
         default="preference",
         description="What alignment learns from; installed packages add objectives. preference: DPO on the pairs. positives: SFT "
         "on the chosen drafts alone, the control that shows what the comparison with the rejected ones adds. kto: single drafts "
-        "with their worth, no pairs. rejection: SFT on the best draft of each query. grpo: RL on drafts drawn in training, each refined "
-        "and scored at once; sample, feedback and pairs are left out. off (also `align: off`): no alignment; feedback and pairs are "
-        "still collected. docs/training.md: which when.",
+        "with their worth, no pairs. rejection: SFT on the best draft of each query. grpo: RL on drafts drawn in training, each "
+        "refined and scored at once, in place of the stages sample, feedback and pairs. off (also `align: off`): no alignment; "
+        "feedback and pairs are still collected. docs/training.md: which when.",
     )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs, where max_steps is unset.")
@@ -234,8 +234,8 @@ class AlignConfig(TrainingSettings):
     group: int = Field(
         default=4,
         ge=2,
-        description="grpo: drafts of a query in a step, which are worth more or less than one another. A step asks the strong model "
-        "up to batch_size x gradient_accumulation x group times.",
+        description="grpo: drafts of a query in a step, which are worth more or less than one another. A step asks the strong "
+        "model up to batch_size x gradient_accumulation x group times.",
     )
     checkpoints: int = Field(default=4, ge=1, description="Evenly spaced checkpoints to choose from.")
     selection_queries: int = Field(

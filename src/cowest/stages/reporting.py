@@ -29,8 +29,8 @@ from cowest.stages.answers import cases_of, outcomes_of, uptake
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import learned_from
 from cowest.stages.loop import taken
-from cowest.systems.registry import STRONG
 from cowest.stages.rewards import FEEDBACK
+from cowest.systems.registry import STRONG
 from cowest.training.objectives import as_online
 from cowest.types import Feedback, Prediction, Results
 

@@ -1,8 +1,8 @@
 """What drafts are worth while a model trains on them (``align.objective: grpo``): refined, scored, and kept in the round's folder.
 
-The training runs in a thread; its drafts are refined on the event loop, through the same functions, frames, seeds and ledger as in the
-stage ``feedback``. Every draft, answer and score is in a file of ``align/`` before the training gets its reward, and is asked for no
-second time: a resumed training draws the drafts that it drew before, and finds them there, also where no ledger is kept.
+The training runs in a thread; its drafts are refined on the event loop, through the same functions, frames, seeds and ledger as
+in the stage ``feedback``. Every draft, answer and score is in a file of ``align/`` before the training gets its reward, and is
+asked for no second time: a resumed training draws the drafts that it drew before, and finds them there, also without a ledger.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Rewards:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[Completion], example_ids: Sequence[str]
     ) -> list[float | None]:
-        """See Reward; from the training's thread. Raises BudgetExceededError, StageError, and KeyboardInterrupt once it is closed."""
+        """See Reward; from the training's thread. Raises BudgetExceededError, StageError; KeyboardInterrupt once it is closed."""
         if self._closed:
             raise KeyboardInterrupt
         self._running = asyncio.run_coroutine_threadsafe(self._rewarded(completions, example_ids), self._loop)

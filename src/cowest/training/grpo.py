@@ -3,11 +3,11 @@
     A_i = (r_i - mean r) / (std r + 1e-4)                              over the ``align.group`` drafts of a query in a step
     L = - sum over the drafts' tokens of [rho A_i - beta KL] / tokens,  KL = pi_ref/pi - log pi_ref/pi - 1
 
-through TRL's GRPOTrainer with its default loss (``dapo``: a mean over the step's tokens, arXiv 2503.14476). Drafts are drawn by the
-weights of their own step, so rho = pi/pi_old is 1 and nothing is clipped. The reference is the policy as it was before the first step.
+through TRL's GRPOTrainer with its default loss (``dapo``: a mean over the step's tokens, arXiv 2503.14476). Drafts are drawn by
+the weights of their own step, so rho = pi/pi_old is 1 and nothing is clipped. The reference is the policy before the first step.
 
-A draft without a reward (None) has no advantage, and none of its group's mean and deviation; only the KL term moves it. Which queries
-and which drafts a step has follows from the seed, the step and the weights: a training that is resumed draws what it drew before.
+A draft without a reward (None) has no advantage, and no part in its group's mean and deviation; only the KL term moves it. Which
+queries and drafts a step has follows from the seed, the step and the weights: a training that is resumed draws what it drew before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[attr-defined,unused-ignore]
 from trl.trainer.utils import add_fused_lm_head
 
-from cowest.errors import NothingToLearnError, StageError
+from cowest.errors import ModelCallError, NothingToLearnError, StageError
 from cowest.models.chat import prompt_text, token_ids
 from cowest.models.local import end_ids, resolve_device
 from cowest.models.token_text import answer_text
@@ -150,12 +150,12 @@ def _train(
 def asked(
     tokenizer: PreTrainedTokenizerBase, practice: Practice, settings: AlignConfig, model: str
 ) -> tuple[list[tuple[str, str]], int]:
-    """Each query's id and prompt, as text, where a whole draft fits into ``align.max_length`` with it; and the tokens of the longest."""
+    """Each query's id and prompt, as text, where a whole draft fits into ``align.max_length`` with it; the tokens of the longest."""
     kept, longest = list[tuple[str, str]](), 0
     for query in practice.queries:
         try:
             text = prompt_text(tokenizer, query.prompt)
-        except Exception as error:
+        except ModelCallError as error:
             raise StageError(f"{model}: {error}") from None
         whole = len(token_ids(tokenizer, text)) + practice.sampling.max_tokens
         if whole <= settings.max_length:
@@ -217,8 +217,8 @@ class Groups:
         self.quiet = self.quiet + 1 if alike else 0
         if self.quiet == QUIET_STEPS:
             self.reporter.info(
-                f"align: warning: in the last {QUIET_STEPS} steps all drafts of a query were worth the same: nothing is learned from "
-                "them. What helps: more align.group, a higher draft.sampling.temperature, or a finer score (feedback.expect)"
+                f"align: warning: in the last {QUIET_STEPS} steps all drafts of a query were worth the same: nothing is learned "
+                "from them. What helps: more align.group, a higher draft.sampling.temperature, or a finer score (feedback.expect)"
             )
 
 
@@ -247,7 +247,8 @@ class GroupTrainer(GRPOTrainer):  # type: ignore[misc,unused-ignore]
 
     def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # TRL would add a second token that begins a text: the template has written it.
-        return [token_ids(self.processing_class, prompt) for prompt in prompts], None, {}
+        tokenizer = cast(PreTrainedTokenizerBase, self.processing_class)
+        return [token_ids(tokenizer, prompt) for prompt in prompts], None, {}
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         # Drafts are drawn, and shuffled, in here, once a step. Whatever was drawn before a stop, or by whom, makes no difference.
@@ -306,7 +307,8 @@ def group_trainer(
 
 def _reference(model: PreTrainedModel, settings: AlignConfig, sampling: Sampling) -> PreTrainedModel:
     """The policy before the first step, as TRL's trainer wants it."""
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = copy.deepcopy(model)
+    frozen.eval().requires_grad_(False)
     torch.nn.Module.to(frozen, resolve_device(settings.device))
     add_fused_lm_head(frozen, temperature=sampling.temperature)
     return frozen
