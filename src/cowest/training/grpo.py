@@ -150,7 +150,7 @@ def _train(
 def asked(
     tokenizer: PreTrainedTokenizerBase, practice: Practice, settings: AlignConfig, model: str
 ) -> tuple[list[tuple[str, str]], int]:
-    """Each query's id and prompt, as text, where a whole draft fits into ``align.max_length`` with it; the tokens of the longest."""
+    """Each query's id and prompt, as text, where a whole draft fits into ``align.max_length``; and the tokens of the longest."""
     kept, longest = list[tuple[str, str]](), 0
     for query in practice.queries:
         try:
