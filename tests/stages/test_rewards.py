@@ -118,7 +118,7 @@ def test_a_call_that_fails_is_no_reward_of_zero(weak: str, tmp_path: Path) -> No
 
 def test_an_endpoint_that_is_down_ends_it(weak: str, tmp_path: Path) -> None:
     oracle = Oracle(fail=[ModelCallError("http_500", "out of order")] * 500)
-    with pytest.raises(StageError, match="reward drafts: the first .* calls all failed"):
+    with pytest.raises(StageError, match=r"reward drafts: the first .* calls all failed"):
         run_tiny(weak, tmp_path, oracle, align=online())
 
 

@@ -43,10 +43,10 @@ class Spy:
         self.means: list[float] = []
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[Completion], ids: Sequence[str]
+        self, prompts: Sequence[str], completions: Sequence[Completion], example_ids: Sequence[str]
     ) -> list[float | None]:
         values = [self._worth(done.text) for done in completions]
-        self.seen += zip(ids, (done.text for done in completions), strict=True)
+        self.seen += zip(example_ids, (done.text for done in completions), strict=True)
         known = [value for value in values if value is not None]
         self.means.append(sum(known) / len(known) if known else 0.0)
         return values
@@ -179,3 +179,13 @@ def test_every_step_is_full_and_every_query_has_its_turn() -> None:
 
 def test_a_group_varies_by_the_rewards_that_it_has() -> None:
     assert varied([0.0, 1.0, None]) and not varied([1.0, None, 1.0]) and not varied([None, None])
+
+
+def test_a_new_adapter_on_a_full_model_and_an_adapter_merged_for_full_training(
+    policy: ModelRef, tmp_path: Path
+) -> None:
+    settings = (FULL if policy.adapter else LORA).model_copy(update={"max_steps": 2, "checkpoints": 1})
+    train(policy, tmp_path / "a", Spy(letters), settings)
+    first, second = log(tmp_path / "a")
+    assert first["kl"] == pytest.approx(0.0, abs=1e-6) and second["kl"] > 1e-6  # to the policy, adapter included
+    assert (tmp_path / "a/step-2" / ("model" if policy.adapter else "adapter")).is_dir()
