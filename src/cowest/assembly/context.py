@@ -21,7 +21,7 @@ from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import SCORERS, MetricScorer
-from cowest.training.objectives import OBJECTIVES, Objective
+from cowest.training.objectives import OBJECTIVES, Objective, OnlineObjective
 from cowest.types import Example, ModelRef
 
 
@@ -88,7 +88,7 @@ class Context:
         return self.objects.signal or SIGNALS.find(self.config.pairs.signal, "pairs.signal")
 
     @property
-    def objective(self) -> Objective | None:
+    def objective(self) -> Objective | OnlineObjective | None:
         """What alignment learns from; None where it is off."""
         name = self.config.align.objective
         return None if name == "off" else OBJECTIVES.find(name, "align.objective")

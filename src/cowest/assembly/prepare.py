@@ -20,6 +20,7 @@ from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.systems.registry import evaluated
 from cowest.tasks.base import Measured, notes_of
+from cowest.training.objectives import as_online
 
 
 def prepare(
@@ -66,6 +67,7 @@ def prepare(
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             _check_expected(context)
             _check_formats(context)
+            _check_online(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -144,6 +146,24 @@ def _check_formats(context: Context) -> None:
             raise ConfigError(
                 f"draft.formats: no training row of {context.task.name} has what {format_.name} is learned from (a rationale)"
             )
+
+
+def _check_online(context: Context) -> None:
+    """Of an objective that draws drafts while it trains."""
+    c = context.config
+    if not context.weak.trainable or as_online(context.objective) is None:
+        return
+    name = f"align.objective: {c.align.objective}"
+    if not c.draft.sampling.temperature:
+        raise ConfigError(
+            f"{name} compares drafts of one query, and at draft.sampling.temperature 0 they are all the same; raise it"
+        )
+    if c.feedback.mode == "batch":
+        raise ConfigError(f"{name} waits for the strong model at every step; set feedback.mode: live")
+    if c.rounds.most > 1:
+        raise ConfigError(
+            f"rounds.most: {c.rounds.most}: {name} draws new drafts at every step, in one round; set align.max_steps for more"
+        )
 
 
 def _check_splits(task: str, sizes: Mapping[str, int]) -> None:

@@ -62,8 +62,8 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
         yield _training(context, weak, shape, c.sft, "sft", asked + _longest_text(weak, taught), 1)
         yield _answering(context, weak, shape, "sample", asked, c.draft.sampling, len(train) * c.draft.samples)
         if c.align.objective != "off":
-            both = 2 if c.align.compares else 1
-            yield _training(context, weak, shape, c.align, "align", asked + c.draft.sampling.max_tokens, both)
+            length = asked + c.draft.sampling.max_tokens
+            yield _training(context, weak, shape, c.align, "align", length, c.align.sequences)
     if isinstance(strong, LocalSource) and (shape := _shape(strong)) is not None:
         asked = _longest(strong, [context.frames.refine(e, "") for e in spread(train, MEASURED)])
         draft = c.draft.sampling.max_tokens

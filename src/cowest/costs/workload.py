@@ -25,6 +25,7 @@ from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
 from cowest.stages.rounds import Round, in_round
 from cowest.systems.registry import evaluated
+from cowest.training.objectives import as_online
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
 T = TypeVar("T")
@@ -128,6 +129,9 @@ class _Workload:
         return replace(work, calls_for=f"{work.calls_for}, round {number}", calls=calls, number=number)
 
     def _of_round(self) -> Iterator[Work]:
+        if self._trained and as_online(self._context.objective) is not None:
+            yield from self._online()
+            return
         yield self._sample() if self._served else self._sample_here()
         asked = self._context.signal.asks
         solo, refine = self._solo(), self._refine()
@@ -140,6 +144,17 @@ class _Workload:
         if judge is not None:
             yield self._judge(judge, solo, refine)
         if self._trained and scores_checkpoints(self._c, self._round):
+            yield from self._choose()
+
+    def _online(self) -> Iterator[Work]:
+        """Of an alignment that draws drafts of its own. What other systems read of the stage ``sample`` is made beside it."""
+        from cowest.costs.online import online_work  # it needs what is defined here
+
+        if any(stage.name == "sample" for stage in stages_now(self._context)):
+            yield self._sample_here()
+        align = self._round.stage("align")
+        yield from online_work(self._context, self._round, align in self._current, self._done(align), self._shares)
+        if scores_checkpoints(self._c, self._round):
             yield from self._choose()
 
     def _sample(self) -> Work:

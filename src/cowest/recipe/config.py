@@ -227,7 +227,8 @@ class AlignConfig(TrainingSettings):
         default="preference",
         description="What alignment learns from; installed packages add objectives. preference: DPO on the pairs. positives: SFT "
         "on the chosen drafts alone, the control that shows what the comparison with the rejected ones adds. kto: single drafts "
-        "with their worth, no pairs. rejection: SFT on the best draft of each query. off (also `align: off`): no alignment; "
+        "with their worth, no pairs. rejection: SFT on the best draft of each query. grpo: RL on drafts drawn in training, each "
+        "refined and scored at once, in place of the stages sample, feedback and pairs. off (also `align: off`): no alignment; "
         "feedback and pairs are still collected. docs/training.md: which when.",
     )
     learning_rate: float = Field(default=1.41e-5, gt=0, description="The paper's.")
@@ -242,6 +243,12 @@ class AlignConfig(TrainingSettings):
         description="What a pair counts (preference), or a draft (kto): all alike, or by its margin (over the rejected draft, or "
         "over its query's baseline), with a mean of 1.",
     )
+    group: int = Field(
+        default=4,
+        ge=2,
+        description="grpo: drafts of a query in a step, which are worth more or less than one another. A step asks the strong "
+        "model up to batch_size x gradient_accumulation x group times.",
+    )
     checkpoints: int = Field(default=4, ge=1, description="Evenly spaced checkpoints to choose from.")
     selection_queries: int = Field(
         default=150, ge=1, description="Validation queries on which each checkpoint's collaboration is scored."
@@ -255,7 +262,12 @@ class AlignConfig(TrainingSettings):
     @property
     def compares(self) -> bool:
         """Whether a row of alignment is two drafts, as far as is known; False for cowest's own objectives on single ones."""
-        return self.objective not in ("positives", "kto", "rejection")
+        return self.objective not in ("positives", "kto", "rejection", "grpo")
+
+    @property
+    def sequences(self) -> int:
+        """How many drafts a row of alignment is, as far as is known."""
+        return self.group if self.objective == "grpo" else 2 if self.compares else 1
 
 
 class RoundsConfig(Section):

@@ -14,6 +14,7 @@ from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
+from cowest.scoring.once import Once
 from cowest.stages import asks, depends
 from cowest.stages.adaptive import TOLD, Lots, in_lots
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
@@ -22,7 +23,7 @@ from cowest.stages.expecting import expect_of, expected_counts, expected_warning
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price
-from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Score, Usage
+from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Usage
 
 
 def _feedback_depends(context: Context, round_: Round) -> Depends:
@@ -125,19 +126,6 @@ def unasked(draft: Draft, why: Why | None = None) -> Refinement:
     """In the place of an answer that the signal, or the query, has no need of."""
     told = "the signal needs no such call" if why is None else TOLD[why]
     return Refinement(example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: {told}")
-
-
-class Once:
-    """A scorer that judges equal answers to a query once: the strong model's own is compared with every draft's."""
-
-    def __init__(self, inner: Scorer) -> None:
-        self._inner, self._known = inner, dict[tuple[str, str | None], asyncio.Task[Score]]()
-
-    async def score(self, example: Example, text: str | None) -> Score:
-        key = (example.id, text)
-        if key not in self._known:
-            self._known[key] = asyncio.ensure_future(self._inner.score(example, text))
-        return await self._known[key]
 
 
 async def _scored(

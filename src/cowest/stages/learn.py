@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import build_system
@@ -15,11 +16,22 @@ from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, named, write_atomic
 from cowest.run.weights import Weights, make_movable
 from cowest.stages import depends
-from cowest.stages.advice import why_no_pairs
+from cowest.stages.advice import alike_warning, why_no_pairs
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
+from cowest.stages.rewards import Rewards, rewards_depend
 from cowest.stages.rounds import Policy, Round
 from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
-from cowest.training.objectives import LABELS, OBJECTIVES, PAIRS
+from cowest.training.objectives import (
+    LABELS,
+    OBJECTIVES,
+    PAIRS,
+    Objective,
+    OnlineObjective,
+    Practice,
+    Query,
+    as_online,
+    drafts_drawn,
+)
 from cowest.types import Alignment, Draft, Example, Feedback, Message, ModelRef, Prediction, Record
 
 
@@ -166,7 +178,7 @@ def _align_depends(context: Context, round_: Round) -> Depends:
     chosen = (
         "the last checkpoint" if not scored else "validation" if c.rounds.choose == "each" else "validation, after SFT"
     )
-    return (
+    found = (
         Depends({"the checkpoint is chosen by": chosen}, {"the checkpoint is chosen by": "validation"})
         | depends.training("align", c.align, context.weak)
         | depends.questions("validation", validation_queries(context))
@@ -179,6 +191,9 @@ def _align_depends(context: Context, round_: Round) -> Depends:
         | depends.value("checkpoints are chosen by", "weak" if context.signal.alone else "collaboration")
         | depends.value("seed", c.seed)
     )
+    if as_online(context.objective) is None:
+        return found
+    return found | rewards_depend(context, training_queries(context, round_))
 
 
 async def _align(context: Context, round_: Round) -> Done:
@@ -204,7 +219,7 @@ async def _align(context: Context, round_: Round) -> Done:
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
     _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
-    return Done(counts | _learned(context, round_) | done.counts, failed)
+    return Done(counts | _learned(context, round_) | done.counts, failed, alike_warning(done.counts))
 
 
 def _last(context: Context, round_: Round, out: Path, done: Alignment) -> Done:
@@ -215,7 +230,7 @@ def _last(context: Context, round_: Round, out: Path, done: Alignment) -> Done:
     ]
     _write(out, Selection(metric=context.metric, checkpoints=made, chosen=made[-1].step))
     counts = {"checkpoints": len(made), "chosen_step": made[-1].step, "failed": 0}
-    return Done(counts | _learned(context, round_) | done.counts)
+    return Done(counts | _learned(context, round_) | done.counts, 0, alike_warning(done.counts))
 
 
 def _learned(context: Context, round_: Round) -> dict[str, int]:
@@ -229,14 +244,39 @@ async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -
     objective, settings = context.objective, context.config.align
     if objective is None:
         raise NothingToLearnError("align.objective is off")
-    files = {name: context.path(round_.file(name)) for name in objective.reads}
     seed = derive_seed(context.config.seed, *round_.seed("align"))
     await context.models.end_engines()
+    if (online := as_online(objective)) is not None:
+        return await _practised(context, round_, online, policy, out, seed)
+    offline = cast(Objective, objective)
+    files = {name: context.path(round_.file(name)) for name in offline.reads}
     with named(out):
         return await in_thread(
-            lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),
+            lambda reporter: offline.train(policy, files, settings, out, seed, reporter, context.tracker),
             context.reporter,
         )
+
+
+async def _practised(
+    context: Context, round_: Round, objective: OnlineObjective, policy: ModelRef, out: Path, seed: int
+) -> Alignment:
+    """A training on drafts that are rewarded while it goes on."""
+    settings, queries = context.config.align, training_queries(context, round_)
+    asked = [Query(example_id=e.id, prompt=tuple(context.frames.draft(e))) for e in queries]
+    rewards = Rewards(context, round_, queries, drafts_drawn(settings, len(queries)))
+    practice = Practice(asked, context.config.draft.sampling, rewards)
+    try:
+        with named(out):
+            done = await in_thread(
+                lambda reporter: objective.train(policy, practice, settings, out, seed, reporter, context.tracker),
+                context.reporter,
+            )
+    except NothingToLearnError as error:
+        why = ", ".join(f"{reason} {n}" for reason, n in rewards.reasons().items())
+        raise NothingToLearnError(f"{error} (drafts without a score: {why})" if why else str(error)) from None
+    finally:
+        await rewards.aclose()
+    return done.model_copy(update={"counts": rewards.counts() | done.counts})
 
 
 def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: str) -> Done:
@@ -303,10 +343,10 @@ async def _score(
     return made, failures(answers)
 
 
-def learned_from(config: RunConfig) -> tuple[str, ...]:
-    """The names of a round's files that alignment learns from; none where it is off."""
+def learned_from(config: RunConfig) -> tuple[str, ...] | None:
+    """The names of a round's files that alignment learns from: none for one on drafts of its own; None where it is off."""
     objective = config.align.objective
-    return () if objective == "off" else OBJECTIVES.find(objective, "align.objective").reads
+    return None if objective == "off" else OBJECTIVES.find(objective, "align.objective").reads
 
 
 SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft, _kept_weights)

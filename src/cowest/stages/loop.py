@@ -39,7 +39,7 @@ def rounds_of(config: RunConfig) -> tuple[Round, ...]:
     if not config.weak.trainable:
         return (Round(BASE),)
     settings, found = config.rounds, [Round(SFT_POLICY)]
-    for number in range(2, (settings.most if learned_from(config) else 1) + 1):
+    for number in range(2, (settings.most if learned_from(config) is not None else 1) + 1):
         origin = SFT_POLICY if settings.reference == "sft" else None
         pooled = found[-1] if settings.pairs == "all" else None
         policy = aligned(found[-1]) if settings.choose == "last" else _best_of(tuple(found))

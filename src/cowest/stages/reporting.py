@@ -29,7 +29,9 @@ from cowest.stages.answers import cases_of, outcomes_of, uptake
 from cowest.stages.evaluate import test_queries
 from cowest.stages.learn import learned_from
 from cowest.stages.loop import taken
+from cowest.stages.rewards import FEEDBACK
 from cowest.systems.registry import STRONG
+from cowest.training.objectives import as_online
 from cowest.types import Feedback, Prediction, Results
 
 _DROPPED = {
@@ -89,8 +91,11 @@ def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonVal
 async def task_report(context: Context) -> TaskReport:
     """All that the page shows about one task."""
     results = _results(context)
-    gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
-    aligns = context.weak.trainable and bool(learned_from(context.config))  # a folder of an earlier recipe may be there
+    online = as_online(context.objective) is not None and context.weak.trainable
+    gains = [f.gain for f in context.run.file(FEEDBACK if online else "feedback.jsonl", Feedback).load()]
+    aligns = (
+        context.weak.trainable and learned_from(context.config) is not None
+    )  # a folder of an earlier recipe may be there
     found = taken(context) if aligns and context.path("align/selection.json").exists() else None
     chosen, folder = (None, "align") if found is None else (found.selection, found.round_.file("align"))
     trained: tuple[Literal["sft", "align"], ...] = (
@@ -145,6 +150,8 @@ def _curve(path: Path) -> list[CurvePoint]:
 
 
 def _counts(results: Results) -> list[PipelineCounts]:
+    if "pairs" not in results.stages:
+        return _online_counts(results)
     pairs = results.stages["pairs"].counts
     shown = [
         PipelineCounts(label="drafts", value=pairs.get("drafts", 0)),
@@ -164,6 +171,20 @@ def _counts(results: Results) -> list[PipelineCounts]:
             PipelineCounts(label="collected", value=pairs["pairs_collected"], note="pairs from the feedback of users")
         )
     return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
+
+
+def _online_counts(results: Results) -> list[PipelineCounts]:
+    """Of an alignment on drafts of its own."""
+    found = results.stages["align"].counts if "align" in results.stages else {}
+    names = {
+        "drafts_drawn": "in all steps",
+        "drafts": "different ones",
+        "refined": "by the strong model",
+        "unscored": "no score: a call failed, or its text was cut off before an answer",
+        "groups": "drafts of a query in a step",
+        "groups_alike": "all their drafts worth the same",
+    }
+    return [PipelineCounts(label=k.replace("_", " "), value=found.get(k, 0), note=note) for k, note in names.items()]
 
 
 def _noted(key: str, why: str, pairs: Mapping[str, int]) -> str:

@@ -49,6 +49,7 @@ VARIANTS: Mapping[str, Mapping[str, JsonValue]] = {
     "weighted": {"align.weight": "margin"},
     "kto": {"align.objective": "kto"},
     "rejection": {"align.objective": "rejection"},
+    "grpo": {"align.objective": "grpo", "rounds.most": 1},
 }
 """The settings that a variant has in place of the recipe's."""
 
@@ -214,6 +215,7 @@ TAUGHT: tuple[SystemSpec, ...] = (
     _taught("weighted", "aligned on pairs that count by their margin"),
     _taught("kto", "aligned by KTO on single drafts, without pairs"),
     _taught("rejection", "tuned on the best draft of each query: rejection sampling"),
+    _taught("grpo", "aligned by GRPO on drafts that it draws while it trains"),
 )
 """Other signals and objectives than the paper's, for the tables that name them."""
 
