@@ -51,6 +51,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
     trains, shows_drafts = config.weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
     learns_from = learned_from(config) if trains else ()
     rounds = rounds or rounds_of(config)[:1]
+    judges = len(config.feedback.compare)
     reads = {
         "sft": trains,
         **{round_.file("align"): bool(learns_from) for round_ in rounds},
@@ -59,7 +60,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
     return checked(
         (
             *((SFT,) if trains else ()),
-            *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from)),
+            *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from, judges)),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
@@ -70,10 +71,10 @@ def stages_now(context: Context) -> tuple[Stage, ...]:
     return stages_of(context.config, begun(context))
 
 
-def stages_of_round(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",)) -> tuple[Stage, ...]:
-    """One pass of the loop; without alignment its pairs are for whoever has the weights."""
+def stages_of_round(round_: Round, learns_from: Sequence[str] = ("pairs.jsonl",), judges: int = 0) -> tuple[Stage, ...]:
+    """One pass of the loop; without alignment its pairs are for whoever has the weights. ``judges``: how many compare answers."""
     drift = (drift_stage(round_),) if round_.number > 1 else ()
-    found = (sample_stage(round_), *drift, feedback_stage(round_), pairs_stage(round_))
+    found = (sample_stage(round_), *drift, feedback_stage(round_, judges), pairs_stage(round_))
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 

@@ -250,7 +250,10 @@ class Feedback(Record):
 
 
 class PreferencePair(Record):
-    """(x, y+, y-) in TRL's conversational preference format, with the gains that made it."""
+    """(x, y+, y-) in TRL's conversational preference format, with the gains that made it.
+
+    ``weight``: how much it counts in alignment, beside others (None: 1).
+    """
 
     example_id: str
     prompt: tuple[Message, ...]
@@ -258,6 +261,7 @@ class PreferencePair(Record):
     rejected: tuple[Message, ...]
     chosen_gain: float
     rejected_gain: float
+    weight: float | None = Field(default=None, exclude_if=_is_none)
 
     @property
     def margin(self) -> float:

@@ -20,6 +20,7 @@ from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
 from cowest.systems.registry import evaluated
 from cowest.tasks.base import Measured, notes_of
+from cowest.types import Feedback, Score
 
 
 def prepare(
@@ -65,6 +66,7 @@ def prepare(
         if not offline:
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             _check_expected(single, task)
+            check_compared(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -99,6 +101,25 @@ def _check_expected(config: RunConfig, task: Task) -> None:
     if config.feedback.judge is not None:
         raise ConfigError(
             "feedback.expect: logprobs scores classes by the metric; with feedback.judge set it to samples"
+        )
+
+
+def check_compared(context: Context) -> None:
+    """Raise ConfigError for settings that comparisons of answers cannot serve."""
+    settings, signal = context.config.feedback, context.signal
+    if not settings.compare:
+        return
+    others = {"judge": settings.judge is not None, "expect": settings.expect != "off"}
+    for name in (name for name, there in others.items() if there):
+        raise ConfigError(
+            f"feedback.{name}: scores each answer by itself, and feedback.compare compares two of them; take one of both"
+        )
+    unscored = Score(value=None, error="judges compare what the strong model answers")
+    compared = Feedback(example_id="", draft_id="", refined=Score(value=1.0), solo=Score(value=0.5), weak=unscored)
+    if not {"refine", "solo"} <= signal.asks or signal.value(compared) is None:
+        raise ConfigError(
+            f"pairs.signal: {signal.name} needs another score than feedback.compare gives, which compares the answers with a draft "
+            "and alone; take collaboration"
         )
 
 

@@ -13,10 +13,11 @@ from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, content
 from cowest.run.identity import derive_seed, fingerprint
-from cowest.run.store import JsonlFile
+from cowest.run.store import JsonlFile, write_atomic
 from cowest.stages import asks, depends
 from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
+from cowest.stages.comparing import Judging, compared_feedback, compared_files, judges_depend, judging_counts
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
@@ -28,8 +29,9 @@ from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, R
 def _feedback_depends(context: Context, round_: Round) -> Depends:
     first, c, judge = context.task.examples("train")[0], context.config, context.models.sources.judge
     return (
-        settings_of("feedback", c.feedback, leave_out=("judge",))
+        settings_of("feedback", c.feedback, leave_out=("judge", "compare"))
         | (depends.value("feedback.judge", None) if judge is None else judge.identity("feedback.judge"))
+        | judges_depend(context)
         | depends.questions("drafted", training_queries(context, round_))
         | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(first))
@@ -55,7 +57,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
         (queries[d.example_id], d, refined.get(d.id) or _unasked(d), alone.get(d.example_id) or _unasked(d))
         for d in drafts
     ]
-    records = await _scored(context, work)
+    records, judging, told = await _judged(context, round_, work)
+    silent = 0 if judging is None else sum(note.failed for note in judging.judges)
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     for name in ("solo.jsonl", "refinements.jsonl"):
         context.path(round_.file(name)).touch()  # also where the signal asked for nothing
@@ -73,15 +76,21 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "unscored": sum(context.signal.value(r) is None for r in records),
     }
     expected = expected_counts(context, [*solos, *refinements])
-    warnings = expected_warnings(context, expected)
+    warnings = (*expected_warnings(context, expected), *told)
     for text in warnings:
         context.reporter.info(f"{context.label}feedback: warning: {text}")
-    return Done(counts | expected, solo_failed + refined_failed, (*watch.warnings, *warnings))
+    judged = {} if judging is None else judging_counts(judging)
+    return Done(counts | expected | judged, solo_failed + refined_failed + silent, (*watch.warnings, *warnings))
 
 
 def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> DraftWatch:
     settings, texts = context.config.feedback, {d.id: d.text for d in drafts}
-    judged = settings.judge is not None or settings.scorer is not None or context.objects.scorer is not None
+    judged = (
+        bool(settings.compare)
+        or settings.judge is not None
+        or settings.scorer is not None
+        or context.objects.scorer is not None
+    )
 
     def draft_of(answer: Refinement | Prediction) -> str | None:
         return None if isinstance(answer, Prediction) else texts.get(answer.draft_id or "")
@@ -124,6 +133,17 @@ class _Once:
         if key not in self._known:
             self._known[key] = asyncio.ensure_future(self._inner.score(example, text))
         return await self._known[key]
+
+
+async def _judged(
+    context: Context, round_: Round, work: Sequence[tuple[Example, Draft, Refinement, Refinement]]
+) -> tuple[Sequence[Feedback], Judging | None, tuple[str, ...]]:
+    """The scores of all, by comparison where the recipe has judges for that; with what these came to, and warnings."""
+    if not context.config.feedback.compare:
+        return await _scored(context, work), None, ()
+    records, judging, warnings = await compared_feedback(context, round_.file("compared"), work)
+    write_atomic(context.path(round_.file("judging.json")), judging.model_dump_json(indent=2) + "\n")
+    return records, judging, warnings
 
 
 async def _scored(
@@ -261,7 +281,7 @@ def _refinements(
 def _pairs_depends(context: Context) -> Depends:
     c, collected = context.config, _collected(context)
     return (
-        settings_of("pairs", c.pairs)
+        settings_of("pairs", c.pairs, leave_out=() if collected else ("collected_weight",))
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.seen(context, "weak")
@@ -284,6 +304,7 @@ def _collected(context: Context) -> list[PreferencePair]:
 
 async def _pairs(context: Context, round_: Round) -> Done:
     settings = context.config.pairs
+    weight = None if settings.collected_weight == 1 else settings.collected_weight
     feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
     made = build_pairs(
         training_queries(context, round_),
@@ -299,6 +320,7 @@ async def _pairs(context: Context, round_: Round) -> Done:
         seed=derive_seed(context.config.seed, *round_.seed("pairs")),
     )
     collected = _collected(context) if round_.number == 1 else []
+    collected = [pair.model_copy(update={"weight": weight}) for pair in collected]
     before = [pair for name in _pooled(round_) for pair in context.run.file(name, PreferencePair).load()]
     context.run.file(round_.file("pairs.jsonl"), PreferencePair).replace([*made.pairs, *collected, *before])
     limit = context.config.feedback.sampling.max_tokens
@@ -325,8 +347,8 @@ def _pooled(round_: Round) -> tuple[str, ...]:
     return () if round_.pooled is None else (round_.pooled.file("pairs.jsonl"),)
 
 
-def feedback_stage(round_: Round) -> Stage:
-    """Every draft refined, every query answered alone, and the scores of both."""
+def feedback_stage(round_: Round, judges: int = 0) -> Stage:
+    """Every draft refined, every query answered alone, and the scores of both; ``judges``: how many compare the two."""
 
     def follows_from(context: Context) -> Depends:
         return _feedback_depends(context, round_)
@@ -336,6 +358,8 @@ def feedback_stage(round_: Round) -> Stage:
 
     reads = (round_.file("drafts.jsonl"), *_first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
+    if judges:
+        writes += (*compared_files(round_.file("compared"), judges), round_.file("judging.json"))
     return Stage(round_.stage("feedback"), 1, reads, writes, follows_from, execute)
 
 
