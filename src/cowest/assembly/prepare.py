@@ -18,8 +18,8 @@ from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
-from cowest.systems.registry import evaluated
-from cowest.tasks.base import Measured, notes_of
+from cowest.systems.registry import STRONG, evaluated
+from cowest.tasks.base import SPLITS, Measured, notes_of
 from cowest.types import Feedback, Score
 
 
@@ -50,6 +50,7 @@ def prepare(
         for note in notes_of(task):
             reporter.info(f"{name or task.name}: {note}")
         _check_held_out(single, len(task.examples("train")))
+        _check_references(single, task)
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
         MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
         context = Context(
@@ -120,6 +121,21 @@ def check_compared(context: Context) -> None:
         raise ConfigError(
             f"pairs.signal: {signal.name} needs another score than feedback.compare gives, which compares the answers with a draft "
             "and alone; take collaboration"
+        )
+
+
+def _check_references(config: RunConfig, task: Task) -> None:
+    """Who has no judges needs an answer to each question."""
+    without = [e.id for split in SPLITS for e in task.examples(split) if not e.references]
+    if without and not config.feedback.compare:
+        raise DataError(
+            f"task {task.name}: {len(without)} questions have no answer to score by (the first is {without[0]}): give their "
+            "references, or have models compare answers: feedback.compare"
+        )
+    test = task.examples("test")[: config.evaluate.queries]
+    if not all(e.references for e in test) and STRONG.name not in [spec.name for spec in evaluated(config)[0]]:
+        raise ConfigError(
+            f"evaluate.systems: test questions without references are judged by comparison with {STRONG.name}: name it, too"
         )
 
 

@@ -47,8 +47,11 @@ class Texts:
 
 def _written(context: Context, count: Counter) -> Written:
     examples = spread(sft_examples(context), 10 * SAMPLED)
-    targets = [context.task.target(e) for e in examples]
-    drafts = [context.format.completion(t, e) for t, e in zip(targets, examples, strict=True)]
+    known = [(context.task.target(e), e) for e in examples]
+    targets = [target for target, _ in known if target] or [
+        e.input for e in examples
+    ]  # no answers: as long as the questions
+    drafts = [context.format.completion(target, e) for target, e in known]
     answers = [count(t) for t in targets]
     return Written([count(d) for d in drafts if d is not None] or answers, answers)
 

@@ -1,9 +1,9 @@
 """Judging without a reference: a model says which of two answers to a question is better.
 
 Models lean towards the answer that they are shown first (position bias; Zheng et al. 2023, "Judging LLM-as-a-judge with MT-Bench
-and Chatbot Arena", arXiv 2306.05685). As there, each pair is shown in both orders, an answer wins only where it wins in both, and all
-else is a tie. Models may also favour their own writing (self-enhancement bias, there, too): so a judge need not be the strong one.
-The prompt is ours.
+and Chatbot Arena", arXiv 2306.05685). As there, each pair is shown in both orders, an answer wins only where it wins in both, and
+all else is a tie. Models may also favour their own writing (self-enhancement bias, there, too): so a judge need not be the strong
+one. The prompt is ours.
 """
 
 from __future__ import annotations

@@ -6,31 +6,18 @@ compared with itself, is worth 1/2. Where questions have references all the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from cowest.assembly.context import Context
 from cowest.collaboration.feedback import NOT_ASKED
-from cowest.run.freshness import Depends
-from cowest.run.store import JsonlFile
-from cowest.scoring.compare import ALWAYS, TIE, Compared, Habits, compare_answers, comparison_key, habits, same_text
+from cowest.scoring.compare import TIE, same_text
 from cowest.scoring.powered import Agreement, Estimate, agreement, powered_mean
 from cowest.scoring.scorer import cut_score
-from cowest.stages.base import Filling, filled
-from cowest.types import Draft, Example, Feedback, Record, Refinement, Score
+from cowest.stages.verdicts import JudgeNote, Pair, Verdicts
+from cowest.types import Draft, Example, Feedback, Prediction, Record, Refinement, Score
 
-SMALL = 0.05
-"""Of the pairs: as many without a verdict are not spoken of."""
-Pair = tuple[Example, str, str]
-"""A question, the answer that is compared, the strong model's alone."""
 Work = tuple[Example, Draft, Refinement, Refinement]
-
-
-class JudgeNote(Habits):
-    """How one judge has judged, and how far the references agree, where there are some."""
-
-    model: str
-    agreement: Agreement | None = None
 
 
 class Judging(Record):
@@ -46,136 +33,45 @@ class Judging(Record):
     gain: Estimate | None = None
 
 
-def judges_depend(context: Context) -> Depends:
-    """What comparisons follow from: the judges, in their order."""
-    sources = context.models.sources.compare
-    found = Depends({"feedback.compare": len(sources)}, {"feedback.compare": 0})
-    for n, source in enumerate(sources):
-        found |= source.identity(f"feedback.compare.{n}")
-    return found
-
-
-def compared_files(name: str, judges: int) -> tuple[str, ...]:
-    """Where the verdicts of so many judges are, one file each."""
-    return tuple(f"{name}-{n}.jsonl" for n in range(1, judges + 1))
-
-
-class Verdicts:
-    """The judges' verdicts on pairs of answers, which :meth:`ask` gets."""
-
-    def __init__(self, context: Context, name: str) -> None:
-        self._context = context
-        self._files = compared_files(name, len(context.models.sources.compare))
-        self._by_judge: list[dict[str, Compared]] = []
-
-    async def ask(self, label: str, pairs: Sequence[Pair]) -> None:
-        """Have every different pair compared by every judge; those in the files already are kept.
-
-        Raises StageError for a judge that does not answer, or never so that it can be read.
-        """
-        unique = {self.key(pair): pair for pair in pairs if not same_text(pair[1], pair[2])}
-        fillings = [self._filling(n, label, unique) for n in range(len(self._files))]
-        await filled(f"{label}: compare answers", self._context, fillings)
-        self._by_judge = [{r.key: r for r in filling.records()} for filling in fillings]
-
-    def _filling(self, n: int, label: str, unique: Mapping[str, Pair]) -> Filling[str, Compared]:
-        model = self._context.models.compare()[n]
-
-        async def make(key: str) -> Compared:
-            example, answer, alone = unique[key]
-            return await compare_answers(model, self._context.for_strong(example), answer, alone)
-
-        file: JsonlFile[Compared] = self._context.run.file(self._files[n], Compared)
-        kept = [record for record in file.load() if record.key in unique]
-        file.replace(kept)  # of other answers, where a stage is made again
-        return Filling(f"{label}: judge {model.name}", self._context, file, list(unique), str, _key_of, make)
-
-    def key(self, pair: Pair) -> str:
-        """How a pair is known."""
-        example, answer, alone = pair
-        return comparison_key(self._context.for_strong(example), answer, alone)
-
-    def preference(self, pair: Pair) -> Score:
-        """The mean of what the judges say, 1 for the answer and 0 for the one alone; unscored where none could say."""
-        if same_text(pair[1], pair[2]):
-            return Score(value=TIE, explanation="the answer is that without a draft")
-        records = [found[self.key(pair)] for found in self._by_judge]
-        known = [record.preference for record in records if record.preference is not None]
-        if not known:
-            return Score(value=None, error=f"judge: {records[0].error}")
-        return Score(value=fmean(known))
-
-    def said(self, pair: Pair) -> list[float | None]:
-        """What each judge says of two answers that differ."""
-        return [found[self.key(pair)].preference for found in self._by_judge]
-
-    def notes(self, agreements: Sequence[Agreement | None] = ()) -> tuple[JudgeNote, ...]:
-        """How each judge has judged."""
-        agreed = agreements or [None] * len(self._by_judge)
-        return tuple(
-            JudgeNote(model=model.name, **habits(list(found.values())).model_dump(), agreement=agreement_)
-            for model, found, agreement_ in zip(self._context.models.compare(), self._by_judge, agreed, strict=True)
-        )
-
-    def tell(self) -> tuple[str, ...]:
-        """Say how each has judged. Returns the warnings."""
-        warnings = list[str]()
-        for note in self.notes():
-            all_, lost = note.compared + note.failed, f", {note.failed} without a verdict" if note.failed else ""
-            self._context.reporter.info(
-                f"{self._context.label}judge {note.model}: {note.compared} pairs compared, better {note.better}, worse "
-                f"{note.worse}, ties {note.ties} (in {note.inconsistent} the two orders disagree); of {note.sided} verdicts for one "
-                f"answer {note.first} are for the one shown first{lost}"
-            )
-            if note.always is not None:
-                warnings.append(
-                    f"judge {note.model} prefers {note.always} in more than {ALWAYS:.0%} of {2 * note.compared} verdicts: it hardly "
-                    "tells answers apart. Another model in feedback.compare, or several, helps"
-                )
-            if note.failed > SMALL * all_:
-                warnings.append(
-                    f"judge {note.model} gave no verdict on {note.failed} of {all_} pairs; `cowest run` asks again"
-                )
-        return tuple(warnings)
-
-
-def _key_of(record: Compared) -> str:
-    return record.key
-
-
 async def compared_feedback(
     context: Context, name: str, work: Sequence[Work]
 ) -> tuple[list[Feedback], Judging, tuple[str, ...]]:
     """Every draft's feedback by the judges; ``name`` is that of their files. Beside it what they came to, and warnings."""
     tokens = context.config.feedback.sampling.max_tokens
-    lost = [(_lost(context, e, refined, tokens), _lost(context, e, alone, tokens)) for e, _, refined, alone in work]
+    missing = [(lost(context, e, refined, tokens), lost(context, e, alone, tokens)) for e, _, refined, alone in work]
     pairs = [
-        (e, refined.text or "", alone.text or "") if missing == (None, None) else None
-        for (e, _, refined, alone), missing in zip(work, lost, strict=True)
+        (e, refined.text or "", alone.text or "") if without == (None, None) else None
+        for (e, _, refined, alone), without in zip(work, missing, strict=True)
     ]
     verdicts = Verdicts(context, name)
     await verdicts.ask("feedback", [pair for pair in pairs if pair is not None])
-    records = [_feedback(item, verdicts, pair, missing) for item, pair, missing in zip(work, pairs, lost, strict=True)]
-    warnings = verdicts.tell()
+    records = [
+        _feedback(item, verdicts, pair, without) for item, pair, without in zip(work, pairs, missing, strict=True)
+    ]
+    warnings = verdicts.tell("feedback")
     judging = await _judging(context, verdicts, [pair for pair in pairs if pair is not None])
     _tell_references(context, judging)
     return records, judging, warnings
 
 
-def _feedback(item: Work, verdicts: Verdicts, pair: Pair | None, lost: tuple[Score | None, Score | None]) -> Feedback:
+def _feedback(
+    item: Work, verdicts: Verdicts, pair: Pair | None, without: tuple[Score | None, Score | None]
+) -> Feedback:
     example, draft, _, _ = item
     no_pair = Score(value=None, error=f"{NOT_ASKED}: there is no answer of the strong model alone to compare with")
-    refined = verdicts.preference(pair) if pair is not None else lost[0] or no_pair
+    refined = verdicts.preference(pair) if pair is not None else without[0] or no_pair
     return Feedback(
         example_id=example.id,
         draft_id=draft.id,
         refined=refined,
-        solo=lost[1] or Score(value=TIE),
+        solo=without[1] or Score(value=TIE),
         weak=Score(value=None, error=f"{NOT_ASKED}: judges compare what the strong model answers"),
     )
 
 
-def _lost(context: Context, example: Example, answer: Refinement, max_tokens: int) -> Score | None:
+def lost(
+    context: Context, example: Example, answer: Refinement | Prediction, max_tokens: int | None = None
+) -> Score | None:
     """Why an answer cannot be compared; None where it can. One cut off before its end may have been as good as any."""
     if answer.text is None and answer.error is not None:
         return Score(value=None, error=answer.error)

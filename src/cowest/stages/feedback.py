@@ -17,11 +17,12 @@ from cowest.run.store import JsonlFile, write_atomic
 from cowest.stages import asks, depends
 from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
-from cowest.stages.comparing import Judging, compared_feedback, compared_files, judges_depend, judging_counts
+from cowest.stages.comparing import Judging, compared_feedback, judging_counts
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
+from cowest.stages.verdicts import compared_files, judges_depend
 from cowest.tasks.collected import pairs_file
 from cowest.types import Draft, Example, Feedback, Prediction, PreferencePair, Refinement, Score, Usage
 
