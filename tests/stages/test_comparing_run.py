@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from pydantic import JsonValue
 from tests.helpers import Log, save_tiny_model, tiny_recipe
-from tests.judge_endpoint import JudgeEndpoint, by_taste, first, judge_model, shown, taste
+from tests.judge_endpoint import JudgeEndpoint, by_taste, first, judge_model, shown
 from tests.paid_endpoint import paid_recipe, records_of
 
 from cowest.costs.estimate import Estimate, estimate
@@ -23,12 +24,13 @@ from cowest.stages.comparing import Judging
 from cowest.types import Draft, Feedback, PreferencePair, Refinement
 
 NOWHERE = "http://127.0.0.1:9/v1"
-ONE = {"queries": 1, "systems": ["strong"]}
+ONE: JsonValue = {"queries": 1, "systems": ["strong"]}
 
 
 def recipe(url: str, judges: tuple[str, ...] = ("judge",), **changes: JsonValue) -> dict[str, JsonValue]:
     compare: list[JsonValue] = [judge_model(url, name) for name in judges]
-    return paid_recipe(url, **{"feedback": {"compare": compare}, "evaluate": dict(ONE), **changes})
+    plain: dict[str, JsonValue] = {"feedback": {"compare": compare}, "evaluate": ONE}
+    return paid_recipe(url, **(plain | changes))
 
 
 async def made(
@@ -144,7 +146,7 @@ async def test_a_judge_that_never_says_what_can_be_read_ends_the_run_and_nothing
 
 async def test_a_judge_that_is_silent_at_times_is_asked_again(tmp_path: Path) -> None:
     def shy(a: str, b: str) -> str:
-        return "I cannot say" if min(taste(a), taste(b)) == 0 else by_taste(a, b)
+        return "I cannot say" if "Answer: maybe" in (a, b) else by_taste(a, b)
 
     await made(JudgeEndpoint(judge=shy), tmp_path)
     lost = [r for r, _, _ in texts(tmp_path) if r.refined.value is None]
@@ -205,7 +207,7 @@ async def test_another_judge_is_another_feedback_and_the_same_is_none(tmp_path: 
     assert len(endpoint.answered) == n and log.verdicts["feedback"].startswith("reused")
     await made(endpoint, tmp_path, log, judges=("judge2",))
     assert len(endpoint.asked("judge2")) == len(endpoint.asked("judge")) == len(endpoint.answered) - n
-    assert "feedback.compare.0" in log.verdicts["feedback"]
+    assert any("run again, because feedback.compare.0" in line for line in log.lines)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def open_task(folder: Path, answered: Callable[[int], bool]) -> dict[str, JsonVa
 async def test_an_open_task_is_judged_from_the_first_draft_to_the_results(tmp_path: Path) -> None:
     endpoint = JudgeEndpoint(judge=by_taste)
     task = open_task(tmp_path, lambda i: i % 3 == 0)
-    changes: dict[str, JsonValue] = {
+    changes: dict[str, Any] = {
         "task": task,
         "draft": {"samples": 3},
         "evaluate": {"systems": ["strong", "collab"]},
@@ -275,7 +277,7 @@ async def test_an_open_task_is_judged_from_the_first_draft_to_the_results(tmp_pa
     assert again.calls.high == 0
 
 
-def rows(path: Path) -> list[dict[str, JsonValue]]:
+def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
