@@ -15,8 +15,10 @@ from tests.helpers import Log, save_tiny_model, tiny_recipe
 from tests.judge_endpoint import JudgeEndpoint, by_taste, first, judge_model, shown
 from tests.paid_endpoint import paid_recipe, records_of
 
+from cowest import api
 from cowest.costs.estimate import Estimate, estimate
 from cowest.errors import BudgetExceededError, ConfigError, DataError, StageError
+from cowest.models.scripted import ScriptedChatModel
 from cowest.pipeline import RunSummary, run
 from cowest.recipe.config import config_from_dict
 from cowest.run.store import RunDir
@@ -229,6 +231,18 @@ async def test_settings_that_do_not_go_together(tmp_path: Path, changes: dict[st
         await run(config_from_dict(data), tmp_path, Log())
 
 
+async def test_a_script_hands_judges_over_and_a_table_wants_references(tmp_path: Path) -> None:
+    judge = ScriptedChatModel(lambda messages, sampling: '{"better": "tie"}', name="mine")
+    endpoint = JudgeEndpoint()
+    async with endpoint.serve() as url:
+        await api.run(paid_recipe(url, evaluate=ONE), tmp_path / "run", compare=[judge])
+        task = open_task(tmp_path, lambda i: True)
+        with pytest.raises(ConfigError, match="a table needs references in the test split"):
+            await api.table(recipe(url, task=task, table={"rows": ["strong", "collab"]}), tmp_path / "table")
+    assert counts(tmp_path / "run")["judge_1_ties"] == len(judge.requests) / 2 > 0
+    assert {r.refined.value for r, _, _ in texts(tmp_path / "run")} == {0.5}
+
+
 # Open tasks
 
 
@@ -285,14 +299,13 @@ async def test_the_whole_loop_runs_without_references(tmp_path: Path) -> None:
     weak, endpoint, log = save_tiny_model(tmp_path / "weak"), JudgeEndpoint(judge=by_taste), Log()
     task = open_task(tmp_path, lambda i: i < 8)
 
-    def config(url: str) -> dict[str, JsonValue]:
-        plain = tiny_recipe(weak, url)
-        assert isinstance(plain["strong"], dict)
+    def config(url: str) -> dict[str, Any]:
+        plain: dict[str, Any] = tiny_recipe(weak, url)
         return plain | {
             "task": task,
             "strong": plain["strong"] | {"model": "strong"},
             "feedback": {"compare": [judge_model(url)]},
-            "sft": plain["sft"] | {"max_steps": 4},  # type: ignore[operator]
+            "sft": plain["sft"] | {"max_steps": 4},
             "rounds": {"most": 2, "stop": "test"},
             "prompts": {"draft": "{input}", "solo": "{input}", "refine": "{input}\nDraft: {draft}"},
         }

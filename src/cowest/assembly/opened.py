@@ -82,14 +82,14 @@ class Sources:
 
 def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers | None = None) -> Sources:
     """The sources of a recipe's models; ``objects`` are what a script has handed over, ``servers`` those of the run."""
-    judge = config.feedback.judge
+    judge, compare = config.feedback.judge, config.feedback.compare
     return Sources(
         source_of(config.weak, config.folder, objects.weak, servers, "weak"),
         source_of(config.strong, config.folder, objects.strong, servers, "strong"),
         None if judge is None else source_of(judge, config.folder, objects.judge, servers, "judge"),
         tuple(
-            source_of(model, config.folder, None, servers, f"judge {n}")
-            for n, model in enumerate(config.feedback.compare, start=1)
+            source_of(model, config.folder, given, servers, f"judge {n}")
+            for n, (model, given) in enumerate(zip(compare, objects.compare or [None] * len(compare), strict=True), 1)
         ),
     )
 

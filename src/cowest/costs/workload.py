@@ -20,6 +20,7 @@ from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import JUDGED, judge_request
 from cowest.stages import asks
+from cowest.stages.comparing import lost
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import training_queries
 from cowest.stages.loop import begun, rounds_of, selection
@@ -291,15 +292,27 @@ class _Workload:
         most = len(self._train) * self._c.draft.samples
         if drafts is not None:
             most = len({asks.draft_key(d) for d in drafts})
-            alone = {r.example_id: r.text for r in self._answers("solo.jsonl")}
             refined = self._answers("refinements.jsonl")
             if not solo.calls.high and not refine.calls.high and len(refined) == len(drafts):
-                queries = {e.id: e for e in self._train}
-                pairs = [(queries[r.example_id], r.text or "", alone.get(r.example_id) or "") for r in refined]
+                pairs = self._pairs(refined)
         settled = self._done(self._round.stage("feedback"))
         yield from self._judges(
             "feedback", "compare", [self._round.file("compared")], self._train, most, pairs, settled
         )
+
+    def _pairs(self, refined: Sequence[Refinement]) -> list[Pair]:
+        """The answers with a draft that can be compared with those alone."""
+        queries = {e.id: e for e in self._train}
+        fine = [
+            {
+                (r.example_id, r.draft_id): r.text or ""
+                for r in answers
+                if lost(self._context, queries[r.example_id], r) is None
+            }
+            for answers in (self._answers("solo.jsonl"), refined)
+        ]
+        alone = {id: text for (id, _), text in fine[0].items()}
+        return [(queries[id], text, alone[id]) for (id, _), text in fine[1].items() if id in alone]
 
     def _judges(
         self,
