@@ -148,12 +148,12 @@ class Completion(Record):
 
 
 class Example(Record):
-    """One query x with its reference answers (any of which is right)."""
+    """One query x with its reference answers (any of which is right); none where judges compare answers (``feedback.compare``)."""
 
     id: str
     input: str
     context: str | None = None
-    references: tuple[str, ...] = Field(min_length=1)
+    references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     rationale: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)

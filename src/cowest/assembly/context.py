@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,10 @@ class Context:
             return self.metric_scorer()
         judge = JudgeScorer(self.models.judge(), extract=self.task.extract)
         return judge if sees("strong", self.sight) else BlindScorer(judge)
+
+    def judged(self, examples: Sequence[Example]) -> bool:
+        """Whether answers to these questions are compared by judges: it says so in the recipe, and not all have a reference."""
+        return bool(self.config.feedback.compare) and not all(e.references for e in examples)
 
     def named(self, ref: ModelRef) -> Weights:
         """How the run's files name weights."""

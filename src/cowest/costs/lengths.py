@@ -47,7 +47,7 @@ class Texts:
 
 def _written(context: Context, count: Counter) -> Written:
     examples = spread(sft_examples(context), 10 * SAMPLED)
-    targets = [context.task.target(e) for e in examples]
+    targets = [t for e in examples if (t := context.task.target(e))] or [e.input for e in examples]  # no answers
     drafts = [text for e in examples for _, text in sft_texts(context, e)]
     answers = [count(t) for t in targets]
     return Written([count(d) for d in drafts if d is not None] or answers, answers)

@@ -80,7 +80,7 @@ def noted(contexts: Iterable[Context], sft_tokens: Mapping[str, float]) -> dict[
     counted = defaultdict[str, set[str]](set)
     for context in contexts:
         current, entries = current_stages(context), context.run.manifest().stages
-        judged = context.models.sources.judge is not None
+        judged = context.models.sources.judge is not None or bool(context.models.sources.compare)
         for stage, source in (("sft", context.weak), ("sample", context.weak), ("feedback", context.strong)):
             if source.paid or stage not in current or not current[stage].settled:
                 continue

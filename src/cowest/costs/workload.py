@@ -15,16 +15,19 @@ from typing import TypeVar
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
+from cowest.costs.comparisons import comparison_prompt, to_compare
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
-from cowest.scoring.judge import judge_request
+from cowest.scoring.judge import JUDGED, judge_request
 from cowest.stages import asks
-from cowest.stages.evaluate import test_queries
+from cowest.stages.comparing import lost
+from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
 from cowest.stages.rounds import Round, in_round
-from cowest.systems.registry import evaluated
+from cowest.stages.verdicts import Pair
+from cowest.systems.registry import STRONG, evaluated
 from cowest.training.objectives import as_online
 from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
 
@@ -143,6 +146,7 @@ class _Workload:
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
+        yield from self._compare(solo, refine)
         if self._trained and scores_checkpoints(self._c, self._round):
             yield from self._choose()
 
@@ -334,6 +338,75 @@ class _Workload:
             judge_request(self._train[0], "").sampling,
         )
 
+    def _compare(self, solo: Work, refine: Work) -> Iterator[Work]:
+        """Every answer with a draft that is not the one alone, by every judge that compares."""
+        drafts, pairs = self._drafts(), None
+        most = len(self._train) * self._c.draft.samples
+        if drafts is not None:
+            most = len({asks.draft_key(d) for d in drafts})
+            refined = self._answers("refinements.jsonl")
+            if not solo.calls.high and not refine.calls.high and len(refined) == len(drafts):
+                pairs = self._pairs(refined)
+        settled = self._done(self._round.stage("feedback"))
+        yield from self._judges(
+            "feedback", "compare", [self._round.file("compared")], self._train, most, pairs, settled
+        )
+
+    def _pairs(self, refined: Sequence[Refinement]) -> list[Pair]:
+        """The answers with a draft that can be compared with those alone."""
+        queries = {e.id: e for e in self._train}
+        fine = [
+            {
+                (r.example_id, r.draft_id): r.text or ""
+                for r in answers
+                if lost(self._context, queries[r.example_id], r) is None
+            }
+            for answers in (self._answers("solo.jsonl"), refined)
+        ]
+        alone = {id: text for (id, _), text in fine[0].items()}
+        return [(queries[id], text, alone[id]) for (id, _), text in fine[1].items() if id in alone]
+
+    def _judges(
+        self,
+        stage: str,
+        calls_for: str,
+        names: Sequence[str],
+        queries: Sequence[Example],
+        most: int,
+        pairs: Sequence[Pair] | None = None,
+        settled: bool = False,
+    ) -> Iterator[Work]:
+        def prompt(example: Example, _: str) -> Sequence[Message]:
+            text = self._context.task.target(example) or example.input
+            return comparison_prompt(self._context, (example, text, text))
+
+        for found in to_compare(self._context, names, most, pairs, settled, self._ask):
+            calls = Range(low=found.low, expected=found.expected, high=found.high)
+            yield Work(stage, calls_for, found.judge, calls, found.already, queries, prompt, JUDGED)
+
+    def _choose_judged(self, queries: Sequence[Example], settled: bool) -> Iterator[Work]:
+        """Where checkpoints are compared with the strong model alone."""
+        answer, folder = self._c.evaluate.answer, self._round.file("align/validation")
+        requests = [Request(messages=self._frames.solo(e), sampling=answer) for e in queries]
+        current = self._round.stage("align") in self._current
+        there = self._predictions(f"{folder}/alone.jsonl") if current else set()
+        rest = [r for r, e in zip(requests, queries, strict=True) if e.id not in there]
+        calls, paid = (0, 0) if settled else self._ask(self._strong, rest)
+        yield Work(
+            "align",
+            "choose: alone",
+            self._strong,
+            _exactly(calls),
+            paid + len(there),
+            queries,
+            self._solo_prompt,
+            answer,
+        )
+        every = len(queries) * (self._c.align.checkpoints + 1)
+        steps = self._context.path(folder).glob("compared-step-*-1.jsonl") if current else ()
+        names = [f"{folder}/{path.name.removesuffix('-1.jsonl')}" for path in sorted(steps)]
+        yield from self._judges("align", "compare", names, queries, every, None, settled)
+
     def _choose(self) -> Iterator[Work]:
         """Each checkpoint drafts; the strong model refines, unless drafts are worth what they score alone."""
         c = self._c
@@ -351,6 +424,8 @@ class _Workload:
         yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)
         if self._context.signal.alone:
             return
+        if self._context.judged(queries):
+            yield from self._choose_judged(queries, self._done(align))
         yield Work(
             "align",
             "choose a checkpoint",
@@ -374,6 +449,10 @@ class _Workload:
         drafting = [spec.name for spec in specs if spec.uses != "strong"]
         if drafting:
             yield self._evaluation_drafts(drafting, done)
+        if self._context.judged(test):
+            for name in (name for name in systems if name != STRONG.name):
+                most, settled = len(test), self._done("evaluate")
+                yield from self._judges("evaluate", f"compare {name}", [compared_name(name)], test, most, None, settled)
         for spec in specs:
             name = spec.name
             rest = [e for e in test if e.id not in done[name]]

@@ -143,6 +143,11 @@ class FeedbackConfig(Section):
         default=None,
         description="A model that scores answers against the reference, instead of the metric (the paper's E).",
     )
+    compare: tuple[ModelConfig, ...] = Field(
+        default=(),
+        description="Models that judge without a reference: each compares the answer made with a draft with the strong model's "
+        "alone, in both orders. A draft is then worth how often its answer is preferred, and questions need no answers.",
+    )
     watch: Watch = Field(default="warn", description=_WATCH)
     expect: Expected = Field(
         default="off",
@@ -217,6 +222,12 @@ class PairsConfig(Section):
         ge=0,
         description="The same for each USD that the draft's tokens cost in the strong model's prompt, in units of the score; wants "
         "a price of that model.",
+    )
+    collected_weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="How much a pair of `cowest collect` (task.collected: what people preferred) counts in alignment, beside 1 for "
+        "a pair of drafts.",
     )
 
 
@@ -537,10 +548,14 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     folder = folder.absolute()  # the recipe's copy in the run directory must lead to the same files
 
     judge = config.feedback.judge
+    models = {
+        "judge": judge and judge.resolved(folder),
+        "compare": tuple(model.resolved(folder) for model in config.feedback.compare),
+    }
     update: dict[str, object] = {
         "weak": config.weak.resolved(folder),
         "strong": config.strong.resolved(folder),
-        "feedback": config.feedback.model_copy(update={"judge": judge and judge.resolved(folder)}),
+        "feedback": config.feedback.model_copy(update=models),
         "tasks": {name: task.resolved(folder) for name, task in config.tasks.items()},
     }
     if config.task is not None:

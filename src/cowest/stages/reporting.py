@@ -26,13 +26,14 @@ from cowest.report.data import (
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
-from cowest.stages.evaluate import test_queries
+from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import learned_from
 from cowest.stages.loop import taken
+from cowest.stages.preferred import measured, preferred_outcomes
 from cowest.stages.rewards import FEEDBACK
 from cowest.systems.registry import STRONG
 from cowest.training.objectives import as_online
-from cowest.types import Feedback, Prediction, Results
+from cowest.types import Feedback, Prediction, Results, Score
 
 _DROPPED = {
     "dropped_failed_draft": "the weak model gave no text",
@@ -114,7 +115,7 @@ async def task_report(context: Context) -> TaskReport:
         gains=[g for g in gains if g is not None],
         counts=_counts(results),
         queries=await _queries(context, list(results.systems)),
-        main_metric=context.task.metrics[0],
+        main_metric=measured(context, test_queries(context))[0],
     )
 
 
@@ -199,13 +200,15 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
         name: {p.example_id: p for p in context.run.file(f"predictions/{name}.jsonl", Prediction).load()}
         for name in systems
     }
-    scorer, views = MetricScorer(context.task, context.metric), []
+    scorer, views, preferred = MetricScorer(context.task, context.metric), [], _preferred(context, predictions)
     for example in test_queries(context):
         answers = {}
         for name in systems:
             p = predictions[name][example.id]
             score = await scorer.score(example, p.text)
             score = cut_score(score) if p.truncated else score
+            if preferred is not None:
+                score = Score(value=preferred[name][example.id], answer=score.answer)
             answers[name] = AnswerView(
                 text=p.text, answer=score.answer, value=score.value, draft=p.draft, error=p.error or score.error
             )
@@ -219,6 +222,23 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
             )
         )
     return views
+
+
+def _preferred(
+    context: Context, predictions: Mapping[str, Mapping[str, Prediction]]
+) -> dict[str, dict[str, float | None]] | None:
+    """What judges say of each system's answers, by query, where they are what is measured."""
+    queries = test_queries(context)
+    if not context.judged(queries):
+        return None
+    rows = {name: [found[e.id] for e in queries] for name, found in predictions.items()}
+    alone = rows[STRONG.name]
+    return {
+        name: {
+            o.example_id: o.preferred for o in preferred_outcomes(context, compared_name(name), queries, mine, alone)
+        }
+        for name, mine in rows.items()
+    }
 
 
 async def write_report(config: RunConfig, contexts: Sequence[Context], out: Path, notes: Sequence[str]) -> Path:

@@ -65,6 +65,10 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
         resolved = base.config
         models = OpenModels(resolved, out, out / "answers.sqlite", plan.objects, reporter)
         check_systems(base, plan.rows, "table.rows")
+        if base.judged(base.task.examples("test")):
+            raise ConfigError(
+                f"task {base.task.name}: a table needs references in the test split; `cowest run` judges without"
+            )
         if label == plan.labels[0]:
             for note in notes_of(base.task):
                 reporter.info(f"{unit.name}: {note}")
