@@ -13,7 +13,7 @@ from cowest.collaboration.signals import Gain
 from cowest.errors import ConfigError
 from cowest.models.tokens import approximate_tokens
 from cowest.pipeline import run
-from cowest.recipe.config import config_from_dict
+from cowest.recipe.config import config_from_dict, with_values
 from cowest.run.store import RunDir
 from cowest.types import Draft, Feedback, PreferencePair
 
@@ -24,11 +24,8 @@ async def priced(endpoint: PaidEndpoint, out: Path, per_usd: float, **prices: fl
     log = Log()
     async with endpoint.serve() as url:
         recipe = paid_recipe(url, pairs={"price_per_usd": per_usd, "min_margin": 0.5}, evaluate=EVALUATE)
-        strong = recipe["strong"]
-        assert isinstance(strong, dict)
-        await run(
-            config_from_dict(recipe | {"strong": strong | {"price": {"input": 2.0, "output": 4.0} | prices}}), out, log
-        )
+        price: dict[str, JsonValue] = {"input": 2.0, "output": 4.0, **prices}
+        await run(config_from_dict(with_values(recipe, {"strong.price": price})), out, log)
     return log
 
 
