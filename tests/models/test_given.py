@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,20 @@ def test_a_prompt_that_opens_thinking_is_not_opened_again(folder: str) -> None:
 
 
 async def test_what_was_read_is_in_the_ledger_as_it_was(model: LocalChatModel, tmp_path: Path) -> None:
-    kept = LedgeredChatModel(model, Ledger(tmp_path / "answers.sqlite", "run"), model="m")
+    asked = list[Sampling]()
+
+    class Counted:
+        name, aclose = "counted", model.aclose
+
+        async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+            asked.append(sampling)
+            return await model.generate(messages, sampling)
+
+    kept = LedgeredChatModel(Counted(), Ledger(tmp_path / "answers.sqlite", "run"), model="m")
     one = Given(before=BEFORE, given="year 65")
     first, other = await asyncio.gather(kept.generate(ASKED, one), kept.generate(ASKED, Given(given="year 65")))
     again = await kept.generate(ASKED, one)
-    assert first.logprobs == again.logprobs != other.logprobs
-    assert again.latency_s == first.latency_s  # it was not read again
+    assert first.logprobs == again.logprobs != other.logprobs and len(asked) == 2
     plain_ = await kept.generate(ASKED, Sampling(max_tokens=4))
     assert plain_.logprobs is None and plain_.text != first.text
 
