@@ -112,7 +112,11 @@ def test_a_call_that_fails_is_no_reward_of_zero(weak: str, tmp_path: Path) -> No
     oracle = Oracle(fail=failures)
     run_tiny(weak, tmp_path, oracle, align=online(max_steps=2, checkpoints=1), pairs={"signal": "outcome"})
     scores = [Feedback.model_validate_json(x) for x in (tmp_path / "align/feedback.jsonl").open()]
-    assert sum(f.refined.value is None for f in scores) == counts(tmp_path)["drafts_unscored"] == 3
+    found = counts(tmp_path)
+    assert sum(f.refined.value is None for f in scores) == found["refined_failed"] == found["unscored"] == 3
+    assert 3 <= found["drafts_unscored"] < found["drafts_drawn"], (
+        "equal drafts of a step share the call, and its failure"
+    )
     assert not (tmp_path / "align/solo.jsonl").read_text(), "the signal has no need of them"
 
 

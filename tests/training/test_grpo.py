@@ -57,9 +57,14 @@ def letters(text: str) -> float:
 
 
 def train(
-    policy: ModelRef, out: Path, spy: Spy, settings: AlignConfig = FULL, ticker: Ticker | None = None
+    policy: ModelRef,
+    out: Path,
+    spy: Spy,
+    settings: AlignConfig = FULL,
+    ticker: Ticker | None = None,
+    sampling: Sampling = SAMPLING,
 ) -> dict[str, int]:
-    practice = Practice(QUERIES, SAMPLING, spy)
+    practice = Practice(QUERIES, sampling, spy)
     return train_grpo(policy, practice, settings, out, 1, ticker or Ticker()).counts
 
 
@@ -122,14 +127,20 @@ def test_the_first_loss_and_gradient_are_those_of_the_paper(
     assert row["unscored"] == pytest.approx(1 / 8)
 
 
-def test_what_is_rewarded_becomes_more(policy: ModelRef, tmp_path: Path) -> None:
-    spy, settings = (
-        Spy(letters),
-        settings_for(policy).model_copy(update={"max_steps": 40, "beta": 0.01, "batch_size": 4, "learning_rate": 1e-2}),
-    )
-    counts = train(policy, tmp_path / "a", spy, settings)
-    assert sum(spy.means[-5:]) / 5 > sum(spy.means[:5]) / 5 + 0.1
-    assert counts["groups"] == 160 and counts["drafts_drawn"] == 640 == len(spy.seen)
+@pytest.fixture(scope="module")
+def taught(tiny: ModelRef, rows: list[SftRow], tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """A model that says yes as often as no."""
+    settings = SftConfig(method="full", batch_size=8, learning_rate=1e-2, max_steps=60, device="cpu")
+    return train_sft(tiny, rows, settings, tmp_path_factory.mktemp("taught"), 0, Ticker()).model
+
+
+@pytest.mark.parametrize("settings", [FULL, LORA.model_copy(update={"learning_rate": 3e-2})], ids=["full", "lora"])
+def test_what_is_rewarded_becomes_more(taught: ModelRef, settings: AlignConfig, tmp_path: Path) -> None:
+    spy, steps = Spy(lambda text: float("yes" in text)), 20
+    settings = settings.model_copy(update={"max_steps": steps, "beta": 0.01, "batch_size": 4})
+    counts = train(taught, tmp_path / "a", spy, settings, sampling=Sampling(temperature=1.0, max_tokens=24))
+    assert sum(spy.means[-4:]) / 4 > sum(spy.means[:4]) / 4 + 0.25, spy.means
+    assert counts["groups"] == 4 * steps and counts["drafts_drawn"] == 16 * steps == len(spy.seen)
     assert log(tmp_path / "a")[-1]["kl"] > 1e-3  # to the policy before the first step
 
 
