@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.scoring.compare import Compared, comparison_requests, same_text
+from cowest.stages.comparing import lost
 from cowest.stages.verdicts import Pair, Verdicts, compared_files
-from cowest.types import Message, Request
+from cowest.types import Example, Message, Refinement, Request
 
 Ask = Callable[[Source, Sequence[Request]], tuple[int, int]]
 """Of these requests to a model: how many calls are to come, and how many answers the ledger has."""
@@ -56,7 +57,24 @@ def to_compare(
             yield ToCompare(judge, to_come, to_come, 2 * to_come + paid, paid + 2 * len(there & unique.keys()))
 
 
-def comparison_prompt(context: Context, pair: Pair) -> Sequence[Message]:
-    """What a judge is asked of a pair."""
-    example, answer, alone = pair
-    return comparison_requests(context.for_strong(example), answer, alone)[0].messages
+def comparable(
+    context: Context, queries: Sequence[Example], alone: Sequence[Refinement], refined: Sequence[Refinement]
+) -> list[Pair]:
+    """The answers with a draft that can be compared with those alone."""
+    examples = {e.id: e for e in queries}
+    solo = {r.example_id: r.text or "" for r in alone if lost(context, examples[r.example_id], r) is None}
+    return [
+        (examples[r.example_id], r.text or "", solo[r.example_id])
+        for r in refined
+        if r.example_id in solo and lost(context, examples[r.example_id], r) is None
+    ]
+
+
+def comparison_prompt(context: Context) -> Callable[[Example, str], Sequence[Message]]:
+    """What a judge is asked, with two answers as long as SFT targets (as the question, where there are none)."""
+
+    def prompt(example: Example, _: str) -> Sequence[Message]:
+        text = context.task.target(example) or example.input
+        return comparison_requests(context.for_strong(example), text, text)[0].messages
+
+    return prompt

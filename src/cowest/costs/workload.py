@@ -15,13 +15,12 @@ from typing import TypeVar
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
-from cowest.costs.comparisons import comparison_prompt, to_compare
+from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import JUDGED, judge_request
 from cowest.stages import asks
-from cowest.stages.comparing import lost
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
@@ -346,25 +345,11 @@ class _Workload:
             most = len({asks.draft_key(d) for d in drafts})
             refined = self._answers("refinements.jsonl")
             if not solo.calls.high and not refine.calls.high and len(refined) == len(drafts):
-                pairs = self._pairs(refined)
+                pairs = comparable(self._context, self._train, self._answers("solo.jsonl"), refined)
         settled = self._done(self._round.stage("feedback"))
         yield from self._judges(
             "feedback", "compare", [self._round.file("compared")], self._train, most, pairs, settled
         )
-
-    def _pairs(self, refined: Sequence[Refinement]) -> list[Pair]:
-        """The answers with a draft that can be compared with those alone."""
-        queries = {e.id: e for e in self._train}
-        fine = [
-            {
-                (r.example_id, r.draft_id): r.text or ""
-                for r in answers
-                if lost(self._context, queries[r.example_id], r) is None
-            }
-            for answers in (self._answers("solo.jsonl"), refined)
-        ]
-        alone = {id: text for (id, _), text in fine[0].items()}
-        return [(queries[id], text, alone[id]) for (id, _), text in fine[1].items() if id in alone]
 
     def _judges(
         self,
@@ -376,10 +361,7 @@ class _Workload:
         pairs: Sequence[Pair] | None = None,
         settled: bool = False,
     ) -> Iterator[Work]:
-        def prompt(example: Example, _: str) -> Sequence[Message]:
-            text = self._context.task.target(example) or example.input
-            return comparison_prompt(self._context, (example, text, text))
-
+        prompt = comparison_prompt(self._context)
         for found in to_compare(self._context, names, most, pairs, settled, self._ask):
             calls = Range(low=found.low, expected=found.expected, high=found.high)
             yield Work(stage, calls_for, found.judge, calls, found.already, queries, prompt, JUDGED)
