@@ -22,6 +22,7 @@ from cowest.pipeline import RunSummary
 from cowest.pipeline import run as run_pipeline
 from cowest.protocols import ChatModel, DraftFormat, Reporter, Scorer, Signal, System, Task, Tracker
 from cowest.recipe.config import RunConfig, config_from_dict, load_config, with_settings, with_values
+from cowest.results import Results
 from cowest.run.progress import QuietReporter
 from cowest.scoring.metrics import Metric, use_metric
 from cowest.stages.answers import answer_all, results_of_systems
@@ -30,7 +31,6 @@ from cowest.table.make import finished
 from cowest.table.plan import make_plan, table_folder
 from cowest.table.results import TableResults
 from cowest.table.run import run_table
-from cowest.types import Results
 
 T = TypeVar("T")
 Recipe = RunConfig | Mapping[str, JsonValue] | Path | str

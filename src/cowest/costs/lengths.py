@@ -9,7 +9,7 @@ from typing import Final
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
-from cowest.costs.workload import Range, spread
+from cowest.costs.work import Range, spread
 from cowest.stages.learn import sft_examples, sft_texts
 
 SAMPLED: Final = 20

@@ -14,7 +14,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.places import model_source
 from cowest.assembly.sources import Source
 from cowest.assembly.sources.local import LocalSource
-from cowest.costs.workload import spread
+from cowest.costs.work import spread
 from cowest.models.gguf import cached
 from cowest.models.shape import ModelShape, model_shape
 from cowest.models.tokens import prompt_tokens, token_counter

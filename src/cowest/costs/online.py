@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cowest.assembly.context import Context
-from cowest.costs.workload import Range, Work
+from cowest.costs.work import Range, Work
 from cowest.scoring.judge import judge_request
 from cowest.stages import asks
 from cowest.stages.learn import training_queries

@@ -10,7 +10,8 @@ from typing import Final
 
 from cowest.assembly.context import Context
 from cowest.costs.systems import known_as
-from cowest.costs.workload import Range, current_stages
+from cowest.costs.work import Range
+from cowest.costs.workload import current_stages
 from cowest.types import Draft, Record, Refinement, Usage
 
 ENOUGH: Final = 20

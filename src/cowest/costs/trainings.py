@@ -10,7 +10,8 @@ from statistics import fmean
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.lengths import SAMPLED, Counter, Written, bounded
-from cowest.costs.workload import Range, current_stages, spread
+from cowest.costs.work import Range, spread
+from cowest.costs.workload import current_stages
 from cowest.models.tokens import prompt_tokens
 from cowest.recipe.config import TrainingSettings
 from cowest.run.freshness import count_lines

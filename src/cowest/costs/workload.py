@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
+from cowest.costs.work import ZERO, Range, Work, exactly
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
@@ -24,63 +24,13 @@ from cowest.stages import asks
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
-from cowest.stages.rounds import Round, in_round
+from cowest.stages.rounds import Round
 from cowest.stages.verdicts import Pair
 from cowest.systems.registry import STRONG, evaluated
 from cowest.training.objectives import as_online
-from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
+from cowest.types import Draft, Example, Message, Prediction, Refinement, Request, Sampling
 
-T = TypeVar("T")
 READ_TOKENS = 16  # of a reference, which is read beside an answer: most are a few words
-
-
-class Range(Record):
-    """A quantity whose expected value lies between two bounds."""
-
-    low: float
-    expected: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        return Range(low=self.low + other.low, expected=self.expected + other.expected, high=self.high + other.high)
-
-    def __mul__(self, other: Range) -> Range:
-        return Range(low=self.low * other.low, expected=self.expected * other.expected, high=self.high * other.high)
-
-    def less(self, n: int) -> Range:
-        """With ``n`` of them done; never below 0."""
-        return Range(low=max(0, self.low - n), expected=max(0, self.expected - n), high=max(0, self.high - n))
-
-
-ZERO = Range(low=0, expected=0, high=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
-
-    ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
-    ``drafting``: the answers are drafts of the weak model. ``number``: of the round.
-    """
-
-    stage: str
-    calls_for: str
-    model: Source
-    calls: Range
-    already: int
-    queries: Sequence[Example]
-    prompt: Callable[[Example, str], Sequence[Message]]
-    sampling: Sampling
-    drafted: Sampling | None = None
-    drafts: Sequence[str] = ()
-    samples: int = 1
-    drafting: bool = False
-    number: int = 1
-
-    @property
-    def made_in(self) -> str:
-        """The name of the stage that makes these calls."""
-        return in_round(self.stage, self.number)
 
 
 def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
@@ -231,7 +181,7 @@ class _Workload:
             "feedback",
             "strong alone",
             self._strong,
-            _exactly(calls),
+            exactly(calls),
             already + len(done) * asks.calls_each(self._context),
             self._train,
             self._solo_prompt,
@@ -261,7 +211,7 @@ class _Workload:
             ]
             to_come, already = self._ask(self._strong, requests)
             calls, already, texts = (
-                _exactly(to_come),
+                exactly(to_come),
                 already + len(finished) * each,
                 tuple(d.text or "" for d in drafts),
             )
@@ -378,7 +328,7 @@ class _Workload:
             "align",
             "choose: alone",
             self._strong,
-            _exactly(calls),
+            exactly(calls),
             paid + len(there),
             queries,
             self._solo_prompt,
@@ -401,7 +351,7 @@ class _Workload:
             files = sorted(self._context.path(folder).glob("step-*.jsonl"))
             already = sum(len(self._predictions(f"{folder}/{file.name}")) for file in files)
             calls = ZERO if self._done(align) else calls.less(already)
-        left = ZERO if self._done(align) else _exactly(every).less(already)
+        left = ZERO if self._done(align) else exactly(every).less(already)
         sampling = c.evaluate.draft
         yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)
         if self._context.signal.alone:
@@ -443,7 +393,7 @@ class _Workload:
                 calls, there = self._ask(self._strong, requests)
                 already = there + len(done[name])
                 yield Work(
-                    "evaluate", name, self._strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
+                    "evaluate", name, self._strong, exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
                 )
             elif spec.uses == "both":
                 # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
@@ -481,7 +431,7 @@ class _Workload:
             )
         else:  # each system opens it by itself, and drafts anew
             already = sum(len(done[s]) for s in drafting)
-            count = _exactly(len(test) * len(drafting) - already)
+            count = exactly(len(test) * len(drafting) - already)
         sampling = c.evaluate.draft
         return Work("evaluate", "drafts", self._weak, count, already, test, self._draft_prompt, sampling, drafting=True)
 
@@ -527,12 +477,3 @@ class _Workload:
 
     def _solo_prompt(self, example: Example, _: str) -> Sequence[Message]:
         return self._frames.solo(example)
-
-
-def spread(items: Sequence[T], n: int = 20) -> Sequence[T]:
-    """At most ``n`` of them, evenly."""
-    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
-
-
-def _exactly(n: int) -> Range:
-    return Range(low=n, expected=n, high=n)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from cowest.results import Share
 from cowest.scoring.statistics import share
-from cowest.types import Record, Share
+from cowest.types import Record
 
 FEWEST: Final = 2
 """Labelled queries without which a variance cannot be told."""

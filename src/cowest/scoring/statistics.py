@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from cowest.results import Comparison, MetricValue, Share
 from cowest.scoring.metrics import PREFERRED, Metric, get_metric, true_label
-from cowest.types import Comparison, MetricValue, Record, Share
+from cowest.types import Record
 
 Floats = NDArray[np.float64]
 

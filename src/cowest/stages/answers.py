@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 
 from cowest.errors import DataError
 from cowest.protocols import Reporter, System, Task
+from cowest.results import Comparison, Results, StageResult, SystemResult, Uptake
 from cowest.run.store import JsonlFile
 from cowest.scoring.statistics import Outcome, compare, summarise
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.stages.base import fill
 from cowest.systems.registry import STRONG
-from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Uptake, Usage
+from cowest.types import Example, Prediction, Usage
 
 
 def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:

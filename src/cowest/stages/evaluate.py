@@ -13,6 +13,7 @@ from cowest.collaboration.sight import QUOTE, Quotations, carried
 from cowest.errors import ConfigError, StageError
 from cowest.protocols import ChatModel
 from cowest.recipe.outcome import settings_of
+from cowest.results import StageResult
 from cowest.run.freshness import Depends
 from cowest.run.store import JsonlFile, write_atomic
 from cowest.scoring.statistics import Outcome
@@ -27,7 +28,7 @@ from cowest.stages.preferred import ask_judges, measured, preferred_outcomes
 from cowest.stages.verdicts import judges_depend
 from cowest.systems.registry import STRONG, evaluated
 from cowest.systems.spec import SystemSpec, Which
-from cowest.types import Example, ModelRef, Prediction, StageResult
+from cowest.types import Example, ModelRef, Prediction
 
 EVALUATE = "evaluate"
 

@@ -23,6 +23,7 @@ from cowest.report.data import (
     TaskReport,
     TrainingCurve,
 )
+from cowest.results import Results
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
@@ -33,7 +34,7 @@ from cowest.stages.preferred import measured, preferred_outcomes
 from cowest.stages.rewards import FEEDBACK
 from cowest.systems.registry import STRONG
 from cowest.training.objectives import as_online
-from cowest.types import Feedback, Prediction, Results, Score
+from cowest.types import Feedback, Prediction, Score
 
 _DROPPED = {
     "dropped_failed_draft": "the weak model gave no text",
