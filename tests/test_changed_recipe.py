@@ -15,10 +15,11 @@ from tests.helpers import Log, Oracle, run_tiny, save_tiny_model, tiny_recipe, w
 
 from cowest.errors import ModelCallError, StageError
 from cowest.pipeline import export_weak, report_again
+from cowest.results import Results
 from cowest.server.opening import open_served
 from cowest.server.settings import Settings
 from cowest.stages.learn import Selection
-from cowest.types import Completion, Message, Results, Sampling
+from cowest.types import Completion, Message, Sampling
 
 pytestmark = pytest.mark.slow
 BASE = tiny_recipe("", "")

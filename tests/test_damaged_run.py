@@ -12,7 +12,7 @@ from tests.helpers import Log, Oracle, run_tiny, save_tiny_model
 
 from cowest.errors import StageError
 from cowest.pipeline import report_again
-from cowest.types import Results
+from cowest.results import Results
 
 
 def drop_a_line(file: Path) -> None:

@@ -17,11 +17,11 @@ from tests.helpers import Log, Oracle, cowest_main, run_tiny, save_tiny_model, t
 
 from cowest.errors import DataError, StageError
 from cowest.pipeline import export_weak, report_again
+from cowest.results import Results
 from cowest.run.identity import fingerprint, hash_model
 from cowest.server.opening import open_served
 from cowest.server.settings import Settings
 from cowest.stages.learn import Selection
-from cowest.types import Results
 
 pytestmark = pytest.mark.slow
 SHARED: Mapping[str, JsonValue] = {"batch_size": 4, "max_length": 128, "device": "cpu"}

@@ -25,19 +25,9 @@ from cowest.models.endpoint import make_app, serve
 from cowest.pipeline import export_weak, report_again, run, stages_of
 from cowest.recipe.config import config_from_dict
 from cowest.recipe.kept import kept_recipe
+from cowest.results import Results
 from cowest.stages.base import checked
-from cowest.types import (
-    Completion,
-    Draft,
-    Feedback,
-    Message,
-    Prediction,
-    PreferencePair,
-    Record,
-    Refinement,
-    Results,
-    Sampling,
-)
+from cowest.types import Completion, Draft, Feedback, Message, Prediction, PreferencePair, Record, Refinement, Sampling
 
 FEEDBACK_TOKENS = 512  # the default of feedback.sampling, which tells that stage's requests from the evaluation's
 RECORDS: dict[str, type[Record]] = {

@@ -22,6 +22,7 @@ from cowest.pipeline import RunSummary
 from cowest.pipeline import run as run_pipeline
 from cowest.protocols import ChatModel, DraftFormat, Reporter, Scorer, Signal, System, Task, Tracker
 from cowest.recipe.config import RunConfig, config_from_dict, load_config, with_settings, with_values
+from cowest.results import Results
 from cowest.run.progress import QuietReporter
 from cowest.scoring.metrics import Metric, use_metric
 from cowest.stages.answers import answer_all, results_of_systems
@@ -30,7 +31,6 @@ from cowest.table.make import finished
 from cowest.table.plan import make_plan, table_folder
 from cowest.table.results import TableResults
 from cowest.table.run import run_table
-from cowest.types import Results
 
 T = TypeVar("T")
 Recipe = RunConfig | Mapping[str, JsonValue] | Path | str
@@ -44,6 +44,7 @@ class Handed(TypedDict, total=False):
         weak: A weak model that is not trained here; leave it to the recipe to have one trained.
         strong: The strong model.
         judge: A model that scores answers against the reference.
+        compare: Models that compare answers with the strong model's alone, without references.
         scorer: What scores answers, in place of the task's metric.
         metric: The main metric, beside the task's own.
         draft_format: What the weak model writes.
@@ -56,6 +57,7 @@ class Handed(TypedDict, total=False):
     weak: ChatModel
     strong: ChatModel
     judge: ChatModel
+    compare: Sequence[ChatModel]
     scorer: Scorer
     metric: Metric
     draft_format: DraftFormat
@@ -179,6 +181,7 @@ def _objects(handed: Handed) -> Objects:
         weak=handed.get("weak"),
         strong=handed.get("strong"),
         judge=handed.get("judge"),
+        compare=tuple(handed.get("compare", ())),
         scorer=handed.get("scorer"),
         metric=None if metric is None else use_metric(metric),
         format=handed.get("draft_format"),
@@ -203,6 +206,8 @@ def _config(recipe: Recipe, objects: Objects) -> RunConfig:
         named["tasks"] = {}
     if objects.judge is not None:
         named["feedback.judge"] = {"kind": "object", "name": objects.judge.name}
+    if objects.compare:
+        named["feedback.compare"] = [{"kind": "object", "name": model.name} for model in objects.compare]
     if objects.format is not None:
         named["draft.format"] = objects.format.name
     if objects.signal is not None:

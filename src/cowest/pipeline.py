@@ -4,7 +4,7 @@
 
 The brackets are a round (:mod:`cowest.stages.rounds`): it drafts with a policy and leaves a better one; how many there are
 shows as they go (:mod:`cowest.stages.loop`). A weak model that is served elsewhere is not trained: sample -> feedback -> pairs ->
-evaluate -> report.
+evaluate -> report. An online objective (grpo) draws and refines drafts while it trains: sft -> align -> evaluate -> report.
 
 A stage runs when its outputs are missing, unfinished or stale; otherwise it is reused, and the reason is said either way
 (:mod:`cowest.run.freshness` has the rule). An unfinished stage continues record by record. Several domains are run one after the
@@ -51,17 +51,19 @@ from cowest.types import ModelRef
 def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order, with these rounds of it; with the first, unless they are named."""
     trains, shows_drafts = config.weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
-    learns_from = learned_from(config) if trains else ()
+    learns_from = learned_from(config) if trains else None
     rounds = rounds or rounds_of(config)[:1]
+    judges = len(config.feedback.compare)
     reads = {
         "sft": trains,
-        **{round_.file("align"): bool(learns_from) for round_ in rounds},
+        **{round_.file("align"): learns_from is not None for round_ in rounds},
         "drafts.jsonl": shows_drafts,
     }
     return checked(
         (
             *((SFT,) if trains else ()),
-            *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from)),
+            *((sample_stage(rounds[0]),) if shows_drafts and learns_from == () else ()),
+            *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from, judges)),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
@@ -72,10 +74,16 @@ def stages_now(context: Context) -> tuple[Stage, ...]:
     return stages_of(context.config, begun(context))
 
 
-def stages_of_round(round_: Round, learns_from: Sequence[str] = (PAIRS,)) -> tuple[Stage, ...]:
-    """One pass of the loop; without alignment its pairs are for whoever has the weights."""
+def stages_of_round(round_: Round, learns_from: Sequence[str] | None = (PAIRS,), judges: int = 0) -> tuple[Stage, ...]:
+    """One pass of the loop, with so many judges that compare answers; without alignment (None) its pairs are for others.
+
+    An alignment that learns from no file draws drafts of its own, and asks the strong model about those: it is the whole round.
+    """
+    if learns_from is not None and not learns_from:
+        return (align_stage(round_, ()),)
     drift = (drift_stage(round_),) if round_.number > 1 else ()
-    found = (sample_stage(round_), *drift, feedback_stage(round_), pairs_stage(round_, LABELS in learns_from))
+    labels = LABELS in (learns_from or ())
+    found = (sample_stage(round_), *drift, feedback_stage(round_, judges), pairs_stage(round_, labels))
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 

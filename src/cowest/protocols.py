@@ -220,7 +220,7 @@ class Task(Protocol):
         ...
 
     def target(self, example: Example) -> str:
-        """The SFT target: the rationale, then the marked reference answer."""
+        """The SFT target: the rationale, then the marked reference answer; '' for a question that has neither."""
         ...
 
     def extract(self, text: str, example: Example) -> str | None:

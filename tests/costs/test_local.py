@@ -16,7 +16,7 @@ from cowest.cli.output_estimate import print_estimate
 from cowest.costs import measure
 from cowest.costs.estimate import Estimate, StageEstimate, estimate
 from cowest.costs.speed import Speed, together
-from cowest.costs.workload import Range
+from cowest.costs.work import Range
 from cowest.errors import ModelNotFoundError
 from cowest.pipeline import run
 from cowest.recipe.config import RunConfig, config_from_dict

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ from tests.helpers import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cowest.errors import ModelCallError
-from cowest.ledger.ledger import call_of
+from cowest.ledger.ledger import Ledger, call_of
 from cowest.models.batching import Decoder
 from cowest.models.chat import prompt_ids, token_ids
 from cowest.models.given import split_given
+from cowest.models.ledgered import LedgeredChatModel
 from cowest.models.local import LocalChatModel
 from cowest.models.sampler import Row
 from cowest.types import Completion, Given, Message, ModelRef, Sampling
@@ -93,6 +96,23 @@ def test_a_prompt_that_opens_thinking_is_not_opened_again(folder: str) -> None:
     text = tokenizer.decode([*prompt, *given])
     assert text.count("<think>") == 1 and text.endswith("<think>\nhm\n</think>\n\nAnswer: 65")
     assert tokenizer.decode(given).strip() == "65"
+
+
+async def test_what_was_read_is_in_the_ledger_as_it_was(model: LocalChatModel, tmp_path: Path) -> None:
+    asked = list[Sampling]()
+
+    class Counted:
+        name, aclose = "counted", model.aclose
+
+        async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+            asked.append(sampling)
+            return await model.generate(messages, sampling)
+
+    kept = LedgeredChatModel(Counted(), Ledger(tmp_path / "answers.sqlite", "run"), model="m")
+    one = Given(before=BEFORE, given="year 65")
+    first, other = await asyncio.gather(kept.generate(ASKED, one), kept.generate(ASKED, Given(given="year 65")))
+    again = await kept.generate(ASKED, one)
+    assert first.logprobs == again.logprobs != other.logprobs and len(asked) == 2
 
 
 def test_readings_have_keys_of_their_own_and_answers_keep_theirs() -> None:

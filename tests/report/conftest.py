@@ -17,7 +17,8 @@ from cowest.report.data import (
     TaskReport,
     TrainingCurve,
 )
-from cowest.types import Comparison, MetricValue, Results, StageResult, SystemResult, Usage
+from cowest.results import Comparison, MetricValue, Results, StageResult, SystemResult
+from cowest.types import Usage
 
 RATES = {"weak": 0.66, "strong": 0.41, "collab": 0.79, "collab_aligned": 0.90}
 NAMES = tuple(RATES)

@@ -15,10 +15,11 @@ from cowest.report.naming import described, order_systems, p_value, percent, poi
 from cowest.report.plots import checkpoints_plot, curve_plots, gains_plot, systems_plot
 from cowest.report.queries import outcome, query_list, script_json
 from cowest.report.verdict import contrast, verdicts
+from cowest.results import Comparison, MetricValue, Results, SystemResult
 from cowest.scoring.statistics import Outcome
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import SYSTEMS
-from cowest.types import Comparison, MetricValue, Results, SystemResult, Usage
+from cowest.types import Usage
 
 Make = Callable[..., TaskReport]
 MakeReport = Callable[..., RunReport]

@@ -7,9 +7,9 @@ from typing import Final
 import pytest
 from scipy.stats import binomtest
 
+from cowest.results import Share, Uptake
 from cowest.scoring.statistics import Outcome, chance_of_as_many, share
 from cowest.scoring.uptake import Case, right_by, same, uptake_of
-from cowest.types import Share, Uptake
 
 LOST: Final = "(cut)"
 FAILED: Final = "(failed)"

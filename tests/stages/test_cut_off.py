@@ -17,7 +17,8 @@ from cowest.collaboration.feedback import unscored_reasons
 from cowest.models.endpoint import make_app, serve
 from cowest.pipeline import RunSummary, run
 from cowest.recipe.config import config_from_dict
-from cowest.types import Completion, Feedback, Message, Prediction, Refinement, Results, Sampling, Usage
+from cowest.results import Results
+from cowest.types import Completion, Feedback, Message, Prediction, Refinement, Sampling, Usage
 
 LIMIT = 16
 

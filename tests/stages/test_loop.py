@@ -27,6 +27,7 @@ from cowest.models.endpoint import make_app, serve
 from cowest.models.local import load_tokenizer
 from cowest.pipeline import RunSummary, run, stages_of
 from cowest.recipe.config import config_from_dict
+from cowest.results import Results
 from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
 from cowest.run.store import JsonlFile
@@ -37,7 +38,7 @@ from cowest.table.plan import make_plan
 from cowest.table.results import TableResults, pools, results_of
 from cowest.table.run import open_plan, run_table
 from cowest.training.drift import drift
-from cowest.types import Draft, Message, ModelRef, Prediction, PreferencePair, Results
+from cowest.types import Draft, Message, ModelRef, Prediction, PreferencePair
 
 pytestmark = pytest.mark.slow
 TWO: dict[str, JsonValue] = {"most": 2, "stop": "never", "pairs": "all"}

@@ -19,11 +19,12 @@ from cowest.errors import BudgetExceededError
 from cowest.ledger.summary import summarise_ledger
 from cowest.pipeline import export_weak
 from cowest.recipe.config import config_from_dict
+from cowest.results import Results
 from cowest.run.progress import QuietReporter
 from cowest.run.store import JsonlFile
 from cowest.stages.evaluate import weak_ref
 from cowest.stages.loop import begun, ended, taken
-from cowest.types import Draft, Message, Prediction, PreferencePair, Refinement, Results, Sampling
+from cowest.types import Draft, Message, Prediction, PreferencePair, Refinement, Sampling
 
 pytestmark = pytest.mark.slow
 TWO: dict[str, JsonValue] = {"most": 2, "stop": "never"}

@@ -15,10 +15,10 @@ from cowest.costs.workload import workload
 from cowest.errors import ConfigError
 from cowest.recipe.config import config_from_dict
 from cowest.report.rounds import ending
+from cowest.results import Results
 from cowest.run.progress import QuietReporter
 from cowest.stages.learn import selection_of, sft_model
 from cowest.stages.loop import begun, taken
-from cowest.types import Results
 
 pytestmark = pytest.mark.slow
 LAST: dict[str, JsonValue] = {"most": 3, "stop": "never", "choose": "last"}

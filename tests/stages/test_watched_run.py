@@ -15,9 +15,10 @@ from cowest.api import run
 from cowest.cli.output import print_results
 from cowest.errors import StageError
 from cowest.pipeline import RunSummary
+from cowest.results import Results
 from cowest.run.manifest import Manifest
 from cowest.stages.draft_watch import FIRST
-from cowest.types import Completion, Message, Prediction, Refinement, Results, Sampling, Usage
+from cowest.types import Completion, Message, Prediction, Refinement, Sampling, Usage
 
 QUERIES = 60
 

@@ -194,3 +194,33 @@ def test_old_names_of_rows_and_baseline_are_read() -> None:
     table: JsonValue = {"rows": ["weak_sft", "strong_cot", "collab"], "baseline": "strong_cot"}
     plan = make_plan(config_from_dict(tiny_recipe("w", "http://127.0.0.1:1/v1") | {"table": table}))
     assert [row.name for row in plan.rows] == ["weak", "strong", "collab"] and plan.baseline == "strong"
+
+
+def test_rows_with_settings_of_their_own_are_compared_in_one_table(weak: str, tmp_path: Path) -> None:
+    variants: JsonValue = {"two": {"rounds.most": 2, "rounds.stop": "never"}, "short": {"align.max_steps": 2}}
+    rows: JsonValue = ["collab", "collab_aligned", "collab_aligned@two", "collab_aligned@short"]
+    strong, log = Strong(), Log()
+    table: dict[str, JsonValue] = {"rows": rows, "variants": variants, "baseline": "collab_aligned"}
+    results = strong.table(weak, table, tmp_path / "table", log)
+    (one,) = results.tables
+    assert list(one.rows) == rows
+    assert {d.comparison.a for d in one.differences} == {"collab", "collab_aligned@two", "collab_aligned@short"}
+    assert (tmp_path / "table/seed-3/two/round-2/align/selection.json").is_file()
+    assert sum("sft: run" in line for line in log.lines) == 1, "what the settings do not touch is made once"
+    write_table(results, tmp_path / "table")
+    assert "| `collab_aligned@two` |" in (tmp_path / "table/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"rows": ["collab_aligned@two"]}, "table.variants has no 'two'; there are: none"),
+        ({"rows": ["collab_kto@a"], "variants": {"a": {"align.beta": 1}}}, "collab_kto has settings of its own"),
+        ({"rows": ["collab"], "variants": {"kto": {"align.beta": 1}}}, "table.variants.kto: there is a variant"),
+        ({"rows": ["collab"], "variants": {"a": {"align.bta": 1}}}, "table.variants.a: .*align.bta"),
+        ({"rows": ["collab"], "variants": {"a": {"seed": 1}}}, "table.variants.a: seed cannot vary"),
+    ],
+)
+def test_wrong_variants_are_said_before_anything_runs(table: dict[str, JsonValue], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make_plan(recipe("weak", "http://127.0.0.1:9/v1", table))

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from cowest.cli.output_table import print_table
+from cowest.results import Comparison, MetricValue
 from cowest.scoring.statistics import Outcome, holm
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import TABLE
 from cowest.table.results import Difference, RowResult, Table, TableResults
 from cowest.table.write import cells, csv_text, latex, markdown, p_value, uptake_csv, write_table
-from cowest.types import Comparison, MetricValue, Usage
+from cowest.types import Usage
 
 
 def test_holm_corrects_as_in_its_definition() -> None:

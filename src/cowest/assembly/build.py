@@ -59,6 +59,7 @@ def _build_task(config: RunConfig, name: str) -> Task:
             instruction=task.instruction,
             metrics=task.metrics,
             seed=config.seed,
+            answered=not config.feedback.compare,
         )
     if isinstance(task, IfqaTaskConfig):
         return load_ifqa(task)

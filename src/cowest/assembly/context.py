@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cowest.run.store import RunDir
 from cowest.run.weights import Weights, located, named
 from cowest.scoring.judge import JudgeScorer
 from cowest.scoring.scorer import SCORERS, MetricScorer
-from cowest.training.objectives import OBJECTIVES, Objective
+from cowest.training.objectives import OBJECTIVES, Objective, OnlineObjective
 from cowest.types import Example, ModelRef
 
 
@@ -88,7 +89,7 @@ class Context:
         return self.objects.signal or SIGNALS.find(self.config.pairs.signal, "pairs.signal")
 
     @property
-    def objective(self) -> Objective | None:
+    def objective(self) -> Objective | OnlineObjective | None:
         """What alignment learns from; None where it is off."""
         name = self.config.align.objective
         return None if name == "off" else OBJECTIVES.find(name, "align.objective")
@@ -115,6 +116,10 @@ class Context:
             return self.metric_scorer()
         judge = JudgeScorer(self.models.judge(), extract=self.task.extract)
         return judge if sees("strong", self.sight) else BlindScorer(judge)
+
+    def judged(self, examples: Sequence[Example]) -> bool:
+        """Whether answers to these questions are compared by judges: it says so in the recipe, and not all have a reference."""
+        return bool(self.config.feedback.compare) and not all(e.references for e in examples)
 
     def named(self, ref: ModelRef) -> Weights:
         """How the run's files name weights."""

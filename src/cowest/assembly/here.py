@@ -41,6 +41,7 @@ def _named(config: RunConfig, systems: Iterable[SystemSpec]) -> Iterator[tuple[s
         ("weak", config.weak),
         ("strong", config.strong),
         ("feedback.judge", config.feedback.judge),
+        *((f"feedback.compare.{n}", model) for n, model in enumerate(config.feedback.compare)),
     ):
         if isinstance(model, LocalModelConfig):
             yield f"{where}.model", model.model, _WEIGHTS

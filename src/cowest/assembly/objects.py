@@ -23,6 +23,7 @@ class Objects:
     weak: ChatModel | None = None
     strong: ChatModel | None = None
     judge: ChatModel | None = None
+    compare: tuple[ChatModel, ...] = ()
     scorer: Scorer | None = None
     metric: str | None = None
     systems: tuple[SystemSpec, ...] = ()

@@ -68,6 +68,7 @@ class Sources:
     weak: Source
     strong: Source
     judge: Source | None
+    compare: tuple[Source, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         """Those that there are."""
@@ -75,15 +76,21 @@ class Sources:
         yield "strong", self.strong
         if self.judge is not None:
             yield "feedback.judge", self.judge
+        for n, source in enumerate(self.compare):
+            yield f"feedback.compare.{n}", source
 
 
 def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers | None = None) -> Sources:
     """The sources of a recipe's models; ``objects`` are what a script has handed over, ``servers`` those of the run."""
-    judge = config.feedback.judge
+    judge, compare = config.feedback.judge, config.feedback.compare
     return Sources(
         source_of(config.weak, config.folder, objects.weak, servers, "weak"),
         source_of(config.strong, config.folder, objects.strong, servers, "strong"),
         None if judge is None else source_of(judge, config.folder, objects.judge, servers, "judge"),
+        tuple(
+            source_of(model, config.folder, given, servers, f"judge {n}")
+            for n, (model, given) in enumerate(zip(compare, objects.compare or [None] * len(compare), strict=True), 1)
+        ),
     )
 
 
@@ -110,6 +117,7 @@ class OpenModels:
         self._answers: Ledger | None = None
         self._strong: dict[str, ChatModel] = {}
         self._judge: ChatModel | None = None
+        self._compare: dict[int, ChatModel] = {}
         self._served: ChatModel | None = None
 
     def weak(self, ref: ModelRef) -> ChatModel:
@@ -135,6 +143,13 @@ class OpenModels:
             self._judge = self._open(self.sources.judge, self._config.feedback.mode)
         return self._judge
 
+    def compare(self) -> list[ChatModel]:
+        """The models that compare answers, in the recipe's order; none where it names none. Never in batches."""
+        for n, source in enumerate(self.sources.compare):
+            if n not in self._compare:
+                self._compare[n] = self._open(source, "live")
+        return [self._compare[n] for n in range(len(self.sources.compare))]
+
     def new_step(self) -> None:
         """A stage, or a row, begins: engines that it does not ask give way to those that it does."""
         self._servers.new_step()
@@ -149,8 +164,9 @@ class OpenModels:
 
     async def aclose(self) -> None:
         """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
-        opened = [*self._strong.values(), *(model for model in (self._judge, self._served) if model is not None)]
-        self._strong, self._judge, self._served = {}, None, None
+        opened = [*self._strong.values(), *self._compare.values()]
+        opened += [model for model in (self._judge, self._served) if model is not None]
+        self._strong, self._compare, self._judge, self._served = {}, {}, None, None
         try:
             # All at once: none of them begins anything new while another waits for its last calls.
             for ended in await asyncio.gather(*(model.aclose() for model in opened), return_exceptions=True):

@@ -13,13 +13,15 @@ from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
-from cowest.protocols import Reporter
+from cowest.protocols import Reporter, Task
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import NOWHERE
 from cowest.run.store import RunDir
 from cowest.scoring.scorer import MetricScorer
-from cowest.systems.registry import evaluated
-from cowest.tasks.base import Measured, notes_of
+from cowest.systems.registry import STRONG, evaluated
+from cowest.tasks.base import SPLITS, Measured, notes_of
+from cowest.training.objectives import as_online
+from cowest.types import Feedback, Score
 
 
 def prepare(
@@ -49,6 +51,7 @@ def prepare(
         for note in notes_of(task):
             reporter.info(f"{name or task.name}: {note}")
         _check_held_out(single, len(task.examples("train")))
+        _check_references(single, task)
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
         MetricScorer(task, single.feedback.metric or task.metrics[0])  # raises for a metric that cannot score one query
         context = Context(
@@ -66,6 +69,8 @@ def prepare(
             _ = context.format, context.signal, context.objective, context.metric_scorer()  # raise for an unknown name
             _check_expected(context)
             _check_formats(context)
+            _check_online(context)
+            check_compared(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(context)
     return contexts
@@ -144,6 +149,66 @@ def _check_formats(context: Context) -> None:
             raise ConfigError(
                 f"draft.formats: no training row of {context.task.name} has what {format_.name} is learned from (a rationale)"
             )
+
+
+def _check_online(context: Context) -> None:
+    """Of an objective that draws drafts while it trains."""
+    c = context.config
+    if not context.weak.trainable or as_online(context.objective) is None:
+        return
+    name = f"align.objective: {c.align.objective}"
+    if not c.draft.sampling.temperature:
+        raise ConfigError(
+            f"{name} compares drafts of one query, and at draft.sampling.temperature 0 they are all the same; raise it"
+        )
+    if c.feedback.mode == "batch":
+        raise ConfigError(f"{name} waits for the strong model at every step; set feedback.mode: live")
+    if c.rounds.most > 1:
+        raise ConfigError(
+            f"rounds.most: {c.rounds.most}: {name} draws new drafts at every step, in one round; set align.max_steps for more"
+        )
+
+
+def check_compared(context: Context) -> None:
+    """Raise ConfigError for settings that comparisons of answers cannot serve."""
+    settings, signal = context.config.feedback, context.signal
+    if not settings.compare:
+        return
+    others = {"judge": settings.judge is not None, "expect": settings.expect != "off"}
+    for name in (name for name, there in others.items() if there):
+        raise ConfigError(
+            f"feedback.{name}: scores each answer by itself, and feedback.compare compares two of them; take one of both"
+        )
+    together = {
+        "feedback.adaptive": settings.adaptive != "off",
+        "align.objective": as_online(context.objective) is not None,
+    }
+    for name in (name for name, there in together.items() if there):
+        raise ConfigError(
+            f"{name}: wants a score of each answer as it comes, and feedback.compare compares them when all are there"
+        )
+    unscored = Score(value=None, error="judges compare what the strong model answers")
+    compared = Feedback(example_id="", draft_id="", refined=Score(value=1.0), solo=Score(value=0.5), weak=unscored)
+    if not {"refine", "solo"} <= signal.asks or signal.value(compared) is None:
+        raise ConfigError(
+            f"pairs.signal: {signal.name} needs another score than feedback.compare gives, which compares the answers with a draft "
+            "and alone; take collaboration"
+        )
+
+
+def _check_references(config: RunConfig, task: Task) -> None:
+    """Who has no judges needs an answer to each question."""
+    without = [e.id for split in SPLITS for e in task.examples(split) if not e.references]
+    if without and not config.feedback.compare:
+        raise DataError(
+            f"task {task.name}: {len(without)} questions have no answer to score by (the first is {without[0]}): give their "
+            "references, or have models compare answers: feedback.compare"
+        )
+    test = task.examples("test")[: config.evaluate.queries]
+    if not all(e.references for e in test) and STRONG.name not in [spec.name for spec in evaluated(config)[0]]:
+        raise ConfigError(
+            f"evaluate.systems: test questions without references are judged by comparison with {STRONG.name}: name it, too"
+        )
 
 
 def _check_splits(task: str, sizes: Mapping[str, int]) -> None:

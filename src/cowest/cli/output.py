@@ -13,8 +13,8 @@ from cowest.pipeline import RunSummary
 from cowest.report import rounds
 from cowest.report.naming import TARGETS, cut_note
 from cowest.report.uptake import LEGEND, TITLE, beyond, columns, counts_of, notes, percent_of
+from cowest.results import MetricValue, Results, RoundResult, Uptake
 from cowest.stages.reporting import summary_json
-from cowest.types import MetricValue, Results, RoundResult, Uptake
 
 
 def results_json(done: RunSummary) -> JsonValue:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cowest.costs.estimate import BudgetFit, Estimate, StageEstimate
 from cowest.costs.local import Here
-from cowest.costs.workload import Range
+from cowest.costs.work import Range
 from cowest.training.memory import gib
 
 WIDTH, WIDTH_HERE = 132, 170

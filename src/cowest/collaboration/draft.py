@@ -49,7 +49,7 @@ async def drafts(weak: ManyChatModel, frames: Frames, example: Example, n: int, 
         done = await weak.generate_many(frames.draft(example), sampling, n)
     except ModelCallError as error:
         return [_failed(example, k, failed_call(error), Tally()) for k in range(n)]
-    return [_seen(example, k, weak, completion) for k, completion in enumerate(done)]
+    return [seen(example, k, weak.name, completion) for k, completion in enumerate(done)]
 
 
 async def unlike(
@@ -80,9 +80,10 @@ def alike(made: Sequence[Draft]) -> int:
     return len(said) - len(set(said))
 
 
-def _seen(example: Example, index: int, weak: ChatModel, done: Completion) -> Draft:
+def seen(example: Example, index: int, weak: str, done: Completion) -> Draft:
+    """What the model ``weak`` has sent, as a draft: without its thinking, and with no text where there was nothing else."""
     try:
-        return _draft(example, index, visible(done, weak.name))
+        return _draft(example, index, visible(done, weak))
     except HiddenAnswerError as error:
         return _failed(example, index, failed_call(error), Tally(usage=done.usage, latency_s=done.latency_s))
 

@@ -17,8 +17,8 @@ class Direct:
     instruction: str = "Give the answer only, as 'Answer: ...'."
 
     def completion(self, target: str, example: Example) -> str | None:
-        """The marked reference answer."""
-        return f"Answer: {example.references[0]}"
+        """The marked reference answer; None where there is none."""
+        return f"Answer: {example.references[0]}" if example.references else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class ChainOfThought:
     instruction: str = "Explain briefly what you know that matters here, then end with 'Answer: ...'."
 
     def completion(self, target: str, example: Example) -> str | None:
-        """The whole target."""
-        return target
+        """The whole target; None for a question without rationale and answer."""
+        return target or None
 
 
 FORMATS: Registry[DraftFormat] = Registry(

@@ -32,7 +32,8 @@ from cowest.costs.memory import MemoryNeed, memory_needs
 from cowest.costs.speed import Speed
 from cowest.costs.systems import known_as, system_work
 from cowest.costs.trainings import Training
-from cowest.costs.workload import ZERO, Range, Work, current_stages, spread, workload
+from cowest.costs.work import ZERO, Range, Work, spread
+from cowest.costs.workload import current_stages, workload
 from cowest.ledger.prices import Price, prices_date
 from cowest.ledger.summary import Line, answered_requests, summarise_ledger
 from cowest.models.tokens import prompt_tokens, token_counter

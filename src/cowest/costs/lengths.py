@@ -9,7 +9,7 @@ from typing import Final
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
-from cowest.costs.workload import Range, spread
+from cowest.costs.work import Range, spread
 from cowest.stages.learn import sft_examples, sft_texts
 
 SAMPLED: Final = 20
@@ -47,7 +47,7 @@ class Texts:
 
 def _written(context: Context, count: Counter) -> Written:
     examples = spread(sft_examples(context), 10 * SAMPLED)
-    targets = [context.task.target(e) for e in examples]
+    targets = [t for e in examples if (t := context.task.target(e))] or [e.input for e in examples]  # no answers
     drafts = [text for e in examples for _, text in sft_texts(context, e)]
     answers = [count(t) for t in targets]
     return Written([count(d) for d in drafts if d is not None] or answers, answers)

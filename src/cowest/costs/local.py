@@ -9,7 +9,7 @@ from cowest.assembly.context import Context
 from cowest.costs.lengths import Texts
 from cowest.costs.speed import Speed, noted, together
 from cowest.costs.trainings import Training, sft_training, trainings
-from cowest.costs.workload import ZERO, Range, Work
+from cowest.costs.work import ZERO, Range, Work
 from cowest.protocols import Reporter
 from cowest.types import Record
 

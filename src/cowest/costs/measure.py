@@ -19,7 +19,7 @@ from cowest.assembly.context import Context
 from cowest.costs.lengths import Counter
 from cowest.costs.speed import Speed
 from cowest.costs.systems import known_as
-from cowest.costs.workload import Work, spread
+from cowest.costs.work import Work, spread
 from cowest.errors import ModelCallError
 from cowest.models.tokens import prompt_tokens
 from cowest.protocols import ChatModel, Reporter

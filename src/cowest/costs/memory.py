@@ -14,7 +14,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.places import model_source
 from cowest.assembly.sources import Source
 from cowest.assembly.sources.local import LocalSource
-from cowest.costs.workload import spread
+from cowest.costs.work import spread
 from cowest.models.gguf import cached
 from cowest.models.shape import ModelShape, model_shape
 from cowest.models.tokens import prompt_tokens, token_counter
@@ -62,8 +62,8 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
         yield _training(context, weak, shape, c.sft, "sft", asked + _longest_text(weak, taught), 1)
         yield _answering(context, weak, shape, "sample", asked, c.draft.sampling, len(train) * c.draft.samples)
         if c.align.objective != "off":
-            both = 2 if c.align.compares else 1
-            yield _training(context, weak, shape, c.align, "align", asked + c.draft.sampling.max_tokens, both)
+            length = asked + c.draft.sampling.max_tokens
+            yield _training(context, weak, shape, c.align, "align", length, c.align.sequences)
     if isinstance(strong, LocalSource) and (shape := _shape(strong)) is not None:
         asked = _longest(strong, [context.frames.refine(e, "") for e in spread(train, MEASURED)])
         draft = c.draft.sampling.max_tokens

@@ -10,7 +10,8 @@ from typing import Final
 
 from cowest.assembly.context import Context
 from cowest.costs.systems import known_as
-from cowest.costs.workload import Range, current_stages
+from cowest.costs.work import Range
+from cowest.costs.workload import current_stages
 from cowest.types import Draft, Record, Refinement, Usage
 
 ENOUGH: Final = 20
@@ -80,7 +81,7 @@ def noted(contexts: Iterable[Context], sft_tokens: Mapping[str, float]) -> dict[
     counted = defaultdict[str, set[str]](set)
     for context in contexts:
         current, entries = current_stages(context), context.run.manifest().stages
-        judged = context.models.sources.judge is not None
+        judged = context.models.sources.judge is not None or bool(context.models.sources.compare)
         for stage, source in (("sft", context.weak), ("sample", context.weak), ("feedback", context.strong)):
             if source.paid or stage not in current or not current[stage].settled:
                 continue

@@ -13,7 +13,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
-from cowest.costs.workload import Range, Work, spread
+from cowest.costs.work import Range, Work, spread
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
 from cowest.run.freshness import lineage

@@ -10,14 +10,15 @@ from statistics import fmean
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.lengths import SAMPLED, Counter, Written, bounded
-from cowest.costs.workload import Range, current_stages, spread
+from cowest.costs.work import Range, spread
+from cowest.costs.workload import current_stages
 from cowest.models.tokens import prompt_tokens
 from cowest.recipe.config import TrainingSettings
 from cowest.run.freshness import count_lines
 from cowest.stages.learn import sft_examples, sft_texts, training_queries
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.rounds import Round, in_round
-from cowest.training.objectives import LABELS, PAIRS
+from cowest.training.objectives import LABELS, PAIRS, as_online, drafts_drawn, online_steps
 
 END_TOKENS = 2
 """What ends a turn."""
@@ -101,6 +102,8 @@ def _align(context: Context, count: Counter, written: Written, current: Collecti
     c, queries = context.config.align, training_queries(context, round_)
     prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
     draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
+    if as_online(context.objective) is not None:
+        return _online(context, prompt, draft, len(queries), round_)
     found = (
         _labels(context, current, round_) if c.objective in ("kto", "rejection") else _pairs(context, current, round_)
     )
@@ -114,6 +117,14 @@ def _align(context: Context, count: Counter, written: Written, current: Collecti
         tokens.append(steps[-1] * rows * length * trained)
         read.append((seen * n + again * steps[-1] * rows) * length)
     return Training("align", context.weak, _range(steps), _range(tokens), _range(read), round_.number)
+
+
+def _online(context: Context, prompt: float, draft: Range, queries: int, round_: Round) -> Training:
+    """Each draft is learned from once, and the reference reads it."""
+    c = context.config.align
+    drawn, steps = drafts_drawn(c, queries), _exactly(online_steps(c, queries))
+    tokens = _range([drawn * (prompt + getattr(draft, bound)) for bound in ("low", "expected", "high")])
+    return Training("align", context.weak, steps, tokens, tokens, round_.number)
 
 
 def _pairs(context: Context, current: Collection[str], round_: Round) -> Range:

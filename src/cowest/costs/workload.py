@@ -9,75 +9,28 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
+from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
+from cowest.costs.work import ZERO, Range, Work, exactly
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
-from cowest.scoring.judge import judge_request
+from cowest.scoring.judge import JUDGED, judge_request
 from cowest.stages import asks
-from cowest.stages.evaluate import test_queries
+from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import scores_checkpoints, training_queries
 from cowest.stages.loop import begun, rounds_of, selection
-from cowest.stages.rounds import Round, in_round
-from cowest.systems.registry import evaluated
-from cowest.types import Draft, Example, Message, Prediction, Record, Refinement, Request, Sampling
+from cowest.stages.rounds import Round
+from cowest.stages.verdicts import Pair
+from cowest.systems.registry import STRONG, evaluated
+from cowest.training.objectives import as_online
+from cowest.types import Draft, Example, Message, Prediction, Refinement, Request, Sampling
 
-T = TypeVar("T")
 READ_TOKENS = 16  # of a reference, which is read beside an answer: most are a few words
-
-
-class Range(Record):
-    """A quantity whose expected value lies between two bounds."""
-
-    low: float
-    expected: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        return Range(low=self.low + other.low, expected=self.expected + other.expected, high=self.high + other.high)
-
-    def __mul__(self, other: Range) -> Range:
-        return Range(low=self.low * other.low, expected=self.expected * other.expected, high=self.high * other.high)
-
-    def less(self, n: int) -> Range:
-        """With ``n`` of them done; never below 0."""
-        return Range(low=max(0, self.low - n), expected=max(0, self.expected - n), high=max(0, self.high - n))
-
-
-ZERO = Range(low=0, expected=0, high=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
-
-    ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
-    ``drafting``: the answers are drafts of the weak model. ``number``: of the round.
-    """
-
-    stage: str
-    calls_for: str
-    model: Source
-    calls: Range
-    already: int
-    queries: Sequence[Example]
-    prompt: Callable[[Example, str], Sequence[Message]]
-    sampling: Sampling
-    drafted: Sampling | None = None
-    drafts: Sequence[str] = ()
-    samples: int = 1
-    drafting: bool = False
-    number: int = 1
-
-    @property
-    def made_in(self) -> str:
-        """The name of the stage that makes these calls."""
-        return in_round(self.stage, self.number)
 
 
 def workload(context: Context, paid: frozenset[str]) -> Iterator[Work]:
@@ -128,6 +81,9 @@ class _Workload:
         return replace(work, calls_for=f"{work.calls_for}, round {number}", calls=calls, number=number)
 
     def _of_round(self) -> Iterator[Work]:
+        if self._trained and as_online(self._context.objective) is not None:
+            yield from self._online()
+            return
         yield self._sample() if self._served else self._sample_here()
         asked = self._context.signal.asks
         solo, refine = self._solo(), self._refine()
@@ -139,7 +95,19 @@ class _Workload:
         judge = self._context.models.sources.judge
         if judge is not None:
             yield self._judge(judge, solo, refine)
+        yield from self._compare(solo, refine)
         if self._trained and scores_checkpoints(self._c, self._round):
+            yield from self._choose()
+
+    def _online(self) -> Iterator[Work]:
+        """Of an alignment that draws drafts of its own. What other systems read of the stage ``sample`` is made beside it."""
+        from cowest.costs.online import online_work  # it needs what is defined here
+
+        if any(stage.name == "sample" for stage in stages_now(self._context)):
+            yield self._sample_here()
+        align = self._round.stage("align")
+        yield from online_work(self._context, self._round, align in self._current, self._done(align), self._shares)
+        if scores_checkpoints(self._c, self._round):
             yield from self._choose()
 
     def _sample(self) -> Work:
@@ -213,7 +181,7 @@ class _Workload:
             "feedback",
             "strong alone",
             self._strong,
-            _exactly(calls),
+            exactly(calls),
             already + len(done) * asks.calls_each(self._context),
             self._train,
             self._solo_prompt,
@@ -243,7 +211,7 @@ class _Workload:
             ]
             to_come, already = self._ask(self._strong, requests)
             calls, already, texts = (
-                _exactly(to_come),
+                exactly(to_come),
                 already + len(finished) * each,
                 tuple(d.text or "" for d in drafts),
             )
@@ -319,6 +287,58 @@ class _Workload:
             judge_request(self._train[0], "").sampling,
         )
 
+    def _compare(self, solo: Work, refine: Work) -> Iterator[Work]:
+        """Every answer with a draft that is not the one alone, by every judge that compares."""
+        drafts, pairs = self._drafts(), None
+        most = len(self._train) * self._c.draft.samples
+        if drafts is not None:
+            most = len({asks.draft_key(d) for d in drafts})
+            refined = self._answers("refinements.jsonl")
+            if not solo.calls.high and not refine.calls.high and len(refined) == len(drafts):
+                pairs = comparable(self._context, self._train, self._answers("solo.jsonl"), refined)
+        settled = self._done(self._round.stage("feedback"))
+        yield from self._judges(
+            "feedback", "compare", [self._round.file("compared")], self._train, most, pairs, settled
+        )
+
+    def _judges(
+        self,
+        stage: str,
+        calls_for: str,
+        names: Sequence[str],
+        queries: Sequence[Example],
+        most: int,
+        pairs: Sequence[Pair] | None = None,
+        settled: bool = False,
+    ) -> Iterator[Work]:
+        prompt = comparison_prompt(self._context)
+        for found in to_compare(self._context, names, most, pairs, settled, self._ask):
+            calls = Range(low=found.low, expected=found.expected, high=found.high)
+            yield Work(stage, calls_for, found.judge, calls, found.already, queries, prompt, JUDGED)
+
+    def _choose_judged(self, queries: Sequence[Example], settled: bool) -> Iterator[Work]:
+        """Where checkpoints are compared with the strong model alone."""
+        answer, folder = self._c.evaluate.answer, self._round.file("align/validation")
+        requests = [Request(messages=self._frames.solo(e), sampling=answer) for e in queries]
+        current = self._round.stage("align") in self._current
+        there = self._predictions(f"{folder}/alone.jsonl") if current else set()
+        rest = [r for r, e in zip(requests, queries, strict=True) if e.id not in there]
+        calls, paid = (0, 0) if settled else self._ask(self._strong, rest)
+        yield Work(
+            "align",
+            "choose: alone",
+            self._strong,
+            exactly(calls),
+            paid + len(there),
+            queries,
+            self._solo_prompt,
+            answer,
+        )
+        every = len(queries) * (self._c.align.checkpoints + 1)
+        steps = self._context.path(folder).glob("compared-step-*-1.jsonl") if current else ()
+        names = [f"{folder}/{path.name.removesuffix('-1.jsonl')}" for path in sorted(steps)]
+        yield from self._judges("align", "compare", names, queries, every, None, settled)
+
     def _choose(self) -> Iterator[Work]:
         """Each checkpoint drafts; the strong model refines, unless drafts are worth what they score alone."""
         c = self._c
@@ -331,11 +351,13 @@ class _Workload:
             files = sorted(self._context.path(folder).glob("step-*.jsonl"))
             already = sum(len(self._predictions(f"{folder}/{file.name}")) for file in files)
             calls = ZERO if self._done(align) else calls.less(already)
-        left = ZERO if self._done(align) else _exactly(every).less(already)
+        left = ZERO if self._done(align) else exactly(every).less(already)
         sampling = c.evaluate.draft
         yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)
         if self._context.signal.alone:
             return
+        if self._context.judged(queries):
+            yield from self._choose_judged(queries, self._done(align))
         yield Work(
             "align",
             "choose a checkpoint",
@@ -359,6 +381,10 @@ class _Workload:
         drafting = [spec.name for spec in specs if spec.uses != "strong"]
         if drafting:
             yield self._evaluation_drafts(drafting, done)
+        if self._context.judged(test):
+            for name in (name for name in systems if name != STRONG.name):
+                most, settled = len(test), self._done("evaluate")
+                yield from self._judges("evaluate", f"compare {name}", [compared_name(name)], test, most, None, settled)
         for spec in specs:
             name = spec.name
             rest = [e for e in test if e.id not in done[name]]
@@ -367,7 +393,7 @@ class _Workload:
                 calls, there = self._ask(self._strong, requests)
                 already = there + len(done[name])
                 yield Work(
-                    "evaluate", name, self._strong, _exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
+                    "evaluate", name, self._strong, exactly(calls), already, test, self._solo_prompt, c.evaluate.answer
                 )
             elif spec.uses == "both":
                 # When the SFT model is chosen, its drafts, and so these requests, are those of collab.
@@ -405,7 +431,7 @@ class _Workload:
             )
         else:  # each system opens it by itself, and drafts anew
             already = sum(len(done[s]) for s in drafting)
-            count = _exactly(len(test) * len(drafting) - already)
+            count = exactly(len(test) * len(drafting) - already)
         sampling = c.evaluate.draft
         return Work("evaluate", "drafts", self._weak, count, already, test, self._draft_prompt, sampling, drafting=True)
 
@@ -451,12 +477,3 @@ class _Workload:
 
     def _solo_prompt(self, example: Example, _: str) -> Sequence[Message]:
         return self._frames.solo(example)
-
-
-def spread(items: Sequence[T], n: int = 20) -> Sequence[T]:
-    """At most ``n`` of them, evenly."""
-    return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
-
-
-def _exactly(n: int) -> Range:
-    return Range(low=n, expected=n, high=n)

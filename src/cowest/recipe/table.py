@@ -24,6 +24,11 @@ class TableConfig(Section):
         default_factory=dict,
         description="The table once for each label, with these settings (by dotted key) in place of the recipe's: an ablation.",
     )
+    variants: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        description="Settings by name (dotted keys) for rows of their own: collab_aligned@NAME is collab_aligned with these in "
+        "place of the recipe's. Unlike the points of a grid all are rows of one table, and compared query by query.",
+    )
     shots: int = Field(default=4, ge=1, description="In-context examples of the few-shot rows and SuperICL.")
     samples: int = Field(default=5, ge=2, description="Samples of self-consistency, and drafts of best_of_k.")
     temperature: float = Field(default=0.7, gt=0, description="Of self-consistency's samples.")

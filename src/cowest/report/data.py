@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cowest.types import Record, Results
+from cowest.results import Results
+from cowest.types import Record
 
 
 class AnswerView(Record):

@@ -34,7 +34,8 @@ from cowest.report.plots import Plot, checkpoints_plot, curve_plots, gains_plot,
 from cowest.report.queries import OUTCOMES, QueryList, query_list
 from cowest.report.uptake import beyond, columns, counts_of, notes
 from cowest.report.verdict import Verdict, mean, verdicts
-from cowest.types import Comparison, MetricValue, Record, Results, Share
+from cowest.results import Comparison, MetricValue, Results, Share
+from cowest.types import Record
 
 
 class MetricCell(Record):

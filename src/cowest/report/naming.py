@@ -26,6 +26,7 @@ _METRICS = {
     "exact_match": "Exact match",
     "squad_em": "EM",
     "squad_f1": "F1",
+    "preferred": "Preferred to strong alone",
 }
 # C0 and C1 controls (not tab, newline), bidirectional overrides and isolates, lone surrogates: text that could
 # reorder or hide what stands around it, or that no UTF-8 file can hold.

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cowest.report.data import CheckpointView, TrainingCurve
 from cowest.report.naming import N_COLOURS, colour_of, finite, metric_label, number, order_systems, percent, visible
-from cowest.types import Results
+from cowest.results import Results
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ET.register_namespace("", _SVG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cowest.report.uptake import counts_of, percent_of
-from cowest.types import RoundResult
+from cowest.results import RoundResult
 
 TITLE = "The rounds"
 HEADS = ("round", "validation", "pairs", "strong calls", "tokens", "USD", "draft words", "copied", "KL to SFT")

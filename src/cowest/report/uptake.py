@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cowest.results import Share, Uptake
 from cowest.systems.registry import STRONG
-from cowest.types import Share, Uptake
 
 TITLE = "What the strong model does with a draft"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from cowest.report.naming import SINGLE, finite, number, p_value, percent, spoken, target_of
+from cowest.results import Results
 from cowest.systems.registry import COLLAB, COLLAB_ALIGNED
-from cowest.types import Record, Results
+from cowest.types import Record
 
 Tone = Literal["good", "bad", "neutral"]
 #: Below this p, and with an interval that leaves out 0, a difference is called one.

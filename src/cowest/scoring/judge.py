@@ -7,7 +7,7 @@ itself does not share its taste.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pydantic import BaseModel, Field, field_validator
@@ -83,8 +83,12 @@ def _messages(example: Example, text: str) -> list[Message]:
     parts = {"Question": example.input, "Reference answer": " / ".join(example.references), "Answer to grade": text}
     if example.context:
         parts = {"Context": example.context, **parts}
-    shown = "\n\n".join(f"{name}:\n{_FENCE}\n{_unfenced(part)}\n{_FENCE}" for name, part in parts.items())
-    return [Message(role="system", content=_TASK), Message(role="user", content=shown)]
+    return [Message(role="system", content=_TASK), Message(role="user", content=fenced(parts))]
+
+
+def fenced(parts: Mapping[str, str]) -> str:
+    """Material by its names, each part between lines of dashes that it cannot end by itself."""
+    return "\n\n".join(f"{name}:\n{_FENCE}\n{_unfenced(part)}\n{_FENCE}" for name, part in parts.items())
 
 
 def _unfenced(text: str) -> str:

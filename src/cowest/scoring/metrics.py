@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
 from cowest.errors import ConfigError
 from cowest.recipe.registry import Registry
@@ -121,8 +121,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "macro_f1": Metric("macro_f1", "set", "macro-F1"),
     }
 )
-"""Every metric that results.json may name."""
-
+"""Every metric that a recipe may name."""
+PREFERRED: Final = "preferred"
+"""What is measured without references (``feedback.compare``): how often judges prefer an answer to the strong model's alone, 1/2
+where they are the same. Results name it; a recipe cannot."""
+_PREFERRED: Final = Metric(PREFERRED, "mean", "preferred to the strong model alone")
 
 _KNOWN: Registry[Metric] = Registry("metric", "cowest.metrics", METRICS, ("name", "kind", "per_query"))
 _HANDED: dict[str, Metric] = {}
@@ -134,7 +137,7 @@ def use_metric(metric: Metric) -> str:
     Raises:
         ConfigError: its name is that of another metric.
     """
-    if metric.name in METRICS or _HANDED.setdefault(metric.name, metric) != metric:
+    if metric.name in (*METRICS, PREFERRED) or _HANDED.setdefault(metric.name, metric) != metric:
         raise ConfigError(f"metric {metric.name!r}: there is another metric of this name; give yours a name of its own")
     return metric.name
 
@@ -145,4 +148,6 @@ def get_metric(name: str, where: str = "metric") -> Metric:
     Raises:
         ConfigError: there is none; ``where`` is the setting that names it.
     """
+    if name == PREFERRED and where == "metric":
+        return _PREFERRED
     return _HANDED.get(name) or _KNOWN.find(name, where)

@@ -44,9 +44,11 @@ class MetricScorer:
         self._value = per_query
 
     async def score(self, example: Example, text: str | None) -> Score:
-        """The metric's value for the answer in ``text``; ``value`` is None only where there is no text."""
+        """The metric's value for the answer in ``text``; ``value`` is None where there is no text, or no reference."""
         if text is None:
             return Score(value=None, error="no text: the model gave no answer to score")
+        if not example.references:
+            return Score(value=None, error="no reference: the question has no answer to compare with")
         answer = self._task.extract(text, example)
         if answer is None:
             return Score(value=0.0, explanation="no answer found")

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from cowest.scoring.metrics import Metric, get_metric, true_label
-from cowest.types import Comparison, MetricValue, Record, Share
+from cowest.results import Comparison, MetricValue, Share
+from cowest.scoring.metrics import PREFERRED, Metric, get_metric, true_label
+from cowest.types import Record
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ class Outcome(Record):
 
     ``failed`` means that the call failed, ``cut`` that the text was cut off at max_tokens before an answer: both are excluded
     from means and comparisons, and counted. A whole text in which no answer was found is neither; its ``answer`` is None
-    and counts as wrong.
+    and counts as wrong. ``preferred`` is what judges say of it, where that is what is measured.
     """
 
     example_id: str
@@ -47,6 +48,7 @@ class Outcome(Record):
     references: tuple[str, ...]
     failed: bool = False
     cut: bool = False
+    preferred: float | None = None
 
 
 def summarise(
@@ -198,6 +200,10 @@ def _features(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]
     """(n, 1) per-query values, or (n, 3 classes) indicators of hit, predicted and true class; sums are sufficient."""
     if metric.per_query is not None:
         return np.array([[metric.per_query(o.answer, o.references)] for o in outcomes], dtype=np.float64)
+    if metric.name == PREFERRED:
+        if any(o.preferred is None for o in outcomes):
+            raise ValueError("an outcome on which judges have said nothing is a failed one")
+        return np.array([[o.preferred] for o in outcomes], dtype=np.float64)
     if not labels:
         raise ValueError(f"{metric.name} needs the labels of the task")
     index = {label: i for i, label in enumerate(labels)}

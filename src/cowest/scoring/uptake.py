@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cowest.results import AgainstSolo, Comparison, Share, Uptake
 from cowest.scoring.metrics import accuracy, exact_match, get_metric
 from cowest.scoring.normal import same_answer
 from cowest.scoring.statistics import Outcome, compare, share
-from cowest.types import AgainstSolo, Comparison, Share, Uptake
 
 _T = TypeVar("_T")
 Right = Callable[[str | None, Sequence[str]], float]

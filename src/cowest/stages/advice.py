@@ -82,6 +82,21 @@ def agreement(counts: Mapping[str, int]) -> str:
     return "; ".join(said)
 
 
+def alike_warning(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """What is to be said where most groups of an online training taught nothing, or many drafts had no reward."""
+    groups, alike = counts.get("groups", 0), counts.get("groups_alike", 0)
+    drawn, unscored = counts.get("drafts_drawn", 0), counts.get("drafts_unscored", 0)
+    found = []
+    if groups and alike > groups / 2:
+        found.append(
+            f"in {alike} of {groups} groups all drafts were worth the same, and nothing was learned from them. What helps: more "
+            "align.group, a higher draft.sampling.temperature, or a finer score (feedback.expect, feedback.judge)"
+        )
+    if unscored > SMALL * drawn:
+        found.append(f"{unscored} of {drawn} drafts had no reward and taught nothing")
+    return tuple(found)
+
+
 def thin_contrast(
     counts: Mapping[str, int], unscored: Mapping[Reason, int], feedback: Sequence[Feedback], max_tokens: int
 ) -> tuple[str, ...]:

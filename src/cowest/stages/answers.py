@@ -8,13 +8,15 @@ from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from cowest.errors import DataError
 from cowest.protocols import Reporter, System, Task
+from cowest.results import Comparison, Results, StageResult, SystemResult, Uptake
 from cowest.run.store import JsonlFile
 from cowest.scoring.statistics import Outcome, compare, summarise
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.stages.base import fill
 from cowest.systems.registry import STRONG
-from cowest.types import Comparison, Example, Prediction, Results, StageResult, SystemResult, Uptake, Usage
+from cowest.types import Example, Prediction, Usage
 
 
 def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:
@@ -51,7 +53,7 @@ def cases_of(
             closed=bool(task.labels or e.choices),
         )
         for e, p, outcome in zip(queries, predictions, found, strict=True)
-        if p.draft is not None
+        if p.draft is not None and e.references
     ]
 
 
@@ -70,9 +72,16 @@ def results_of_systems(
     name: str = "evaluation",
     stages: Mapping[str, StageResult] | None = None,
     left_out: Mapping[str, str] | None = None,
+    judged: Mapping[str, Sequence[Outcome]] | None = None,
 ) -> Results:
-    """Means with intervals of each system, what it does with drafts, and every pair compared on the queries that both answered."""
-    found = {system: outcomes_of(task, queries, rows) for system, rows in predictions.items()}
+    """Means with intervals of each system, what it does with drafts, and every pair compared on the queries that both answered.
+
+    ``judged``: the outcomes where judges have told them. Raises DataError where nobody has, and a query has no reference.
+    """
+    without = [e.id for e in queries if not e.references]
+    if without and judged is None:
+        raise DataError(f"task {task.name}: test question {without[0]} has no reference, and so nothing to score by")
+    found = judged or {system: outcomes_of(task, queries, rows) for system, rows in predictions.items()}
     systems = {
         system: SystemResult(
             metrics=summarise(metrics, task.labels, found[system], seed),

@@ -123,7 +123,7 @@ async def in_thread(work: Callable[[Reporter], T], reporter: Reporter) -> T:
         stoppable.stopped = True
 
 
-class _Patience:
+class Patience:
     """Stops a stage whose calls all fail, or fail all in the same way: an endpoint that is down is not asked for days."""
 
     def __init__(self, label: str, items: int, succeeded: bool, proven: Callable[[], bool]) -> None:
@@ -172,7 +172,7 @@ class Filling(Generic[I, R]):
         self._key_of_item, self._key_of_record, self._looking = key_of_item, key_of_record, looking
         self.done = {key_of_record(r): r for r in file.load() if getattr(r, "error", None) is None}
         self.todo = [item for item in items if key_of_item(item) not in self.done]
-        self._patience = _Patience(label, len(items), bool(self.done), proven)
+        self._patience = Patience(label, len(items), bool(self.done), proven)
         self._watch = CutWatch(context, label, limit, len(self.todo))
 
     @property

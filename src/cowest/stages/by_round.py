@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cowest.assembly.context import Context
+from cowest.results import Drift, RoundResult
 from cowest.run.freshness import Depends
 from cowest.run.store import write_atomic
 from cowest.scoring.statistics import share
@@ -14,7 +15,7 @@ from cowest.stages.base import Done, Stage, in_thread
 from cowest.stages.learn import selection_of, sft_model, training_queries
 from cowest.stages.loop import begun, calls_of, ended, standing_before, strong_answers, taken
 from cowest.stages.rounds import Round
-from cowest.types import Draft, Drift, Feedback, Refinement, RoundResult, Usage
+from cowest.types import Draft, Feedback, Refinement, Usage
 
 
 def drift_stage(round_: Round) -> Stage:

@@ -328,9 +328,9 @@ class DraftWatch:
             )
 
     def _read(self, example: Example, record: Answer) -> Seen | None:
-        """None where it failed, or there is no draft."""
+        """None where it failed, there is no draft, or nothing to tell a right answer by."""
         draft = self._drafts(record)
-        if record.error is not None or draft is None:
+        if record.error is not None or draft is None or not example.references:
             return None
         task, alone = self._context.task, self._alone.get(example.id)
         alone = None if alone is None or alone.error is not None else alone

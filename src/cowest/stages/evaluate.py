@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cowest.assembly.build import build_baseline_frames
@@ -13,6 +13,7 @@ from cowest.collaboration.sight import QUOTE, Quotations, carried
 from cowest.errors import ConfigError, StageError
 from cowest.protocols import ChatModel
 from cowest.recipe.outcome import settings_of
+from cowest.results import StageResult
 from cowest.run.freshness import Depends
 from cowest.run.store import JsonlFile, write_atomic
 from cowest.scoring.statistics import Outcome
@@ -23,9 +24,11 @@ from cowest.stages.by_round import round_results
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.learn import sft_model
 from cowest.stages.loop import selection
+from cowest.stages.preferred import ask_judges, measured, preferred_outcomes
+from cowest.stages.verdicts import judges_depend
 from cowest.systems.registry import STRONG, evaluated
 from cowest.systems.spec import SystemSpec, Which
-from cowest.types import Example, ModelRef, Prediction, StageResult
+from cowest.types import Example, ModelRef, Prediction
 
 EVALUATE = "evaluate"
 
@@ -53,8 +56,10 @@ def _depends(context: Context) -> Depends:
         | depends.value("evaluate.systems", [spec.name for spec in specs])
         | context.strong.identity("strong")
         | (depends.value("weak.model", "trained") if context.weak.trainable else context.weak.identity("weak"))
-        | depends.value("the metrics", list(context.task.metrics))
+        | depends.value("the metrics", list(measured(context, test_queries(context))))
     )
+    if context.judged(test_queries(context)):
+        found |= judges_depend(context)
     for spec in specs:
         if not spec.live:
             found |= system_depends(context, spec)
@@ -247,7 +252,9 @@ async def _evaluate(context: Context) -> Done:
         proven = proven or (spec.uses != "weak" and any(p.error is None for p in rows))
     for name, why in left_out.items():
         context.reporter.info(f"{context.label}evaluate: warning: no row {name}: {why}")
-    found = {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
+    judged, told = await _judged(context, queries, predictions)
+    warnings += told
+    found = judged or {name: outcomes(context, queries, rows) for name, rows in predictions.items()}
     failed = {name: failures(rows) for name, rows in predictions.items()}
     counts = {"queries": len(queries), "systems": len(predictions)}
     counts |= {f"{name}_truncated": sum(p.truncated for p in rows) for name, rows in predictions.items()}
@@ -262,10 +269,34 @@ async def _evaluate(context: Context) -> Done:
     }
     stages[EVALUATE] = mine  # which the manifest does not have yet
     task, c = context.task, context.config
-    results = results_of_systems(task, task.metrics, queries, predictions, c.seed, c.name, stages, left_out)
+    metrics = measured(context, queries)
+    results = results_of_systems(task, metrics, queries, predictions, c.seed, c.name, stages, left_out, judged)
     results = results.model_copy(update={"rounds": round_results(context)})
     write_atomic(context.path("results.json"), results.model_dump_json(indent=2, by_alias=True) + "\n")
     return Done(counts, sum(failed.values()), tuple(warnings))
+
+
+async def _judged(
+    context: Context, queries: Sequence[Example], predictions: Mapping[str, Sequence[Prediction]]
+) -> tuple[dict[str, list[Outcome]] | None, list[str]]:
+    """Each system's answers compared with the strong model's alone, where not all queries have references; and warnings."""
+    if not context.judged(queries):
+        return None, []
+    found, warnings, alone = dict[str, list[Outcome]](), list[str](), predictions[STRONG.name]
+    for system, rows in predictions.items():
+        name, label = compared_name(system), f"evaluate {system}"
+        if system != STRONG.name:  # compared with itself it is worth 1/2
+            told = await ask_judges(context, label, name, queries, rows, alone)
+            warnings += [f"{system}: {text}" for text in told]
+            for text in told:
+                context.reporter.info(f"{context.label}{label}: warning: {text}")
+        found[system] = preferred_outcomes(context, name, queries, rows, alone)
+    return found, warnings
+
+
+def compared_name(system: str) -> str:
+    """How the files with the judges' verdicts on a system's answers are called."""
+    return f"predictions/compared/{system}"
 
 
 def outcomes(context: Context, queries: Sequence[Example], predictions: Sequence[Prediction]) -> list[Outcome]:

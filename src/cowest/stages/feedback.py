@@ -13,22 +13,27 @@ from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
+from cowest.run.store import write_atomic
+from cowest.scoring.once import Once
 from cowest.stages import asks, depends
 from cowest.stages.adaptive import TOLD, Asked, Lots, Spared, first_solos, in_lots, lot_of
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
+from cowest.stages.comparing import Judging, compared_feedback, judging_counts
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price
-from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Score, Usage
+from cowest.stages.verdicts import compared_files, judges_depend
+from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Usage
 
 
 def _feedback_depends(context: Context, round_: Round) -> Depends:
     first, c, judge = context.task.examples("train")[0], context.config, context.models.sources.judge
     return (
-        settings_of("feedback", c.feedback, leave_out=("judge",))
+        settings_of("feedback", c.feedback, leave_out=("judge", "compare"))
         | (depends.value("feedback.judge", None) if judge is None else judge.identity("feedback.judge"))
+        | judges_depend(context)
         | depends.questions("drafted", training_queries(context, round_))
         | depends.prompt("the collaboration", context.frames.refine(first, "DRAFT"))
         | depends.prompt("the strong model alone", context.frames.solo(first))
@@ -73,7 +78,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
         )
         for d in drafts
     ]
-    records = await _scored(context, scorer, work, saved)
+    records, judging, told = await _judged(context, round_, scorer, work, saved)
+    silent = 0 if judging is None else sum(note.failed for note in judging.judges)
     context.run.file(round_.file("feedback.jsonl"), Feedback).replace(records)
     for name in ("solo.jsonl", "refinements.jsonl"):
         context.path(round_.file(name)).touch()  # also where the signal asked for nothing
@@ -92,15 +98,21 @@ async def _feedback(context: Context, round_: Round) -> Done:
         **spared.counts,
     }
     expected = expected_counts(context, [*solos, *refinements])
-    warnings = expected_warnings(context, expected)
+    warnings = (*expected_warnings(context, expected), *told)
     for text in warnings:
         context.reporter.info(f"{context.label}feedback: warning: {text}")
-    return Done(counts | expected, solo_failed + refined_failed, (*watch.warnings, *warnings))
+    judged = {} if judging is None else judging_counts(judging)
+    return Done(counts | expected | judged, solo_failed + refined_failed + silent, (*watch.warnings, *warnings))
 
 
 def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> DraftWatch:
     settings, texts = context.config.feedback, {d.id: d.text for d in drafts}
-    judged = settings.judge is not None or settings.scorer is not None or context.objects.scorer is not None
+    judged = (
+        bool(settings.compare)
+        or settings.judge is not None
+        or settings.scorer is not None
+        or context.objects.scorer is not None
+    )
 
     def draft_of(answer: Refinement | Prediction) -> str | None:
         return None if isinstance(answer, Prediction) else texts.get(answer.draft_id or "")
@@ -132,17 +144,19 @@ def unasked(draft: Draft, why: Why | None = None) -> Refinement:
     return Refinement(example_id=draft.example_id, draft_id=draft.id, text=None, error=f"{NOT_ASKED}: {told}")
 
 
-class Once:
-    """A scorer that judges equal answers to a query once: the strong model's own is compared with every draft's."""
-
-    def __init__(self, inner: Scorer) -> None:
-        self._inner, self._known = inner, dict[tuple[str, str | None], asyncio.Task[Score]]()
-
-    async def score(self, example: Example, text: str | None) -> Score:
-        key = (example.id, text)
-        if key not in self._known:
-            self._known[key] = asyncio.ensure_future(self._inner.score(example, text))
-        return await self._known[key]
+async def _judged(
+    context: Context,
+    round_: Round,
+    scorer: Scorer,
+    work: Sequence[tuple[Example, Draft, Refinement, Refinement]],
+    saved: Mapping[str, Why],
+) -> tuple[Sequence[Feedback], Judging | None, tuple[str, ...]]:
+    """The scores of all, by comparison where the recipe has judges for that; with what these came to, and warnings."""
+    if not context.config.feedback.compare:
+        return await _scored(context, scorer, work, saved), None, ()
+    records, judging, warnings = await compared_feedback(context, round_.file("compared"), work)
+    write_atomic(context.path(round_.file("judging.json")), judging.model_dump_json(indent=2) + "\n")
+    return records, judging, warnings
 
 
 async def _scored(
@@ -297,8 +311,8 @@ def _refinements(
     )
 
 
-def feedback_stage(round_: Round) -> Stage:
-    """Every draft refined, every query answered alone, and the scores of both."""
+def feedback_stage(round_: Round, judges: int = 0) -> Stage:
+    """Every draft refined, every query answered alone, and the scores of both; ``judges``: how many compare the two."""
 
     def follows_from(context: Context) -> Depends:
         return _feedback_depends(context, round_)
@@ -308,4 +322,6 @@ def feedback_stage(round_: Round) -> Stage:
 
     reads = (round_.file("drafts.jsonl"), *first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
+    if judges:
+        writes += (*compared_files(round_.file("compared"), judges), round_.file("judging.json"))
     return Stage(round_.stage("feedback"), 1, reads, writes, follows_from, execute)

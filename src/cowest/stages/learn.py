@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import build_system
 from cowest.errors import NothingToLearnError, StageError
+from cowest.protocols import ChatModel
 from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends, count_lines
 from cowest.run.identity import derive_seed
 from cowest.run.store import RunDir, named, write_atomic
 from cowest.run.weights import Weights, make_movable
+from cowest.scoring.statistics import Outcome
 from cowest.stages import depends
-from cowest.stages.advice import why_no_pairs
+from cowest.stages.advice import alike_warning, why_no_pairs
+from cowest.stages.answers import outcomes_of
 from cowest.stages.base import Done, Stage, failures, fill, in_thread
+from cowest.stages.preferred import ask_judges, chosen_by, preferred_outcomes
+from cowest.stages.rewards import Rewards, rewards_depend
 from cowest.stages.rounds import Policy, Round
-from cowest.systems.registry import COLLAB_ALIGNED, WEAK_ALIGNED
-from cowest.training.objectives import LABELS, OBJECTIVES, PAIRS
+from cowest.stages.verdicts import judges_depend
+from cowest.systems.registry import COLLAB_ALIGNED, STRONG, WEAK_ALIGNED
+from cowest.systems.spec import Which
+from cowest.training.objectives import (
+    LABELS,
+    OBJECTIVES,
+    PAIRS,
+    Objective,
+    OnlineObjective,
+    Practice,
+    Query,
+    as_online,
+    drafts_drawn,
+)
 from cowest.types import Alignment, Draft, Example, Feedback, Message, ModelRef, Prediction, Record
 
 
@@ -107,7 +125,8 @@ async def _sft(context: Context) -> Done:
                 rows.append(SftRow(prompt=prompt, completion=text))
     if not rows:
         raise StageError(
-            "sft: no training row has a rationale, which draft.format 'knowledge' needs; add them or change it"
+            f"sft: no training row has what draft.format {context.format.name} is learned from (knowledge: a rationale; else "
+            "an answer or a rationale): add some, or change it"
         )
     base, out = context.weak.base(), context.path("sft")
     seed = derive_seed(config.seed, "sft")
@@ -166,7 +185,7 @@ def _align_depends(context: Context, round_: Round) -> Depends:
     chosen = (
         "the last checkpoint" if not scored else "validation" if c.rounds.choose == "each" else "validation, after SFT"
     )
-    return (
+    found = (
         Depends({"the checkpoint is chosen by": chosen}, {"the checkpoint is chosen by": "validation"})
         | depends.training("align", c.align, context.weak)
         | depends.questions("validation", validation_queries(context))
@@ -175,10 +194,22 @@ def _align_depends(context: Context, round_: Round) -> Depends:
         | context.strong.identity("strong")
         | depends.prompt("the collaboration", context.frames.refine(context.task.examples("validation")[0], "DRAFT"))
         | depends.seen(context, "weak", "strong")
-        | depends.value("the metric", context.metric)
+        | depends.value("the metric", chosen_by(context, validation_queries(context)))
+        | _judged_depends(context)
         | depends.value("checkpoints are chosen by", "weak" if context.signal.alone else "collaboration")
         | depends.value("seed", c.seed)
     )
+    if as_online(context.objective) is None:
+        return found
+    return found | rewards_depend(context, training_queries(context, round_))
+
+
+def _judged_depends(context: Context) -> Depends:
+    """What comparisons with the strong model's answers alone follow from, where checkpoints are chosen by them."""
+    queries = validation_queries(context)
+    if not context.judged(queries):
+        return Depends({})
+    return judges_depend(context) | depends.prompt("the strong model alone", context.frames.solo(queries[0]))
 
 
 async def _align(context: Context, round_: Round) -> Done:
@@ -202,9 +233,9 @@ async def _align(context: Context, round_: Round) -> Done:
         if score.score is not None:
             context.tracker.log(f"{context.label}{round_.stage('align')}", {"validation": score.score}, step)
     best = max(scores, key=lambda s: (s.score if s.score is not None else -1.0, -s.step))
-    _write(out, Selection(metric=context.metric, checkpoints=scores, chosen=best.step))
+    _write(out, Selection(metric=chosen_by(context, validation_queries(context)), checkpoints=scores, chosen=best.step))
     counts = {"checkpoints": len(done.checkpoints), "chosen_step": best.step, "failed": failed}
-    return Done(counts | _learned(context, round_) | done.counts, failed)
+    return Done(counts | _learned(context, round_) | done.counts, failed, alike_warning(done.counts))
 
 
 def _last(context: Context, round_: Round, out: Path, done: Alignment) -> Done:
@@ -215,7 +246,7 @@ def _last(context: Context, round_: Round, out: Path, done: Alignment) -> Done:
     ]
     _write(out, Selection(metric=context.metric, checkpoints=made, chosen=made[-1].step))
     counts = {"checkpoints": len(made), "chosen_step": made[-1].step, "failed": 0}
-    return Done(counts | _learned(context, round_) | done.counts)
+    return Done(counts | _learned(context, round_) | done.counts, 0, alike_warning(done.counts))
 
 
 def _learned(context: Context, round_: Round) -> dict[str, int]:
@@ -229,14 +260,39 @@ async def _train(context: Context, round_: Round, policy: ModelRef, out: Path) -
     objective, settings = context.objective, context.config.align
     if objective is None:
         raise NothingToLearnError("align.objective is off")
-    files = {name: context.path(round_.file(name)) for name in objective.reads}
     seed = derive_seed(context.config.seed, *round_.seed("align"))
     await context.models.end_engines()
+    if (online := as_online(objective)) is not None:
+        return await _practised(context, round_, online, policy, out, seed)
+    offline = cast(Objective, objective)
+    files = {name: context.path(round_.file(name)) for name in offline.reads}
     with named(out):
         return await in_thread(
-            lambda reporter: objective.train(policy, files, settings, out, seed, reporter, context.tracker),
+            lambda reporter: offline.train(policy, files, settings, out, seed, reporter, context.tracker),
             context.reporter,
         )
+
+
+async def _practised(
+    context: Context, round_: Round, objective: OnlineObjective, policy: ModelRef, out: Path, seed: int
+) -> Alignment:
+    """A training on drafts that are rewarded while it goes on."""
+    settings, queries = context.config.align, training_queries(context, round_)
+    asked = [Query(example_id=e.id, prompt=tuple(context.frames.draft(e))) for e in queries]
+    rewards = Rewards(context, round_, queries, drafts_drawn(settings, len(queries)))
+    practice = Practice(asked, context.config.draft.sampling, rewards)
+    try:
+        with named(out):
+            done = await in_thread(
+                lambda reporter: objective.train(policy, practice, settings, out, seed, reporter, context.tracker),
+                context.reporter,
+            )
+    except NothingToLearnError as error:
+        why = ", ".join(f"{reason} {n}" for reason, n in rewards.reasons().items())
+        raise NothingToLearnError(f"{error} (drafts without a score: {why})" if why else str(error)) from None
+    finally:
+        await rewards.aclose()
+    return done.model_copy(update={"counts": rewards.counts() | done.counts})
 
 
 def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: str) -> Done:
@@ -247,7 +303,12 @@ def _skipped(context: Context, round_: Round, policy: ModelRef, out: Path, why: 
         records = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
         why = why_no_pairs(len(drafts), sum(d.text is None for d in drafts), records, pairs.counts)
     unscored = CheckpointScore(step=0, model=context.named(policy), score=None, n=0, n_failed=0)
-    _write(out, Selection(metric=context.metric, checkpoints=[unscored], chosen=0, skipped=why))
+    _write(
+        out,
+        Selection(
+            metric=chosen_by(context, validation_queries(context)), checkpoints=[unscored], chosen=0, skipped=why
+        ),
+    )
     return Done({"checkpoints": 0, "chosen_step": 0})
 
 
@@ -263,6 +324,25 @@ def validation_queries(context: Context) -> Sequence[Example]:
 def validation_file(round_: Round, step: int) -> str:
     """Where a round keeps a checkpoint's answers to them."""
     return round_.file(f"align/validation/step-{step}.jsonl")
+
+
+def validation_outcomes(context: Context, round_: Round, step: int) -> list[Outcome]:
+    """What a round's checkpoint has answered to them, read out or judged."""
+    queries = validation_queries(context)
+    answers = context.run.file(validation_file(round_, step), Prediction).load()
+    if not context.judged(queries):
+        return outcomes_of(context.task, queries, answers)
+    alone = context.run.file(_alone_file(round_), Prediction).load()
+    return preferred_outcomes(context, _compared_name(round_, step), queries, answers, alone)
+
+
+def _alone_file(round_: Round) -> str:
+    """Where the strong model's answers alone to them are, where checkpoints are compared with these."""
+    return round_.file("align/validation/alone.jsonl")
+
+
+def _compared_name(round_: Round, step: int) -> str:
+    return round_.file(f"align/validation/compared-step-{step}")
 
 
 async def _score(
@@ -288,10 +368,9 @@ async def _score(
         proven=proven,
     )
     await weak.aclose()
-    scorer = context.metric_scorer()
-    scores = [await scorer.score(e, p.text) for e, p in zip(queries, answers, strict=True)]
+    scores = await _values(context, round_, step, answers)
     # An answer that was cut off counts as wrong here: a checkpoint must not be chosen for being cut off on the hard queries.
-    found = [0.0 if s.value is None and p.truncated else s.value for s, p in zip(scores, answers, strict=True)]
+    found = [0.0 if value is None and p.truncated else value for value, p in zip(scores, answers, strict=True)]
     values = [value for value in found if value is not None]
     made = CheckpointScore(
         step=step,
@@ -303,10 +382,34 @@ async def _score(
     return made, failures(answers)
 
 
-def learned_from(config: RunConfig) -> tuple[str, ...]:
-    """The names of a round's files that alignment learns from; none where it is off."""
+async def _values(context: Context, round_: Round, step: int, answers: Sequence[Prediction]) -> Sequence[float | None]:
+    """The score of each answer to the validation queries, by the metric or by the judges."""
+    queries = validation_queries(context)
+    if not context.judged(queries):
+        scorer = context.metric_scorer()
+        return [(await scorer.score(e, p.text)).value for e, p in zip(queries, answers, strict=True)]
+
+    def no_weak(which: Which) -> ChatModel:
+        raise AssertionError(f"{STRONG.name} asks no weak model")
+
+    alone = await fill(
+        f"choose: {STRONG.name}",
+        context,
+        context.run.file(_alone_file(round_), Prediction),
+        queries,
+        lambda e: e.id,
+        lambda p: p.example_id,
+        build_system(context, STRONG, context.models.strong, no_weak).answer,
+    )
+    name = _compared_name(round_, step)
+    await ask_judges(context, f"choose: step {step}", name, queries, answers, alone)
+    return [o.preferred for o in preferred_outcomes(context, name, queries, answers, alone)]
+
+
+def learned_from(config: RunConfig) -> tuple[str, ...] | None:
+    """The names of a round's files that alignment learns from: none for one on drafts of its own; None where it is off."""
     objective = config.align.objective
-    return () if objective == "off" else OBJECTIVES.find(objective, "align.objective").reads
+    return None if objective == "off" else OBJECTIVES.find(objective, "align.objective").reads
 
 
 SFT = Stage("sft", 1, (), ("sft",), _sft_depends, _sft, _kept_weights)

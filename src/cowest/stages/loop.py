@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from cowest.assembly.context import Context
 from cowest.recipe.config import RunConfig
 from cowest.scoring.statistics import compare
-from cowest.stages.answers import outcomes_of
 from cowest.stages.asks import calls_each, draft_key, readings_each
 from cowest.stages.learn import (
     SFT_POLICY,
@@ -24,11 +23,12 @@ from cowest.stages.learn import (
     learned_from,
     selection_of,
     training_queries,
-    validation_file,
+    validation_outcomes,
     validation_queries,
 )
+from cowest.stages.preferred import chosen_by
 from cowest.stages.rounds import BASE, Policy, Round
-from cowest.types import Draft, Prediction, Refinement
+from cowest.types import Draft, Refinement
 
 ALPHA = 0.05
 """Of the paired test with ``rounds.stop: test``."""
@@ -39,7 +39,7 @@ def rounds_of(config: RunConfig) -> tuple[Round, ...]:
     if not config.weak.trainable:
         return (Round(BASE),)
     settings, found = config.rounds, [Round(SFT_POLICY)]
-    for number in range(2, (settings.most if learned_from(config) else 1) + 1):
+    for number in range(2, (settings.most if learned_from(config) is not None else 1) + 1):
         origin = SFT_POLICY if settings.reference == "sft" else None
         pooled = found[-1] if settings.pairs == "all" else None
         policy = aligned(found[-1]) if settings.choose == "last" else _best_of(tuple(found))
@@ -176,14 +176,13 @@ def standing_before(context: Context, rounds: Sequence[Round]) -> Scored:
 
 def _p_value(context: Context, a: Scored, b: Scored) -> float | None:
     """Two-sided, of the paired test of the metric that checkpoints are chosen by; exact where it is a yes or no."""
-    queries = validation_queries(context)
     found = []
     for one in (a, b):
-        rows = context.run.file(validation_file(one.round_, one.checkpoint.step), Prediction).load()
+        outcomes = validation_outcomes(context, one.round_, one.checkpoint.step)
         # Cut off counts as wrong, as in the scores that are compared.
-        outcomes = outcomes_of(context.task, queries, rows)
-        found.append([o.model_copy(update={"cut": False}) for o in outcomes])
-    tests = compare(context.metric, context.task.labels, "a", found[0], "b", found[1], context.config.seed)
+        found.append([o.model_copy(update={"cut": False, "preferred": o.preferred or 0.0}) for o in outcomes])
+    metric = chosen_by(context, validation_queries(context))
+    tests = compare(metric, context.task.labels, "a", found[0], "b", found[1], context.config.seed)
     return tests[-1].p
 
 

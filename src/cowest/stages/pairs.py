@@ -28,7 +28,7 @@ from cowest.types import Draft, Feedback, LabelledDraft, PreferencePair
 def _depends(context: Context, labels: bool) -> Depends:
     c, collected = context.config, _collected(context)
     return (
-        settings_of("pairs", c.pairs)
+        settings_of("pairs", c.pairs, leave_out=() if collected else ("collected_weight",))
         | Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
         | Depends({"labelled drafts": labels}, {"labelled drafts": False})
         | depends.value("seed", c.seed if c.pairs.limit else None)
@@ -44,11 +44,12 @@ def _depends(context: Context, labels: bool) -> Depends:
 
 
 def _collected(context: Context) -> list[PreferencePair]:
-    """The preference pairs of ``cowest collect``, where the recipe names a file of it."""
-    task = context.config.task
+    """The preference pairs of ``cowest collect``, where the recipe names a file of it, with what each counts."""
+    task, weight = context.config.task, context.config.pairs.collected_weight
     if task is None or task.collected is None:
         return []
-    return JsonlFile(pairs_file(task.collected), PreferencePair).load()
+    pairs = JsonlFile(pairs_file(task.collected), PreferencePair).load()
+    return pairs if weight == 1 else [pair.model_copy(update={"weight": weight}) for pair in pairs]
 
 
 async def _pairs(context: Context, round_: Round, labels: bool) -> Done:

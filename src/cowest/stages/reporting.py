@@ -23,14 +23,18 @@ from cowest.report.data import (
     TaskReport,
     TrainingCurve,
 )
+from cowest.results import Results
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
-from cowest.stages.evaluate import test_queries
+from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import learned_from
 from cowest.stages.loop import taken
+from cowest.stages.preferred import measured, preferred_outcomes
+from cowest.stages.rewards import FEEDBACK
 from cowest.systems.registry import STRONG
-from cowest.types import Feedback, Prediction, Results
+from cowest.training.objectives import as_online
+from cowest.types import Feedback, Prediction, Score
 
 _DROPPED = {
     "dropped_failed_draft": "the weak model gave no text",
@@ -89,8 +93,11 @@ def summary_json(name: str, results: Mapping[str, Results]) -> dict[str, JsonVal
 async def task_report(context: Context) -> TaskReport:
     """All that the page shows about one task."""
     results = _results(context)
-    gains = [f.gain for f in context.run.file("feedback.jsonl", Feedback).load()]
-    aligns = context.weak.trainable and bool(learned_from(context.config))  # a folder of an earlier recipe may be there
+    online = as_online(context.objective) is not None and context.weak.trainable
+    gains = [f.gain for f in context.run.file(FEEDBACK if online else "feedback.jsonl", Feedback).load()]
+    aligns = (
+        context.weak.trainable and learned_from(context.config) is not None
+    )  # a folder of an earlier recipe may be there
     found = taken(context) if aligns and context.path("align/selection.json").exists() else None
     chosen, folder = (None, "align") if found is None else (found.selection, found.round_.file("align"))
     trained: tuple[Literal["sft", "align"], ...] = (
@@ -109,7 +116,7 @@ async def task_report(context: Context) -> TaskReport:
         gains=[g for g in gains if g is not None],
         counts=_counts(results),
         queries=await _queries(context, list(results.systems)),
-        main_metric=context.task.metrics[0],
+        main_metric=measured(context, test_queries(context))[0],
     )
 
 
@@ -145,6 +152,8 @@ def _curve(path: Path) -> list[CurvePoint]:
 
 
 def _counts(results: Results) -> list[PipelineCounts]:
+    if "pairs" not in results.stages:
+        return _online_counts(results)
     pairs = results.stages["pairs"].counts
     shown = [
         PipelineCounts(label="drafts", value=pairs.get("drafts", 0)),
@@ -166,6 +175,20 @@ def _counts(results: Results) -> list[PipelineCounts]:
     return [*shown, PipelineCounts(label="pairs", value=pairs.get("pairs", 0))]
 
 
+def _online_counts(results: Results) -> list[PipelineCounts]:
+    """Of an alignment on drafts of its own."""
+    found = results.stages["align"].counts if "align" in results.stages else {}
+    names = {
+        "drafts_drawn": "in all steps",
+        "drafts": "different ones",
+        "refined": "by the strong model",
+        "unscored": "no score: a call failed, or its text was cut off before an answer",
+        "groups": "drafts of a query in a step",
+        "groups_alike": "all their drafts worth the same",
+    }
+    return [PipelineCounts(label=k.replace("_", " "), value=found.get(k, 0), note=note) for k, note in names.items()]
+
+
 def _noted(key: str, why: str, pairs: Mapping[str, int]) -> str:
     """Why records were dropped, with the reasons' counts where they are known."""
     part = {"dropped_unscored": "unscored_", "queries_without_contrast": "no_contrast_"}.get(key, "-")
@@ -178,13 +201,15 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
         name: {p.example_id: p for p in context.run.file(f"predictions/{name}.jsonl", Prediction).load()}
         for name in systems
     }
-    scorer, views = MetricScorer(context.task, context.metric), []
+    scorer, views, preferred = MetricScorer(context.task, context.metric), [], _preferred(context, predictions)
     for example in test_queries(context):
         answers = {}
         for name in systems:
             p = predictions[name][example.id]
             score = await scorer.score(example, p.text)
             score = cut_score(score) if p.truncated else score
+            if preferred is not None:
+                score = Score(value=preferred[name][example.id], answer=score.answer)
             answers[name] = AnswerView(
                 text=p.text, answer=score.answer, value=score.value, draft=p.draft, error=p.error or score.error
             )
@@ -198,6 +223,23 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
             )
         )
     return views
+
+
+def _preferred(
+    context: Context, predictions: Mapping[str, Mapping[str, Prediction]]
+) -> dict[str, dict[str, float | None]] | None:
+    """What judges say of each system's answers, by query, where they are what is measured."""
+    queries = test_queries(context)
+    if not context.judged(queries):
+        return None
+    rows = {name: [found[e.id] for e in queries] for name, found in predictions.items()}
+    alone = rows[STRONG.name]
+    return {
+        name: {
+            o.example_id: o.preferred for o in preferred_outcomes(context, compared_name(name), queries, mine, alone)
+        }
+        for name, mine in rows.items()
+    }
 
 
 async def write_report(config: RunConfig, contexts: Sequence[Context], out: Path, notes: Sequence[str]) -> Path:

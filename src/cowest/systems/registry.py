@@ -14,6 +14,8 @@ A package adds a system by an entry point in the group ``cowest.systems`` (:mod:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from pydantic import JsonValue
@@ -47,6 +49,7 @@ VARIANTS: Mapping[str, Mapping[str, JsonValue]] = {
     "weighted": {"align.weight": "margin"},
     "kto": {"align.objective": "kto"},
     "rejection": {"align.objective": "rejection"},
+    "grpo": {"align.objective": "grpo", "rounds.most": 1},
 }
 """The settings that a variant has in place of the recipe's."""
 
@@ -212,6 +215,7 @@ TAUGHT: tuple[SystemSpec, ...] = (
     _taught("weighted", "aligned on pairs that count by their margin"),
     _taught("kto", "aligned by KTO on single drafts, without pairs"),
     _taught("rejection", "tuned on the best draft of each query: rejection sampling"),
+    _taught("grpo", "aligned by GRPO on drafts that it draws while it trains"),
 )
 """Other signals and objectives than the paper's, for the tables that name them."""
 
@@ -246,17 +250,38 @@ def every_system() -> tuple[SystemSpec, ...]:
     return find_systems(_REGISTRY.names(), "entry points")
 
 
-def find_systems(names: Iterable[str], where: str) -> tuple[SystemSpec, ...]:
-    """The systems with these names, old ones among them. Raises ConfigError for an unknown one, or one that is named twice."""
+def find_systems(
+    names: Iterable[str], where: str, variants: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType({})
+) -> tuple[SystemSpec, ...]:
+    """The systems with these names, old ones among them; ``NAME@VARIANT`` is one with settings from ``variants``.
+
+    Raises ConfigError for an unknown one, or one that is named twice.
+    """
     found: dict[str, SystemSpec] = {}
     for name in map(current_name, names):
-        spec = _REGISTRY.find(name, where)
-        if spec.name != name:
-            raise ConfigError(f"{where}: the system {name!r} calls itself {spec.name!r}; both names have to be one")
+        base, at, variant = name.partition("@")
+        spec = _REGISTRY.find(base, where)
+        if spec.name != base:
+            raise ConfigError(f"{where}: the system {base!r} calls itself {spec.name!r}; both names have to be one")
+        if at:
+            spec = _varied(spec, variant, variants, where)
         if name in found:
             raise ConfigError(f"{where}: {name} is named twice")
         found[name] = spec
     return tuple(found.values())
+
+
+def _varied(spec: SystemSpec, variant: str, variants: Mapping[str, Mapping[str, JsonValue]], where: str) -> SystemSpec:
+    name = f"{spec.name}@{variant}"
+    if variant not in variants:
+        there = ", ".join(variants) or "none"
+        raise ConfigError(f"{where}: {name}: table.variants has no {variant!r}; there are: {there}")
+    if spec.variant != "main":
+        raise ConfigError(
+            f"{where}: {name}: {spec.name} has settings of its own already: {dict(VARIANTS[spec.variant])}"
+        )
+    about = f"{spec.about}; {variant}"
+    return replace(spec, name=name, about=about, variant=variant, label=about, spoken="", aliases=())
 
 
 def variant_of(config: RunConfig, spec: SystemSpec) -> tuple[str, RunConfig]:
@@ -264,11 +289,12 @@ def variant_of(config: RunConfig, spec: SystemSpec) -> tuple[str, RunConfig]:
 
     Raises ConfigError for a variant that there is not.
     """
-    if spec.variant not in VARIANTS:
-        raise ConfigError(f"{spec.name}: there is no variant {spec.variant!r}; there are: {', '.join(VARIANTS)}")
-    if not VARIANTS[spec.variant]:
+    there = {**VARIANTS, **config.comparison.variants}
+    if spec.variant not in there:
+        raise ConfigError(f"{spec.name}: there is no variant {spec.variant!r}; there are: {', '.join(there)}")
+    settings = there[spec.variant]
+    if not settings:
         return "main", config
-    settings = VARIANTS[spec.variant]
     if "draft.format" in settings:
         settings = {**settings, "draft.formats": []}  # in that one alone
     changed = with_settings(config, settings)

@@ -61,7 +61,8 @@ class Parts:
 
     def shots(self, among: Collection[str] | None = None) -> Sequence[Example]:
         """The in-context examples: training queries chosen by the seed; where there are classes, one of each in turn."""
-        train = [e for e in self.task.examples("train") if among is None or e.id in among]
+        answered = [e for e in self.task.examples("train") if e.references]
+        train = [e for e in answered if among is None or e.id in among]
         random.Random(derive_seed(self.seed, "shots")).shuffle(train)
         if not self.task.labels:
             return train[: self.settings.shots]

@@ -15,7 +15,8 @@ from cowest.assembly.systems import Retrievers
 from cowest.costs.estimate import Estimate, estimate_work, paid_requests
 from cowest.costs.local import Learner
 from cowest.costs.systems import known_as, lineage_of, system_work
-from cowest.costs.workload import Work, workload
+from cowest.costs.work import Work
+from cowest.costs.workload import workload
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.identity import fingerprint

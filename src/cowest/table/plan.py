@@ -13,7 +13,7 @@ from cowest.assembly.objects import NOTHING, Objects
 from cowest.errors import ConfigError
 from cowest.recipe.config import RunConfig, with_settings
 from cowest.recipe.problems import did_you_mean
-from cowest.systems.registry import TABLE, current_name, find_systems, possible
+from cowest.systems.registry import TABLE, VARIANTS, current_name, find_systems, possible
 from cowest.systems.spec import SystemSpec
 
 
@@ -58,7 +58,11 @@ class Plan:
 def make_plan(config: RunConfig, objects: Objects = NOTHING) -> Plan:
     """Raises ConfigError for an unknown row, a baseline that is no row, a bad label, or a setting that does not exist."""
     table = config.comparison
-    rows, left_out = possible(config, find_systems(table.rows, "table.rows") or TABLE)
+    for name, settings in table.variants.items():
+        if name in VARIANTS:
+            raise ConfigError(f"table.variants.{name}: there is a variant of this name; call yours otherwise")
+        _changed(config, "table.variants", name, settings)
+    rows, left_out = possible(config, find_systems(table.rows, "table.rows", table.variants) or TABLE)
     if table.rows and left_out:
         name, why = next(iter(left_out.items()))
         raise ConfigError(f"table.rows: {name} is not possible here: {why}")
@@ -80,15 +84,19 @@ def make_plan(config: RunConfig, objects: Objects = NOTHING) -> Plan:
 
 
 def _point(config: RunConfig, label: str, settings: Mapping[str, JsonValue]) -> RunConfig:
+    return _changed(config, "table.grid", label, settings)
+
+
+def _changed(config: RunConfig, where: str, label: str, settings: Mapping[str, JsonValue]) -> RunConfig:
     if label and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ +-]*", label):
-        raise ConfigError(f"table.grid: the label {label!r} becomes a folder: use letters, digits, spaces and ._+-")
+        raise ConfigError(f"{where}: the label {label!r} becomes a folder: use letters, digits, spaces and ._+-")
     for key in settings:
         if key.split(".")[0] in ("table", "name", "seed", "ledger", "task", "tasks") and not _keeps_the_questions(key):
-            raise ConfigError(f"table.grid.{label}: {key} cannot vary within a table; make a table of its own")
+            raise ConfigError(f"{where}.{label}: {key} cannot vary within a table; make a table of its own")
     try:
         return with_settings(config, settings)
     except ConfigError as error:
-        raise ConfigError(f"table.grid.{label}: {error}") from None
+        raise ConfigError(f"{where}.{label}: {error}") from None
 
 
 def _keeps_the_questions(key: str) -> bool:

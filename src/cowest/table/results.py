@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from cowest.assembly.context import Context
 from cowest.errors import StageError
+from cowest.results import Comparison, MetricValue, Uptake
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
 from cowest.scoring.uptake import Case
 from cowest.stages.answers import cases_of, uptake
@@ -20,7 +21,7 @@ from cowest.systems.spec import SystemSpec
 from cowest.table.plan import Plan
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant
-from cowest.types import Comparison, MetricValue, Prediction, Record, Uptake, Usage
+from cowest.types import Prediction, Record, Usage
 
 ALPHA = 0.05
 RowName = Annotated[str, AfterValidator(current_name)]

@@ -30,6 +30,8 @@ from cowest.recipe.kept import keep_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
+from cowest.stages.loop import begun
+from cowest.stages.sample import sample_stage
 from cowest.systems.registry import variant_of
 from cowest.systems.spec import SystemSpec
 from cowest.table.plan import Plan, Unit
@@ -63,6 +65,10 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
         resolved = base.config
         models = OpenModels(resolved, out, out / "answers.sqlite", plan.objects, reporter)
         check_systems(base, plan.rows, "table.rows")
+        if base.judged(base.task.examples("test")):
+            raise ConfigError(
+                f"task {base.task.name}: a table needs references in the test split; `cowest run` judges without"
+            )
         if label == plan.labels[0]:
             for note in notes_of(base.task):
                 reporter.info(f"{unit.name}: {note}")
@@ -98,6 +104,9 @@ def stages_for(rows: Sequence[SystemSpec], retrievers: Retrievers, context: Cont
     last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
     if last == "sft" and not context.weak.trainable:
         last = None  # it is tuned elsewhere
+    if any(row.needs == "sample" for row in rows) and all(stage.name != "sample" for stage in stages):
+        drafting = sample_stage(begun(context)[0])  # an alignment that draws drafts of its own has no such stage
+        stages = (*stages[:1], drafting, *stages[1:])
     names = [stage.name for stage in stages]
     if last == "align":
         last = names[-2]  # of the last round: what comes before the evaluation

@@ -14,13 +14,14 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig, load_config
 from cowest.recipe.shipped import packaged_recipe
 from cowest.recipe.table import TableConfig
+from cowest.results import Comparison
 from cowest.run.store import write_atomic
 from cowest.scoring.statistics import Outcome, compare, summarise
 from cowest.systems.registry import COLLAB, COLLAB_ALIGNED, STRONG, WEAK
 from cowest.table.make import make_table
 from cowest.table.plan import make_plan
 from cowest.table.write import markdown
-from cowest.types import Comparison, Record
+from cowest.types import Record
 
 ALPHA = 0.01
 

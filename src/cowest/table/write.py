@@ -13,9 +13,9 @@ from cowest.report.naming import cut_note
 from cowest.report.uptake import COLUMNS as UPTAKE_COLUMNS
 from cowest.report.uptake import LEGEND as UPTAKE_LEGEND
 from cowest.report.uptake import TITLE, beyond, columns, counts_of, interval_of, notes, percent_of
+from cowest.results import MetricValue
 from cowest.run.store import write_atomic
 from cowest.table.results import Difference, GridDifference, RowResult, Table, TableResults
-from cowest.types import MetricValue
 
 LEGEND = (
     "Percent with 95% bootstrap intervals over queries. Bold: the best mean; italic: not significantly below it (paired test, "

@@ -82,7 +82,9 @@ class SimpleTask:
         return self.splits[split]
 
     def target(self, example: Example) -> str:
-        """The rationale, where there is one, then the marked first reference."""
+        """The rationale, where there is one, then the marked first reference, where there is one; '' without either."""
+        if not example.references:
+            return (example.rationale or "").rstrip()
         answer = f"{MARKER} {example.references[0]}"
         return f"{example.rationale.rstrip()}\n{answer}" if example.rationale else answer
 

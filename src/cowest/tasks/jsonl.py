@@ -4,9 +4,9 @@ One row::
 
     {"input": "Who founded Torvale?", "answer": "Mira Ost", "rationale": "Torvale was founded by Mira Ost in 1871."}
 
-``input`` and either ``references`` (a list of right answers) or ``answer`` are required; ``id``, ``rationale``,
-``choices``, ``context`` and ``metadata`` are optional. Every problem names file, line, field and the fix, and up to
-ten are shown at once.
+``input`` and either ``references`` (a list of right answers) or ``answer`` are required (``input`` alone, where models compare
+answers: ``feedback.compare``); ``id``, ``rationale``, ``choices``, ``context`` and ``metadata`` are optional. Every problem names
+file, line, field and the fix, and up to ten are shown at once.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def load_jsonl_task(
     metrics: tuple[str, ...] | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    answered: bool = True,
 ) -> JsonlTask:
     """Read and check a task's files.
 
     It is a classification task (accuracy, macro-F1) when ``labels`` is given or every row has the same ``choices``;
     otherwise answers are open (EM, F1). Without a validation file, ``validation_fraction`` of train is split off by
-    ``seed``; queries with the same text stay on one side. 0 means no validation split.
+    ``seed``; queries with the same text stay on one side. 0 means no validation split. ``answered``: a row without an
+    answer is wrong.
 
     Raises:
         DataError: a file is missing or wrong; the message lists up to ten problems as ``file:line: field: fix``.
@@ -67,7 +69,7 @@ def load_jsonl_task(
     if not files:
         raise DataError(f"task {name!r} has no data; give at least one of {', '.join(SPLITS)}")
     problems = Problems()
-    rows = {split: read_rows(path, split, problems) for split, path in files.items()}
+    rows = {split: read_rows(path, split, problems, answered) for split, path in files.items()}
     every = [row for split_rows in rows.values() for row in split_rows]
     labels = labels or _shared_choices(every)
     _check_ids(every, problems)

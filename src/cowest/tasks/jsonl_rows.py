@@ -89,8 +89,11 @@ def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def read_rows(path: Path, split: str, problems: Problems) -> list[Row]:
-    """The rows of a file; what is wrong with it goes to ``problems``. Blank lines are skipped."""
+def read_rows(path: Path, split: str, problems: Problems, answered: bool = True) -> list[Row]:
+    """The rows of a file; what is wrong with it goes to ``problems``. Blank lines are skipped.
+
+    ``answered``: a row without an answer is wrong.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -103,7 +106,7 @@ def read_rows(path: Path, split: str, problems: Problems) -> list[Row]:
     before = len(problems.lines)
     for place, line in _lines(path, data, problems):
         try:
-            rows.append(Row(_example(_parse(line), f"{split}-{place.line}"), place))
+            rows.append(Row(_example(_parse(line), f"{split}-{place.line}", answered), place))
         except RowError as error:
             problems.add(place, str(error))
         if problems.full:
@@ -154,7 +157,7 @@ def _parse(line: str) -> dict[str, object]:
     return row
 
 
-def _example(row: dict[str, object], default_id: str) -> Example:
+def _example(row: dict[str, object], default_id: str, answered: bool) -> Example:
     for key in row:
         if key not in FIELDS:
             hint = suggestion(key, FIELDS) or f"; known are {', '.join(FIELDS)} (anything else goes into metadata)"
@@ -163,21 +166,25 @@ def _example(row: dict[str, object], default_id: str) -> Example:
         id=_id(row.get("id"), default_id),
         input=text_field(row, "input"),
         context=_optional_text(row, "context"),
-        references=_references(row),
+        references=_references(row, answered),
         choices=texts_field(row, "choices") if row.get("choices") is not None else (),
         rationale=_optional_text(row, "rationale"),
         metadata=_metadata(row.get("metadata")),
     )
 
 
-def _references(row: dict[str, object]) -> tuple[str, ...]:
+def _references(row: dict[str, object], answered: bool) -> tuple[str, ...]:
     has_answer, has_references = row.get("answer") is not None, row.get("references") is not None
     if has_answer and has_references:
         raise RowError('both "answer" and "references" are given; keep one')
     if has_references:
         return texts_field(row, "references")
+    if not has_answer and not answered:
+        return ()
     if not has_answer:
-        raise RowError('"references" is missing; add "references": ["..."] or "answer": "..."')
+        raise RowError(
+            '"references" is missing; add "references": ["..."] or "answer": "...", or have answers compared: feedback.compare'
+        )
     return (_number(row["answer"]) or text_field(row, "answer", "a string or a number"),)
 
 

@@ -238,7 +238,7 @@ def arguments(
         "weight_decay": settings.weight_decay,
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps if settings.max_steps is not None else -1,
-        "max_length": settings.max_length,
+        **({"max_length": settings.max_length} if "max_length" in names else {}),
         "save_strategy": "steps",
         "save_steps": settings.checkpoint_every,
         "save_total_limit": 2,

@@ -9,9 +9,10 @@ from typing import cast
 import torch
 
 from cowest.models.local import load_model, load_tokenizer, resolve_device
+from cowest.results import Drift
 from cowest.training.common import release
 from cowest.training.encoding import encode
-from cowest.types import Drift, Message, ModelRef
+from cowest.types import Message, ModelRef
 
 MOST = 64
 """Drafts that are scored."""
