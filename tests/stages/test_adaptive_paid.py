@@ -1,4 +1,4 @@
-"""``feedback.adaptive`` on a served pair: batches, kill -9, the watch, and what is said of it before."""
+"""``feedback.adaptive`` on a served pair: batches, kill -9, and what is said of it before."""
 
 from __future__ import annotations
 
@@ -82,16 +82,6 @@ async def test_kill_9_in_mid_lot_pays_nothing_twice(tmp_path: Path) -> None:
     assert counts(out) == counts(tmp_path / "whole")
     again = Counter(endpoint.answered).most_common()
     assert sum(n - 1 for _, n in again) <= 3 * 8  # what was under way when it was killed, and no more
-
-
-async def test_the_watch_sees_the_queries_that_are_asked(tmp_path: Path) -> None:
-    """Rule ``paper`` passes over the first queries; what comes after them is looked at all the same."""
-    endpoint = PaidEndpoint()
-    async with endpoint.serve() as url:
-        recipe = recipe_of(url, watch="warn") | {"pairs": {"rule": "paper"}}
-        await run(config_from_dict(recipe), tmp_path / "run", Log())
-    told = counts(tmp_path / "run")
-    assert told["calls_saved_no_hope"] > 0 and told["refined"] > 0
 
 
 async def test_the_estimate_after_the_drafts_knows_which_are_alike(tmp_path: Path) -> None:
