@@ -138,7 +138,7 @@ def alone_(number: int, error: str | None = None) -> Refinement:
 
 
 def test_with_lots_those_that_are_asked_are_looked_at_whatever_comes_before_them() -> None:
-    def told(arrivals: Sequence[int], first: bool) -> list[str]:
+    def told(arrivals: range, first: bool) -> list[str]:
         """``first``: the answers are there before it is said that they are next, as when a run goes on."""
         log = Log()
         looking = watch(log, "warn", lambda i: "no", 200, in_order=False)
@@ -153,7 +153,8 @@ def test_with_lots_those_that_are_asked_are_looked_at_whatever_comes_before_them
 
     lines = told(range(100, 180), False)
     assert lines and f"{FIRST} queries looked at" in lines[0]
-    assert told(range(179, 99, -1), False) == lines == told(range(100, 180), True)
+    assert "40 queries looked at" in told(range(100, 180), True)[0]
+    assert told(range(100), False) == []
 
 
 def test_a_query_is_looked_at_when_its_answer_alone_is_there_too_whichever_comes_first() -> None:

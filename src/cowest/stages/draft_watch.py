@@ -304,9 +304,9 @@ class DraftWatch:
             seen = self._read(example, self._came[key])
             self._seen += [] if seen is None else [seen]
             self._ahead.popleft()
-            if len(self._seen) >= self._next:  # at the same answers, however many came at once
-                self._next = 2 * len(self._seen)
-                self.look()
+        if len(self._seen) >= self._next:
+            self._next = 2 * len(self._seen)
+            self.look()
 
     def look(self) -> None:
         """Say what is wrong with the answers so far. Raises StageError where the mode is ``stop``."""
