@@ -46,6 +46,7 @@ _NO_CONTRAST: Mapping[str, str] = {
     "no_contrast_unscored": "too few of their drafts have a score",
     "no_contrast_too_few_drafts": "they have fewer than two drafts",
     "no_contrast_by_the_rule": "their drafts differ in worth, and pairs.rule or pairs.min_margin takes none",
+    "no_contrast_not_asked": "their other drafts are alike or without hope, or feedback.calls was used up",
 }
 _MORE: Mapping[str, str] = {
     "no_contrast_equal_worth": "more draft.samples, a higher draft.sampling.temperature (or draft.ladder), expected scores "
@@ -54,6 +55,7 @@ _MORE: Mapping[str, str] = {
     "no_contrast_unscored": "see to the unscored drafts first",
     "no_contrast_too_few_drafts": "draft.samples of 4 or more, and a longer draft.sampling.max_tokens where drafts are cut off",
     "no_contrast_by_the_rule": "pairs.rule: ordered, or a smaller pairs.min_margin",
+    "no_contrast_not_asked": "a higher draft.sampling.temperature (or draft.redraw), or more feedback.calls",
 }
 
 
