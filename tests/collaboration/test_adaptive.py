@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cowest.collaboration.adaptive import Look, Plan, Said, ordered, saved
+from cowest.collaboration.adaptive import TRIED, Look, Plan, Said, Why, ordered, saved
 from cowest.collaboration.preference import Rule
 
 
@@ -48,24 +48,36 @@ def test_one_draft_alone_has_no_contrast() -> None:
 
 
 def test_calls_go_where_pairs_have_come_before() -> None:
-    """Queries whose drafts differ gave pairs, others none: the next calls go to those that differ."""
-    queries = {f"same{i}": said(f"same{i}", "yes", "yes") for i in range(8)}
-    queries |= {f"other{i}": said(f"other{i}", "yes", "no") for i in range(8)}
-    made = plan(queries, alone=False, limit=16, lot=4)
-    first = made.next_lot()
-    assert [s.query for s in first] == ["same0", "same1", "same2", "same3"]  # nothing is known: in order
-    made.tell({s.query: Look(s.query.startswith("other")) for s in first})
-    second = made.next_lot()
-    assert [s.query for s in second] == ["other0", "other1", "other2", "other3"]
-    made.tell({s.query: Look(True) for s in second})
-    assert made.next_lot() == [] and made.spent == 16
-    why = made.not_asked()
-    assert why["other4#0"] == "the limit" and "same0#0" not in why
+    """Queries whose drafts differ gave pairs, others none: after a look at both, calls go to those that differ."""
+    queries = {f"same{i}": said(f"same{i}", "yes", "yes") for i in range(20)}
+    queries |= {f"other{i}": said(f"other{i}", "yes", "no") for i in range(20)}
+    made, asked = plan(queries, alone=False, limit=2 * (2 * TRIED + 6), lot=2 * TRIED), list[str]()
+    while lot := made.next_lot():
+        asked += [step.query for step in lot]
+        made.tell({step.query: Look(step.query.startswith("other")) for step in lot})
+    assert asked[:4] == ["same0", "other0", "same1", "other1"]  # nothing is known: each in turn
+    assert asked[2 * TRIED :] == [f"other{i}" for i in range(TRIED, TRIED + 6)]
+    assert made.not_asked()["other19#0"] == "the limit" and made.not_alone() == {}
+
+
+def test_a_right_draft_beside_a_wrong_one_is_a_kind_of_its_own() -> None:
+    def scored(query: str, *scores: float) -> list[Said]:
+        return [Said(f"{query}#{i}", f"text {i} of {query}", f"answer {i}", score) for i, score in enumerate(scores)]
+
+    queries = {f"wrong{i}": scored(f"wrong{i}", 0, 0, 0) for i in range(20)}
+    queries |= {f"both{i}": scored(f"both{i}", 0, 0, 1) for i in range(20)}
+    queries = {id: ordered(row, 1.0)[0] for id, row in queries.items()}
+    assert [d.id for d in queries["both0"]] == ["both0#0", "both0#2", "both0#1"]
+    made, asked = plan(queries, alone=False, limit=80, lot=8), list[str]()
+    while lot := made.next_lot():
+        asked += [step.query for step in lot]
+        made.tell({step.query: Look(step.query.startswith("both")) for step in lot})
+    assert sum(id.startswith("both") for id in asked) == 20
 
 
 def test_samples_beside_an_answer_are_calls_too_and_answers_alone_may_be_known() -> None:
     queries = {"a": said("a", "yes", "no"), "b": said("b", "yes", "no")}
-    made = Plan(queries, frozenset(), True, "ordered", known_alone=frozenset({"a"}), calls=5, limit=20)
+    made = Plan(queries, frozenset(), True, "ordered", known_alone=frozenset({"a"}), calls={"a": 5, "b": 5}, limit=20)
     assert [s.query for s in made.next_lot()] == ["a"]  # 10 calls; b would take 15
     assert made.spent == 10
 
@@ -84,9 +96,11 @@ def test_drafts_are_asked_for_as_they_differ() -> None:
 
 
 def test_what_was_saved_is_counted_in_calls() -> None:
-    assert saved({"a": "contrast", "b": "alike", "c": "contrast", "d": "no hope"}, 5) == {
-        "calls_saved_alike": 5, "calls_saved_contrast": 10, "calls_saved_no_hope": 5,
-    }  # fmt: skip
+    reasons: dict[str, Why] = {"a": "contrast", "b": "alike", "c": "contrast", "d": "no hope", "query": "no hope"}
+    keys = {"asked": "k0", "a": "k1", "b": "k0", "c": "k2", "d": "k3"}  # b has the words of one that was asked for
+    calls = dict.fromkeys([*keys, "query"], 5)
+    assert saved(reasons, keys, calls) == {"calls_saved_contrast": 10, "calls_saved_no_hope": 10}
+    assert saved({"a": "alike", "b": "alike"}, {"a": "k1", "b": "k1"}, {}) == {"calls_saved_alike": 1}
 
 
 @settings(deadline=None)

@@ -101,9 +101,15 @@ def test_drafts_that_are_always_copied() -> None:
 
 
 def watch(
-    log: Log, mode: Mode, refined: Callable[[int], str], n: int, draft: str = "yes", among: bool = False
+    log: Log,
+    mode: Mode,
+    refined: Callable[[int], str],
+    n: int,
+    draft: str = "yes",
+    among: bool = False,
+    in_order: bool = True,
 ) -> DraftWatch:
-    """``among``: the answers alone come among the others."""
+    """``among``: the answers alone come among the others. ``in_order``: all are asked."""
     queries = [example(i, GOLD[i % len(GOLD)]) for i in range(n)]
     task = SimpleTask("t", CLASS_METRICS, LABELS, "say", {"train": tuple(queries)})
     alone = {e.id: Refinement(example_id=e.id, draft_id=None, text=f"Hm.\nAnswer: {e.references[0]}") for e in queries}
@@ -117,6 +123,7 @@ def watch(
         {f"{e.id}#0": e for e in queries},
         lambda a: f"Answer: {draft}",
         None if among else alone,
+        in_order,
     )
 
 
@@ -128,6 +135,26 @@ def refinement(number: int, answer: str, k: int = 0, error: str | None = None) -
 def alone_(number: int, error: str | None = None) -> Refinement:
     text = None if error else f"Hm.\nAnswer: {GOLD[number % len(GOLD)]}"
     return Refinement(example_id=f"q{number}", draft_id=None, text=text, error=error)
+
+
+def test_with_lots_those_that_are_asked_are_looked_at_whatever_comes_before_them() -> None:
+    def told(arrivals: range, first: bool) -> list[str]:
+        """``first``: the answers are there before it is said that they are next, as when a run goes on."""
+        log = Log()
+        looking = watch(log, "warn", lambda i: "no", 200, in_order=False)
+        lots = [range(100, 140), range(140, 180)]  # the first hundred queries are never asked
+        for lot in lots if not first else ():
+            looking.then(f"q{i}#0" for i in lot)
+        for i in arrivals:
+            looking.see(refinement(i, "no"))
+        for lot in lots if first else ():
+            looking.then(f"q{i}#0" for i in lot)
+        return log.lines
+
+    lines = told(range(100, 180), False)
+    assert lines and f"{FIRST} queries looked at" in lines[0]
+    assert "40 queries looked at" in told(range(100, 180), True)[0]
+    assert told(range(100), False) == []
 
 
 def test_a_query_is_looked_at_when_its_answer_alone_is_there_too_whichever_comes_first() -> None:

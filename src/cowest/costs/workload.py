@@ -7,7 +7,6 @@ drafts which are all equal, the high one that of drafts which all differ.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from dataclasses import replace
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
+from cowest.costs.contrast import until_contrast
 from cowest.costs.work import ZERO, Range, Work, exactly
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
@@ -89,6 +89,9 @@ class _Workload:
         solo, refine = self._solo(), self._refine()
         solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
         refine = refine if "refine" in asked else replace(refine, calls=ZERO, already=0)
+        if self._c.feedback.adaptive != "off" and "refine" in asked:
+            done = self._done(self._round.stage("feedback"))
+            solo, refine = until_contrast(self._context, self._train, self._drafts(), solo, refine, done)
         yield from (work for work, name in ((solo, "solo"), (refine, "refine")) if name in asked)
         if any(asks.readings_each(self._context, e) for e in self._train):
             yield self._read(refine)
@@ -215,8 +218,6 @@ class _Workload:
                 already + len(finished) * each,
                 tuple(d.text or "" for d in drafts),
             )
-        if self._c.feedback.adaptive != "off":
-            calls = self._until_contrast(calls, n * each)
         return Work(
             "feedback",
             "refine drafts",
@@ -229,15 +230,6 @@ class _Workload:
             drafted=self._c.draft.sampling,
             drafts=texts,
         )
-
-    def _until_contrast(self, every: Range, first: float) -> Range:
-        """Of what refining ``every`` draft takes: two of a query's, and, as nothing is known, half of the others."""
-        if self._done(self._round.stage("feedback")):
-            return ZERO
-        limit = math.inf if self._c.feedback.calls is None else self._c.feedback.calls
-        low = 0.0  # no query may have two drafts that differ
-        expected = min(every.expected, limit, (every.expected + min(2 * first, every.expected)) / 2)
-        return Range(low=low, expected=expected, high=min(every.high, limit))
 
     def _read(self, refine: Work) -> Work:
         """Each reference in the place of an answer, where answers are open; an answer that names none has no such place."""

@@ -95,7 +95,7 @@ class FeedbackConfig(Section):
     adaptive: Adaptive = Field(
         default="off",
         description="contrast: a query's drafts are refined one after another, in lots over the queries, until it gives a pair, "
-        "and no more; drafts that are alike are refined once. off: every draft of every query.",
+        "and no more; drafts that are alike are refined once. With mode: batch a lot is a batch. off: every draft of every query.",
     )
     alike: float = Field(
         default=0.9,
@@ -113,11 +113,6 @@ class FeedbackConfig(Section):
     def _lots_want_answers(self) -> FeedbackConfig:
         if self.adaptive == "off" and self.calls is not None:
             raise ValueError("feedback.calls is a limit of `adaptive: contrast`; add that, or leave calls out")
-        if self.adaptive != "off" and self.mode == "batch":
-            raise ValueError(
-                "feedback.adaptive asks in lots, each after the answers to the one before, and a batch takes up to a day: use "
-                "mode: live"
-            )
         return self
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from cowest.assembly.context import Context
-from cowest.collaboration.adaptive import Look, Plan, Said, Step, Why, ordered, saved
+from cowest.collaboration.adaptive import LOT, Look, Plan, Said, Step, Why, ordered, saved
 from cowest.collaboration.feedback import feedback
 from cowest.collaboration.preference import build_pairs
 from cowest.protocols import Scorer
 from cowest.stages import asks
 from cowest.stages.base import IN_FLIGHT, Filling, filled
+from cowest.stages.draft_watch import DraftWatch
 from cowest.stages.rounds import Round
 from cowest.stages.toll import toll
 from cowest.types import Draft, Example, Feedback, Refinement
@@ -55,36 +58,58 @@ class Lots(Filling[I, Refinement]):
         return self.records()
 
 
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """Why drafts were not asked for, by id, and the calls which that saved, as counts of the stage."""
+
+    drafts: Mapping[str, Why] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What lots are asked with: the files, whoever looks at what comes, and how many requests are under way together."""
+
+    alone: Filling[Example, Refinement] | None
+    refined: Filling[Draft, Refinement]
+    watch: DraftWatch
+    at_once: int = IN_FLIGHT
+
+
 async def in_lots(
     context: Context,
     round_: Round,
     scorer: Scorer,
     queries: Mapping[str, Example],
     drafts: Sequence[Draft],
-    alone: Filling[Example, Refinement] | None,
-    refined: Filling[Draft, Refinement],
-) -> tuple[list[Refinement], list[Refinement], Mapping[str, Why]]:
-    """The strong model's answers alone and with drafts, as far as pairs need them; and why other drafts were not asked for."""
+    asked: Asked,
+) -> tuple[list[Refinement], list[Refinement], Spared]:
+    """The strong model's answers alone and with drafts, as far as pairs need them; and what was spared."""
+    alone, refined = asked.alone, asked.refined
     assert isinstance(refined, Lots) and (alone is None or isinstance(alone, Lots))
     by_id = {d.id: d for d in drafts}
     plan = await _plan(context, round_, queries, drafts, alone)
     scored: dict[str, list[Feedback]] = {}
+
+    async def look(step: Step) -> Look:
+        example, known = queries[step.query], scored.setdefault(step.query, [])
+        solo = alone.done.get(step.query) if alone is not None else None
+        known += await asyncio.gather(
+            *(_score(context, scorer, example, by_id[id], refined.done[id], solo) for id in step.drafts)
+        )
+        return await _look(context, scorer, example, [by_id[record.draft_id] for record in known], known, solo)
+
     while lot := plan.next_lot():
         refined.take([id for step in lot for id in step.drafts], by_id)
         if alone is not None:
             alone.take([step.query for step in lot if step.alone], queries)
-        await filled("strong answers", context, [f for f in (alone, refined) if f is not None], IN_FLIGHT)
-        looks = {}
-        for step in lot:
-            known = scored.setdefault(step.query, [])
-            solo = alone.done.get(step.query) if alone is not None else None
-            for id in step.drafts:
-                known.append(await _score(context, scorer, queries[step.query], by_id[id], refined.done[id], solo))
-            looks[step.query] = await _look(context, scorer, queries[step.query], step, known, drafts, solo)
-        plan.tell(looks)
-    reasons = plan.not_asked()
-    _tell(context, plan, reasons)
-    return ([] if alone is None else alone.finish()), refined.finish(), reasons
+        asked.watch.then(step.drafts[0] for step in lot if step.drafts and step.query not in scored)
+        await filled("strong answers", context, [f for f in (alone, refined) if f is not None], asked.at_once)
+        looks = await asyncio.gather(*map(look, lot))  # a judge's answers come together
+        plan.tell({step.query: found for step, found in zip(lot, looks, strict=True)})
+    spared = _spared(plan, queries, drafts)
+    _tell(context, plan, spared)
+    return ([] if alone is None else alone.finish()), refined.finish(), spared
 
 
 async def _plan(
@@ -97,17 +122,34 @@ async def _plan(
     settings, reader = context.config.feedback, context.metric_scorer()  # which costs nothing
     of: dict[str, list[Said]] = {id: [] for id in queries}
     for draft in drafts:
-        answer = (await reader.score(queries[draft.example_id], draft.text)).answer
-        of[draft.example_id].append(Said(draft.id, draft.text or "", answer))
+        score = await reader.score(queries[draft.example_id], draft.text)
+        of[draft.example_id].append(Said(draft.id, draft.text or "", score.answer, score.value))
     order, same = dict[str, Sequence[Said]](), set[str]()
     for id, said in of.items():
         order[id], like = ordered(said, settings.alike)
         same |= {one.id for one in like}
-    known = frozenset(queries) if round_.number > 1 and alone is not None else frozenset[str]()
+    known = frozenset[str]()
+    if alone is not None:
+        earlier = [context.run.file(name, Refinement) for name in first_solos(round_)]
+        known = frozenset(r.example_id for file in earlier for r in file.load() if r.error is None)
     return Plan(
         order, frozenset(same), alone is not None, context.config.pairs.rule, known,
-        asks.calls_each(context), settings.calls,
+        {id: asks.calls_each(context) + asks.readings_each(context, e) for id, e in queries.items()},
+        settings.calls, lot_of(context, len(queries)),
     )  # fmt: skip
+
+
+def lot_of(context: Context, queries: int) -> int:
+    """Steps in a lot. A batch takes up to a day: there a lot has all queries, or with a limit, of which it learns, a quarter."""
+    settings = context.config.feedback
+    if settings.mode == "live":
+        return LOT
+    return max(LOT, queries if settings.calls is None else -(-queries // 4))
+
+
+def first_solos(round_: Round) -> tuple[str, ...]:
+    """Where the strong model's answers without a draft are already, in a later round than the first."""
+    return () if round_.number == 1 else (Round(round_.policy).file("solo.jsonl"),)
 
 
 async def _score(
@@ -124,15 +166,13 @@ async def _look(
     context: Context,
     scorer: Scorer,
     example: Example,
-    step: Step,
-    known: Sequence[Feedback],
     drafts: Sequence[Draft],
+    known: Sequence[Feedback],
     solo: Refinement | None,
 ) -> Look:
     c = context.config.pairs
-    asked = {record.draft_id for record in known}
     made = build_pairs(
-        [example], [d for d in drafts if d.id in asked], known, context.frames,
+        [example], drafts, known, context.frames,
         rule=c.rule, min_margin=c.min_margin, signal=context.signal, price_per_word=c.price_per_word, toll=toll(context),
     )  # fmt: skip
     if made.pairs or solo is None:
@@ -146,10 +186,18 @@ async def _alone(scorer: Scorer, example: Example, solo: Refinement) -> Feedback
     return await feedback(scorer, example, none, solo.model_copy(update={"draft_id": ""}), solo)
 
 
-def _tell(context: Context, plan: Plan, reasons: Mapping[str, Why]) -> None:
-    calls = saved(reasons, plan.calls)
-    less = ", ".join(f"{n:,} {name.removeprefix('calls_saved_').replace('_', ' ')}" for name, n in calls.items())
+def _spared(plan: Plan, queries: Mapping[str, Example], drafts: Sequence[Draft]) -> Spared:
+    reasons = plan.not_asked()
+    keys = {d.id: asks.draft_key(d) for d in drafts}
+    calls = {d.id: plan.calls[d.example_id] for d in drafts} | {id: plan.calls[id] for id in queries}
+    return Spared(reasons, saved(reasons | plan.not_alone(), keys, calls))
+
+
+def _tell(context: Context, plan: Plan, spared: Spared) -> None:
+    less = ", ".join(
+        f"{n:,} {name.removeprefix('calls_saved_').replace('_', ' ')}" for name, n in spared.counts.items()
+    )
     context.reporter.info(
-        f"{context.label}strong calls of feedback: {plan.spent:,}; {sum(calls.values()):,} not made"
+        f"{context.label}strong calls of feedback: {plan.spent:,}; {sum(spared.counts.values()):,} not made"
         + (f" ({less})" if less else "")
     )

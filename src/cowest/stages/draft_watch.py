@@ -20,8 +20,8 @@ simulates that. The tolerated shares, and why:
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -252,6 +252,7 @@ class DraftWatch:
         drafts: The draft's text of an answer; None where it has none.
         alone: The same strong model's answers without a draft, by the query's id; empty where it is not asked, None where they come
             among the others (a Refinement without a draft's id). A query is then looked at when both are there.
+        in_order: All items are asked; else :meth:`then` says which are next.
     """
 
     def __init__(
@@ -264,12 +265,12 @@ class DraftWatch:
         items: Mapping[str, Example],
         drafts: Callable[[Answer], str | None],
         alone: Mapping[str, Answer] | None,
+        in_order: bool = True,
     ) -> None:
         self._context, self._label, self._mode, self._setting, self._limits = context, label, mode, setting, limits
         self._items, self._drafts, self._waits = items, drafts, alone is None
         self._alone = dict[str, Answer](alone or {})
-        self._ahead, self._came = iter(items), dict[str, Answer]()
-        self._awaited = next(self._ahead, None)
+        self._ahead, self._came = deque(items if in_order else ()), dict[str, Answer]()
         self._seen = list[Seen]()
         self._next = FIRST
         self._told: dict[Kind, str] = {}
@@ -288,13 +289,21 @@ class DraftWatch:
         else:
             about = record.draft_id if isinstance(record, Refinement) else record.example_id
             self._came.setdefault(about or "", record)
-        while (key := self._awaited) is not None and key in self._came:
+        self._go_on()
+
+    def then(self, keys: Iterable[str]) -> None:
+        """These items are asked next; raises as :meth:`see` does, since their answers may be there."""
+        self._ahead += keys
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._ahead and (key := self._ahead[0]) in self._came:
             example = self._items[key]
             if self._waits and example.id not in self._alone:
                 break
             seen = self._read(example, self._came[key])
             self._seen += [] if seen is None else [seen]
-            self._awaited = next(self._ahead, None)
+            self._ahead.popleft()
         if len(self._seen) >= self._next:
             self._next = 2 * len(self._seen)
             self.look()

@@ -8,7 +8,6 @@ from typing import Any
 
 from cowest.assembly.context import Context
 from cowest.collaboration.adaptive import Why
-from cowest.collaboration.adaptive import saved as saved_calls
 from cowest.collaboration.feedback import NOT_ASKED, feedback
 from cowest.collaboration.refine import refine, solo
 from cowest.protocols import ChatModel, Scorer
@@ -17,7 +16,7 @@ from cowest.run.freshness import Depends
 from cowest.run.store import write_atomic
 from cowest.scoring.once import Once
 from cowest.stages import asks, depends
-from cowest.stages.adaptive import TOLD, Lots, in_lots
+from cowest.stages.adaptive import TOLD, Asked, Lots, Spared, first_solos, in_lots, lot_of
 from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.comparing import Judging, compared_feedback, judging_counts
 from cowest.stages.draft_watch import DraftWatch, Limits
@@ -46,15 +45,20 @@ def _feedback_depends(context: Context, round_: Round) -> Depends:
             {"what is asked": [str(name) for name in sorted(context.signal.asks)]},
             {"what is asked": ["refine", "solo"]},
         )
-        | (Depends({}) if c.feedback.adaptive == "off" else _contrast_depends(context))
+        | (Depends({}) if c.feedback.adaptive == "off" else _contrast_depends(context, round_))
     )
 
 
-def _contrast_depends(context: Context) -> Depends:
-    """Which drafts are asked for follows from what makes a pair."""
+def _contrast_depends(context: Context, round_: Round) -> Depends:
+    """Which drafts are asked for follows from what makes a pair, and with a limit from when the answers are looked at."""
+    lot = depends.value("steps in a lot", lot_of(context, len(training_queries(context, round_))))
     names = tuple(f"pairs.{name}" for name in ("rule", "min_margin", "signal", "price_per_word", "price_per_usd"))
     price = Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
-    return settings_of("pairs", context.config.pairs).only(*names) | price
+    return (
+        settings_of("pairs", context.config.pairs).only(*names)
+        | price
+        | (Depends({}) if context.config.feedback.calls is None else lot)
+    )
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
@@ -62,8 +66,8 @@ async def _feedback(context: Context, round_: Round) -> Done:
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
     watch = _watch(context, queries, drafts)
     scorer = Once(context.scorer()) if context.config.feedback.judge is not None else context.scorer()
-    solos, refinements, saved = await _answers(context, round_, queries, drafts, watch, scorer)
-    alone = {s.example_id: s for s in solos}
+    solos, refinements, spared = await _answers(context, round_, queries, drafts, watch, scorer)
+    alone, saved = {s.example_id: s for s in solos}, spared.drafts
     refined = {r.draft_id: r for r in refinements}
     work = [
         (
@@ -91,7 +95,7 @@ async def _feedback(context: Context, round_: Round) -> Done:
         "refined_cut_off": sum(r.truncated for r in refinements),
         "scored": sum(context.signal.value(r) is not None for r in records),
         "unscored": sum(context.signal.value(r) is None and r.draft_id not in saved for r in records),
-        **saved_calls(saved, asks.calls_each(context)),
+        **spared.counts,
     }
     expected = expected_counts(context, [*solos, *refinements])
     warnings = (*expected_warnings(context, expected), *told)
@@ -122,6 +126,7 @@ def _watch(context: Context, queries: Mapping[str, Example], drafts: Sequence[Dr
         {d.id: queries[d.example_id] for d in _firsts(drafts)},
         draft_of,
         None if "solo" in context.signal.asks else {},
+        in_order=settings.adaptive == "off",
     )
 
 
@@ -191,10 +196,10 @@ async def _answers(
     drafts: Sequence[Draft],
     watch: DraftWatch,
     scorer: Scorer,
-) -> tuple[list[Refinement], list[Refinement], Mapping[str, Why]]:
+) -> tuple[list[Refinement], list[Refinement], Spared]:
     """The strong model's answers alone and with each draft, as far as the signal needs them. ``watch`` looks at them as they come.
 
-    Beside them why a draft was not asked for, by its id, with ``feedback.adaptive``.
+    Beside them what ``feedback.adaptive`` did not ask for.
 
     Query by query: what the requests of a query share is then read once, by a model in this process, by a server that keeps
     prefixes, and, at a discount, by a provider that caches prompts (for those that come after the first answer began). A batch
@@ -206,13 +211,14 @@ async def _answers(
     if "refine" in context.signal.asks:
         refined = _refinements(context, round_, strong, queries, drafts, alone, watch)
     if refined is not None and context.config.feedback.adaptive != "off":
-        return await in_lots(context, round_, scorer, queries, drafts, alone, refined)
+        lots = Asked(alone, refined, watch, _at_once(context))
+        return await in_lots(context, round_, scorer, queries, drafts, lots)
     asked = [filling for filling in (alone, refined) if filling is not None]
     batch = context.config.feedback.mode == "batch"
     for together in [[filling] for filling in asked] if batch or len(asked) < 2 else [asked]:
         label = "strong answers" if len(together) > 1 else together[0].label
         await filled(label, context, together, _at_once(context))
-    return (alone.records() if alone is not None else []), (refined.records() if refined is not None else []), {}
+    return (alone.records() if alone is not None else []), (refined.records() if refined is not None else []), Spared()
 
 
 def _filling(context: Context) -> type[Filling[Any, Any]]:
@@ -230,7 +236,7 @@ def _solos(
 ) -> Filling[Example, Refinement]:
     """The strong model alone, once a query."""
     places = {id: n for n, id in enumerate(queries)}
-    known = {r.example_id: r for name in _first_solos(round_) for r in context.run.file(name, Refinement).load()}
+    known = {r.example_id: r for name in first_solos(round_) for r in context.run.file(name, Refinement).load()}
 
     async def make(example: Example) -> Refinement:
         if (there := known.get(example.id)) is not None and there.error is None:
@@ -305,11 +311,6 @@ def _refinements(
     )
 
 
-def _first_solos(round_: Round) -> tuple[str, ...]:
-    """Where the strong model's answers without a draft are already, in a later round than the first."""
-    return () if round_.number == 1 else (Round(round_.policy).file("solo.jsonl"),)
-
-
 def feedback_stage(round_: Round, judges: int = 0) -> Stage:
     """Every draft refined, every query answered alone, and the scores of both; ``judges``: how many compare the two."""
 
@@ -319,7 +320,7 @@ def feedback_stage(round_: Round, judges: int = 0) -> Stage:
     async def execute(context: Context) -> Done:
         return await _feedback(context, round_)
 
-    reads = (round_.file("drafts.jsonl"), *_first_solos(round_))
+    reads = (round_.file("drafts.jsonl"), *first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
     if judges:
         writes += (*compared_files(round_.file("compared"), judges), round_.file("judging.json"))

@@ -137,7 +137,7 @@ def _most_calls(context: Context, before: Sequence[Round], round_: Round) -> int
         alone = "solo" in asked and example.id not in known
         refined = context.config.draft.samples if "refine" in asked else 0
         most += (alone + refined) * (calls_each(context) + readings_each(context, example))
-    return most
+    return most if context.config.feedback.calls is None else min(most, context.config.feedback.calls)
 
 
 def _no_better(context: Context, rounds: Sequence[Round], chosen: Selection) -> str | None:
