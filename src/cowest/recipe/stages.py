@@ -98,10 +98,11 @@ class FeedbackConfig(Section):
         "and no more; drafts that are alike are refined once. With mode: batch a lot is a batch. off: every draft of every query.",
     )
     alike: float = Field(
-        default=0.9,
+        default=1.0,
         gt=0,
         le=1,
-        description="adaptive: contrast. Drafts with the same answer whose words overlap by this (F1) are alike; 1: same words.",
+        description="adaptive: contrast. Drafts with the same answer whose words overlap by this (F1) are alike; 1: same words. "
+        "Less saves more, and takes two that differ in one number of many words for one.",
     )
     calls: int | None = Field(
         default=None,
