@@ -170,3 +170,15 @@ def test_the_estimate_knows_less_is_asked(weak: str, tmp_path: Path) -> None:
 def test_settings_that_do_not_go_together(feedback: dict[str, JsonValue], says: str, weak: str) -> None:
     with pytest.raises(ConfigError, match=says):
         config_from_dict(tiny_recipe(weak, NOWHERE, feedback=feedback))
+
+
+def test_the_limit_holds_in_each_round_where_other_queries_are_asked(weak: str, tmp_path: Path) -> None:
+    rounds: JsonValue = {"most": 2, "stop": "never", "queries": "next"}
+    feedback: JsonValue = {"adaptive": "contrast", "calls": 16}
+    draft: JsonValue = {"queries": QUERIES // 2}
+    run_tiny(weak, tmp_path, Oracle(), Log(), feedback=feedback, rounds=rounds, draft=draft, evaluate={"queries": 2})
+    for stage in ("feedback", "feedback (round 2)"):
+        told = counts(tmp_path, stage)
+        asked = told["solo"] + told["refined"] - told["refined_by_shared_draft"]
+        assert told["solo"] > 0 and asked <= 16, stage
+        assert told["calls_saved_the_limit"] > 0
