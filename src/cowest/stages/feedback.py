@@ -30,8 +30,9 @@ from cowest.types import Draft, Example, Feedback, Prediction, Refinement, Usage
 
 def _feedback_depends(context: Context, round_: Round) -> Depends:
     first, c, judge = context.task.examples("train")[0], context.config, context.models.sources.judge
+    unused = ("alike", "calls") if c.feedback.adaptive == "off" else ()
     return (
-        settings_of("feedback", c.feedback, leave_out=("judge", "compare"))
+        settings_of("feedback", c.feedback, leave_out=("judge", "compare", *unused))
         | (depends.value("feedback.judge", None) if judge is None else judge.identity("feedback.judge"))
         | judges_depend(context)
         | depends.questions("drafted", training_queries(context, round_))
