@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,23 @@ FILES = ("solo.jsonl", "refinements.jsonl", "feedback.jsonl", "pairs.jsonl")
 @pytest.fixture(scope="module")
 def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("weak"))
+
+
+@pytest.fixture(scope="module")
+def whole(weak: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every draft refined: the others take its SFT and drafts over."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    run_tiny(weak, out, Oracle(), Log(), **settings(adaptive="off"), pairs={"max_per_query": 1})
+    return out
+
+
+def beginning(whole: Path, out: Path) -> Path:
+    """The same SFT and drafts, and nothing that the strong model has said."""
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "predictions")
+    for file in [*out.glob("ledger*"), *(out / name for name in FILES)]:
+        file.unlink()
+    return out
 
 
 def counts(out: Path, stage: str = "feedback") -> dict[str, int]:
@@ -63,9 +81,10 @@ def content(out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("rule", ["ordered", "paper"])
-def test_every_query_that_has_a_pair_keeps_one(rule: str, weak: str, tmp_path: Path) -> None:
+def test_every_query_that_has_a_pair_keeps_one(rule: str, weak: str, whole: Path, tmp_path: Path) -> None:
     pairs: JsonValue = {"rule": rule, "max_per_query": 1}
-    whole, some, log = tmp_path / "whole", tmp_path / "some", Log()
+    some, log = beginning(whole, tmp_path / "some"), Log()
+    whole = Path(shutil.copytree(whole, tmp_path / "whole"))
     run_tiny(weak, whole, Oracle(), Log(), **settings(adaptive="off"), pairs=pairs)
     run_tiny(weak, some, Oracle(), log, **settings(), pairs=pairs)
     full, found = pairs_of(whole), pairs_of(some)
@@ -88,9 +107,10 @@ def test_every_query_that_has_a_pair_keeps_one(rule: str, weak: str, tmp_path: P
     assert not any("warning" in line and "unscored" in line for line in log.lines)
 
 
-def test_a_limit_holds_and_goes_to_likely_pairs_first(weak: str, tmp_path: Path) -> None:
-    oracle = Oracle()
-    run_tiny(weak, tmp_path / "run", oracle, Log(), **settings(calls=20), pairs={"signal": "outcome"})
+def test_a_limit_holds_and_goes_to_likely_pairs_first(weak: str, whole: Path, tmp_path: Path) -> None:
+    run_tiny(
+        weak, beginning(whole, tmp_path / "run"), Oracle(), Log(), **settings(calls=20), pairs={"signal": "outcome"}
+    )
     refined = JsonlFile(tmp_path / "run/refinements.jsonl", Refinement).load()
     assert 0 < len(refined) <= 20 and counts(tmp_path / "run")["calls_saved_the_limit"] > 0
     assert counts(tmp_path / "run")["solo"] == 0
@@ -104,16 +124,16 @@ class Slow(Oracle):
         return await super().generate(messages, sampling)
 
 
-def test_timing_changes_nothing(weak: str, tmp_path: Path) -> None:
+def test_timing_changes_nothing(weak: str, whole: Path, tmp_path: Path) -> None:
     for name, oracle in (("a", Oracle()), ("b", Slow())):
-        run_tiny(weak, tmp_path / name, oracle, Log(), **settings(calls=40))
+        run_tiny(weak, beginning(whole, tmp_path / name), oracle, Log(), **settings(calls=40))
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
-def test_a_run_that_is_cut_off_goes_on_to_the_same_files(weak: str, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run_tiny(weak, whole, Oracle(), Log(), **settings())
-    asked = sum(counts(whole)[name] for name in ("solo", "refined"))
+def test_a_run_that_is_cut_off_goes_on_to_the_same_files(weak: str, whole: Path, tmp_path: Path) -> None:
+    through, cut = beginning(whole, tmp_path / "through"), beginning(whole, tmp_path / "cut")
+    run_tiny(weak, through, Oracle(), Log(), **settings())
+    asked = sum(counts(through)[name] for name in ("solo", "refined"))
 
     async def stopped() -> int:
         oracle = Oracle()
@@ -130,23 +150,22 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_files(weak: str, tmp_path: Pa
     before = asyncio.run(stopped())
     oracle = Oracle()
     run_tiny(weak, cut, oracle, Log(), **settings())
-    assert content(whole) == content(cut)
+    assert content(through) == content(cut)
     evaluated = 8  # what evaluate asks for, at most, beside
     assert before + len(oracle.requests) <= asked + evaluated
 
 
-def test_a_changed_rule_asks_anew_for_what_it_needs(weak: str, tmp_path: Path) -> None:
-    out, log = tmp_path / "run", Log()
+def test_a_changed_rule_asks_anew_for_what_it_needs(weak: str, whole: Path, tmp_path: Path) -> None:
+    out, log = beginning(whole, tmp_path / "run"), Log()
     run_tiny(weak, out, Oracle(), Log(), **settings())
     run_tiny(weak, out, Oracle(), log, **settings(), pairs={"min_margin": 0.5})
     assert log.verdicts["feedback"].startswith("run again, because pairs.min_margin")
-    full = tmp_path / "full"
-    run_tiny(weak, full, Oracle(), Log(), **settings(adaptive="off"))
+    full = Path(shutil.copytree(whole, tmp_path / "full"))
     run_tiny(weak, full, Oracle(), log, **settings(adaptive="off"), pairs={"min_margin": 0.5})
     assert log.verdicts["feedback"].startswith("reused")
 
 
-def test_the_estimate_knows_less_is_asked(weak: str, tmp_path: Path) -> None:
+def test_the_estimate_knows_less_is_asked(weak: str, whole: Path, tmp_path: Path) -> None:
     def refined(**more: JsonValue) -> tuple[float, float]:
         found = estimate(config_from_dict(tiny_recipe(weak, NOWHERE, **settings(**more))), tmp_path / "none")
         (one,) = [s for s in found.stages if s.calls_for == "refine drafts"]
@@ -158,7 +177,7 @@ def test_the_estimate_knows_less_is_asked(weak: str, tmp_path: Path) -> None:
     likely, most = refined(calls=10)  # answers alone are among them
     assert 0 < likely < 10 == most
     assert refined(calls=10, expect="samples")[1] == 10
-    run_tiny(weak, tmp_path / "run", Oracle(), Log(), **settings())
+    run_tiny(weak, beginning(whole, tmp_path / "run"), Oracle(), Log(), **settings())
     done = estimate(config_from_dict(tiny_recipe(weak, NOWHERE, **settings())), tmp_path / "run")
     assert all(s.calls.high == 0 for s in done.stages if s.calls_for == "refine drafts")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +25,27 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("weak"))
 
 
+@pytest.fixture(scope="module")
+def plain(weak: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the paper's objective, whose SFT, drafts and feedback the others take over."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    run_tiny(weak, out, Oracle(), Log())
+    return out
+
+
+@pytest.fixture
+def out(plain: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(plain, tmp_path / "run"))
+
+
 def aligned_by(weak: str, **settings: JsonValue) -> dict[str, JsonValue]:
     align = cast("dict[str, JsonValue]", tiny_recipe(weak, "http://unused/v1")["align"])
     return {"align": {**align, **settings}}
 
 
 @pytest.mark.parametrize("objective", ["kto", "rejection"])
-def test_a_run_learns_from_single_drafts(objective: str, weak: str, tmp_path: Path) -> None:
-    out, log, oracle = tmp_path / "run", Log(), Oracle()
+def test_a_run_learns_from_single_drafts(objective: str, weak: str, out: Path) -> None:
+    log, oracle = Log(), Oracle()
     done = run_tiny(weak, out, oracle, log, **aligned_by(weak, objective=objective))
     labels = JsonlFile(out / "labels.jsonl", LabelledDraft).load()
     assert {one.label for one in labels} == {True, False}
@@ -47,17 +61,15 @@ def test_a_run_learns_from_single_drafts(objective: str, weak: str, tmp_path: Pa
     assert log.verdicts["align"].startswith("reused")
 
 
-def test_another_objective_pays_for_no_feedback_again(weak: str, tmp_path: Path) -> None:
-    out, log = tmp_path / "run", Log()
-    run_tiny(weak, out, Oracle(), log)
+def test_another_objective_pays_for_no_feedback_again(weak: str, out: Path) -> None:
+    log = Log()
     assert not (out / "labels.jsonl").exists()
     run_tiny(weak, out, Oracle(), log, **aligned_by(weak, objective="kto"))
     assert log.verdicts["feedback"].startswith("reused") and (out / "labels.jsonl").is_file()
     assert log.verdicts["align"].startswith("run again, because align.objective")
 
 
-def test_rounds_pool_labelled_drafts(weak: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_rounds_pool_labelled_drafts(weak: str, out: Path) -> None:
     rounds: dict[str, JsonValue] = {"most": 2, "stop": "never", "pairs": "all"}
     run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, objective="kto"), rounds=rounds)
     first = JsonlFile(out / "labels.jsonl", LabelledDraft).load()
@@ -65,8 +77,8 @@ def test_rounds_pool_labelled_drafts(weak: str, tmp_path: Path) -> None:
     assert first and both[-len(first) :] == first and len(both) > len(first)
 
 
-def test_margins_weigh_in_a_run(weak: str, tmp_path: Path) -> None:
-    even, weighed = tmp_path / "even", tmp_path / "weighed"
+def test_margins_weigh_in_a_run(weak: str, plain: Path, tmp_path: Path) -> None:
+    even, weighed = (Path(shutil.copytree(plain, tmp_path / name)) for name in ("even", "weighed"))
     for out, settings in ((even, {}), (weighed, {"weight": "margin"})):
         # F1 has margins between 0 and 1, accuracy has not
         run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, **settings), feedback={"metric": "f1"})
