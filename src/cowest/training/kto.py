@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from pydantic import JsonValue
@@ -31,14 +30,12 @@ from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import Folder, LogCallback, arguments, fingerprint, new_adapter, release
 from cowest.training.encoding import Cut, encode
 from cowest.training.ending import taught_end, tokenizer_for_training
-from cowest.training.head import targets_only
 from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
-from cowest.training.pair_forward import score_targets_only
 from cowest.training.precision import settled
 from cowest.training.preference import Row, settle
-from cowest.training.steps import Batch, EvenRowsMixin
-from cowest.training.weighting import WEIGHT, WeightedRowsMixin, normalised
+from cowest.training.referenced import ReferencedMixin
+from cowest.training.weighting import WEIGHT, normalised
 from cowest.types import Alignment, LabelledDraft, ModelRef
 
 LEAST: Final = 2
@@ -119,30 +116,8 @@ def balance(rows: Sequence[Row], settings: AlignConfig) -> tuple[float, float]:
     return len(rows) / (2 * good), len(rows) / (2 * (len(rows) - good))
 
 
-class DraftTrainer(EvenRowsMixin, WeightedRowsMixin, KTOTrainer):  # type: ignore[misc,unused-ignore]
+class DraftTrainer(ReferencedMixin, KTOTrainer):  # type: ignore[misc,unused-ignore]
     """KTOTrainer on the rows of :func:`tokenize`."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
-        # TRL would render the drafts anew, and pair completions by the micro-batch that the memory happens to allow.
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        # As in PairTrainer: the reference is scored as the policy will be.
-        model = cast(PreTrainedModel, self.model)
-        if targets_only(model, self.args.device):
-            score_targets_only(model, pairs=False)
-        return super()._precompute_ref_logps(dataset, name, batch_size)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """TRL's loss, of which a micro-batch with fewer drafts than the others is a smaller part."""
-        stock, inputs = cast(Callable[..., torch.Tensor], super().compute_loss), self.weighted(inputs)
-        return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
 def mismatched(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -15,11 +15,10 @@ A pair counts by its weight (``weighting.py``): its own (that of people's feedba
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from pydantic import JsonValue
@@ -41,13 +40,11 @@ from cowest.training.common import (
 )
 from cowest.training.encoding import Cut, encode
 from cowest.training.ending import taught_end, tokenizer_for_training
-from cowest.training.head import targets_only
 from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
-from cowest.training.pair_forward import score_targets_only
 from cowest.training.precision import settled
-from cowest.training.steps import Batch, EvenRowsMixin
-from cowest.training.weighting import WEIGHT, WeightedRowsMixin, normalised
+from cowest.training.referenced import ReferencedMixin
+from cowest.training.weighting import WEIGHT, normalised
 from cowest.types import Alignment, ModelRef, PreferencePair
 
 Row = dict[str, Any]
@@ -145,32 +142,10 @@ def _longest(row: Row) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-class PairTrainer(EvenRowsMixin, WeightedRowsMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
+class PairTrainer(ReferencedMixin, DPOTrainer):  # type: ignore[misc,unused-ignore]
     """DPOTrainer on the rows of :func:`tokenize`."""
 
     SEQUENCES = 2  # of a pair: the chosen and the rejected one
-
-    def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
-        # TRL would render the pairs anew, and train where the prompt's tokens and the whole's first differ.
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        # The first that TRL asks of the model; the reference is scored as the policy will be, so that they begin equal.
-        model = cast(PreTrainedModel, self.model)
-        if targets_only(model, self.args.device):
-            score_targets_only(model)
-        return super()._precompute_ref_logps(dataset, name, batch_size)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """TRL's loss, of which a micro-batch with fewer pairs than the others is a smaller part."""
-        stock, inputs = cast(Callable[..., torch.Tensor], super().compute_loss), self.weighted(inputs)
-        return self.by_rows(stock(model, inputs, return_outputs, num_items_in_batch), inputs)
 
 
 def pair_trainer(
