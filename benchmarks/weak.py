@@ -37,7 +37,7 @@ async def tried(recipe: Path, settings: Sequence[str], out: Path) -> str:
     [context] = prepare(config, out, LineReporter(30.0))
     try:
         with context.run.locked():
-            await run_stages(context, [SFT])
+            await run_stages(context, lambda _: [SFT])
             weak = context.models.weak(sft_model(context))
             system = build_system(context, WEAK, context.models.strong, lambda _: weak)
             queries = training_queries(context)

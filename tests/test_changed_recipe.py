@@ -18,7 +18,7 @@ from cowest.pipeline import export_weak, report_again
 from cowest.results import Results
 from cowest.server.opening import open_served
 from cowest.server.settings import Settings
-from cowest.stages.learn import Selection
+from cowest.stages.choosing import Selection
 from cowest.types import Completion, Message, Sampling
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from cowest.results import Results
 from cowest.run.identity import fingerprint, hash_model
 from cowest.server.opening import open_served
 from cowest.server.settings import Settings
-from cowest.stages.learn import Selection
+from cowest.stages.choosing import Selection
 
 pytestmark = pytest.mark.slow
 SHARED: Mapping[str, JsonValue] = {"batch_size": 4, "max_length": 128, "device": "cpu"}

@@ -30,7 +30,8 @@ from cowest.recipe import registry
 from cowest.recipe.config import AlignConfig, config_from_dict
 from cowest.scoring.metrics import Metric
 from cowest.stages.base import checked
-from cowest.stages.learn import aligned, selection_of
+from cowest.stages.choosing import selection_of
+from cowest.stages.learn import aligned
 from cowest.stages.rounds import Policy, Round
 from cowest.types import Alignment, Checkpoint, Completion, Draft, Example, Feedback, Message, ModelRef, Sampling, Score
 

@@ -18,7 +18,8 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import config_from_dict
 from cowest.run.weights import Weights
 from cowest.stages.base import in_thread
-from cowest.stages.learn import CheckpointScore, Selection, sft_examples, training_queries
+from cowest.stages.choosing import CheckpointScore, Selection
+from cowest.stages.learn import sft_examples, training_queries
 from cowest.stages.loop import rounds_of
 
 

@@ -32,7 +32,7 @@ from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
 from cowest.run.store import JsonlFile
 from cowest.run.weights import Weights
-from cowest.stages.learn import CheckpointScore, Selection
+from cowest.stages.choosing import CheckpointScore, Selection
 from cowest.stages.loop import begun, ended, rounds_of, taken
 from cowest.table.plan import make_plan
 from cowest.table.results import TableResults, pools, results_of

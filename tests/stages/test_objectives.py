@@ -80,16 +80,16 @@ def test_rounds_pool_labelled_drafts(weak: str, out: Path) -> None:
 def test_margins_weigh_in_a_run(weak: str, plain: Path, tmp_path: Path) -> None:
     even, weighed = (Path(shutil.copytree(plain, tmp_path / name)) for name in ("even", "weighed"))
     for out, settings in ((even, {}), (weighed, {"weight": "margin"})):
-        # F1 has margins between 0 and 1, accuracy has not
-        run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, **settings), feedback={"metric": "f1"})
+        # By their length drafts are worth different amounts; right or wrong alone has one margin.
+        run_tiny(weak, out, Oracle(), Log(), **aligned_by(weak, **settings), pairs={"price_per_word": 0.05})
     pairs = JsonlFile(even / "pairs.jsonl", PreferencePair).load()
     assert pairs == JsonlFile(weighed / "pairs.jsonl", PreferencePair).load()
     rows = [
         [json.loads(line) for line in (out / "align/log.jsonl").read_text().splitlines()] for out in (even, weighed)
     ]
-    differ = len({pair.margin for pair in pairs}) > 1
+    assert len({pair.margin for pair in pairs}) > 1
     assert rows[0][0]["loss"] == pytest.approx(rows[1][0]["loss"])
-    assert (rows[0][-1] != rows[1][-1]) == differ
+    assert rows[0][-1] != rows[1][-1]
 
 
 @pytest.mark.parametrize("objective", ["preference", "kto", "rejection", "positives"])

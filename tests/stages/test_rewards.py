@@ -18,7 +18,7 @@ from cowest.errors import BudgetExceededError, ConfigError, ModelCallError, Stag
 from cowest.models.endpoint import make_app, serve
 from cowest.pipeline import run, stages_of
 from cowest.recipe.config import config_from_dict
-from cowest.stages.learn import Selection
+from cowest.stages.choosing import Selection
 from cowest.types import Draft, Feedback, Refinement
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,8 @@ from cowest.recipe.config import config_from_dict
 from cowest.report.rounds import ending
 from cowest.results import Results
 from cowest.run.progress import QuietReporter
-from cowest.stages.learn import selection_of, sft_model
+from cowest.stages.choosing import selection_of
+from cowest.stages.learn import sft_model
 from cowest.stages.loop import begun, taken
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.helpers import Log, Oracle, run_tiny, save_tiny_model, tiny_recipe
 from cowest.models.endpoint import make_app, serve
 from cowest.recipe.config import config_from_dict
 from cowest.run.store import JsonlFile
-from cowest.stages.learn import Selection
+from cowest.stages.choosing import Selection
 from cowest.table.plan import make_plan
 from cowest.table.run import run_table
 from cowest.types import Draft, Prediction

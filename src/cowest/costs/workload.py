@@ -21,8 +21,9 @@ from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
 from cowest.scoring.judge import JUDGED, judge_request
 from cowest.stages import asks
+from cowest.stages.choosing import scores_checkpoints
 from cowest.stages.evaluate import compared_name, test_queries
-from cowest.stages.learn import scores_checkpoints, training_queries
+from cowest.stages.learn import training_queries
 from cowest.stages.loop import begun, rounds_of, selection
 from cowest.stages.rounds import Round
 from cowest.stages.verdicts import Pair

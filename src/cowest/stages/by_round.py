@@ -12,7 +12,8 @@ from cowest.run.store import write_atomic
 from cowest.scoring.statistics import share
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, in_thread
-from cowest.stages.learn import selection_of, sft_model, training_queries
+from cowest.stages.choosing import selection_of
+from cowest.stages.learn import sft_model, training_queries
 from cowest.stages.loop import begun, calls_of, ended, standing_before, strong_answers, taken
 from cowest.stages.rounds import Round
 from cowest.types import Draft, Feedback, Refinement, Usage

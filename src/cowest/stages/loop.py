@@ -15,17 +15,8 @@ from cowest.assembly.context import Context
 from cowest.recipe.config import RunConfig
 from cowest.scoring.statistics import compare
 from cowest.stages.asks import calls_each, draft_key, readings_each
-from cowest.stages.learn import (
-    SFT_POLICY,
-    CheckpointScore,
-    Selection,
-    aligned,
-    learned_from,
-    selection_of,
-    training_queries,
-    validation_outcomes,
-    validation_queries,
-)
+from cowest.stages.choosing import CheckpointScore, Selection, selection_of, validation_outcomes, validation_queries
+from cowest.stages.learn import SFT_POLICY, aligned, learned_from, training_queries
 from cowest.stages.preferred import chosen_by
 from cowest.stages.rounds import BASE, Policy, Round
 from cowest.types import Draft, Refinement

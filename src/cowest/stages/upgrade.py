@@ -16,7 +16,7 @@ from cowest.run.progress import QuietReporter
 from cowest.run.store import write_atomic
 from cowest.run.weights import Weights
 from cowest.stages.base import Stage
-from cowest.stages.learn import Selection
+from cowest.stages.choosing import Selection
 
 
 def upgrade(context: Context, stages: Sequence[Stage], out: Path) -> None:
