@@ -13,18 +13,21 @@ other, each in its own folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from cowest.assembly.context import Context
 from cowest.assembly.here import check_here
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.prepare import check_installed, prepare
+from cowest.assembly.systems import GUARD
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary, purpose
 from cowest.protocols import Reporter
-from cowest.recipe.config import RunConfig
+from cowest.recipe.config import RunConfig, with_settings
 from cowest.recipe.kept import keep_recipe, kept_recipe, kept_task
 from cowest.run.freshness import Verdict, inputs_of, judge, make_room
 from cowest.run.manifest import StageEntry
@@ -32,10 +35,12 @@ from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage, checked, executed
 from cowest.stages.by_round import drift_stage
+from cowest.stages.certified import certified_stage
 from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
+from cowest.stages.guard import calibration_queries, check_guarded, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.pairs import pairs_stage
@@ -50,7 +55,8 @@ from cowest.types import ModelRef
 
 def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order, with these rounds of it; with the first, unless they are named."""
-    trains, shows_drafts = config.weak.trainable, any(s.needs == "sample" for s in evaluated(config)[0])
+    trains, needs = config.weak.trainable, {spec.needs for spec in evaluated(config)[0]}
+    shows_drafts, guarded = "sample" in needs, "guard" in needs
     learns_from = learned_from(config) if trains else None
     rounds = rounds or rounds_of(config)[:1]
     judges = len(config.feedback.compare)
@@ -58,12 +64,14 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
         "sft": trains,
         **{round_.file("align"): learns_from is not None for round_ in rounds},
         "drafts.jsonl": shows_drafts,
+        GUARD: guarded,
     }
     return checked(
         (
             *((SFT,) if trains else ()),
             *((sample_stage(rounds[0]),) if shows_drafts and learns_from == () else ()),
             *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from, judges)),
+            *(guard_stages(config, rounds) if guarded else ()),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
@@ -131,6 +139,36 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
             await run_stages(context)
     finally:
         await context.models.aclose()
+
+
+async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter) -> list[Context]:
+    """Calibrate and certify a run's guard, and put its rows beside the run's systems: :mod:`cowest.stages.guard`.
+
+    ``settings`` are of the recipe's section ``guard``, by dotted key. What the run lacks is made first. Raises as :func:`run` does.
+    """
+    config = with_settings(kept_recipe(run), settings)
+    check_guarded(config)
+    contexts = prepare(config, run, reporter)
+    check_here(config)
+    try:
+        for context in contexts:
+            calibration_queries(context)  # raises before anything is paid
+        for number, context in enumerate(contexts):
+            with context.run.locked():
+                if number == 0:
+                    keep_recipe(config, run)
+                await run_stages(context, stages_with_guard)
+    finally:
+        await contexts[0].models.aclose()
+    return contexts
+
+
+def stages_with_guard(context: Context) -> tuple[Stage, ...]:
+    """A run's stages with those of the guard, and its rows after the evaluation."""
+    found = stages_now(context)
+    there = {stage.name for stage in found}
+    made = guard_stages(context.config, begun(context))
+    return checked((*found, *(stage for stage in made if stage.name not in there), certified_stage()))
 
 
 async def report_again(out: Path, target: Path | None = None) -> RunSummary:

@@ -306,6 +306,27 @@ class LabelledDraft(Record):
     baseline: float
 
 
+class ModelRef(Record):
+    """A weak model on disk or on the hub: a base and, where one was trained, a PEFT adapter."""
+
+    base: str
+    adapter: str | None = None
+
+
+class Checkpoint(Record):
+    """A usable model after ``step`` optimizer steps."""
+
+    step: int
+    model: ModelRef
+
+
+class Alignment(Record):
+    """What an alignment came to; ``counts`` are for the stage: pairs (or rows) that max_length cut or took."""
+
+    checkpoints: list[Checkpoint]
+    counts: dict[str, int]
+
+
 class RouteFacts(Record):
     """What a route may know beyond the query. Offline the defaults hold.
 
@@ -329,27 +350,6 @@ class RouteDecision(Record):
     reason: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
 
 
-class ModelRef(Record):
-    """A weak model on disk or on the hub: a base and, where one was trained, a PEFT adapter."""
-
-    base: str
-    adapter: str | None = None
-
-
-class Checkpoint(Record):
-    """A usable model after ``step`` optimizer steps."""
-
-    step: int
-    model: ModelRef
-
-
-class Alignment(Record):
-    """What an alignment came to; ``counts`` are for the stage: pairs (or rows) that max_length cut or took."""
-
-    checkpoints: list[Checkpoint]
-    counts: dict[str, int]
-
-
 class Prediction(Record):
     """What a System answered to one example.
 
@@ -358,7 +358,7 @@ class Prediction(Record):
     ``truncated``: the answer (or the draft that it needed) was cut off at max_tokens; where the text holds no answer, or there
     is none, it is counted as cut, neither right nor wrong. ``thinking`` was hidden before the text, ``draft_thinking`` before the
     draft. ``truncated_context``: passages or in-context examples were left out of a prompt, since they did not fit the
-    model's window (:mod:`cowest.models.window`).
+    model's window (:mod:`cowest.models.window`). ``route``: who answered, where that was decided for each query.
     """
 
     example_id: str
@@ -372,3 +372,4 @@ class Prediction(Record):
     error: str | None = None
     usage: Usage = Usage()
     latency_s: float = 0.0
+    route: RouteDecision | None = Field(default=None, exclude_if=_is_none)

@@ -22,6 +22,7 @@ from cowest.recipe.config import (
     RunConfig,
 )
 from cowest.systems.prompts import DefaultBaselineFrames
+from cowest.tasks.base import reserving
 from cowest.tasks.collected import with_collected
 from cowest.tasks.ifqa import load_ifqa
 from cowest.tasks.jsonl import load_jsonl_task
@@ -42,7 +43,7 @@ def build_task(config: RunConfig, name: str = "") -> Task:
         return task
     if section.collected is not None:
         task = with_collected(task, section.collected)
-    return with_contexts(task, section)
+    return reserving(with_contexts(task, section), section.calibration, config.seed)
 
 
 def _build_task(config: RunConfig, name: str) -> Task:
@@ -93,7 +94,8 @@ def frames_of(config: RunConfig, task: Task, objects: Objects) -> Frames:
 
 def handed_over(task: Task, config: RunConfig) -> Task:
     """A task that a script made, with the contexts that the recipe asks for."""
-    return task if config.task is None else with_contexts(task, config.task)
+    section = config.task
+    return task if section is None else reserving(with_contexts(task, section), section.calibration, config.seed)
 
 
 def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) -> Frames:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from cowest.assembly.build import build_baseline_frames, build_frames
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_path, model_source, standing_in
+from cowest.collaboration.guard.policy import Guard
 from cowest.collaboration.sight import BlindBaselines, BlindSystem, Side, SightedFrames, sees, task_for
 from cowest.errors import ConfigError, MissingExtraError
 from cowest.protocols import ChatModel, Frames, Retriever, System
@@ -19,6 +20,9 @@ from cowest.retrieval.documents import documents_of
 from cowest.systems.registry import variant_of
 from cowest.systems.spec import Index, Parts, SystemSpec, Which
 from cowest.types import Draft
+
+GUARD = "guard/guard.json"
+"""Where a run keeps its guard."""
 
 
 @dataclass(slots=True)
@@ -52,19 +56,48 @@ def build_system(
     retriever: Callable[[Index], Retriever] | None = None,
     drafted: Callable[[], Mapping[str, str]] | None = None,
     name: str | None = None,
+    guard: Callable[[], Guard] | None = None,
 ) -> System:
     """The system from the parts of a context, which has the settings of its variant.
 
-    ``retriever`` unset makes an index for this system alone; ``drafted`` stands in for the drafts where none are there yet;
+    ``retriever`` unset makes an index for this system alone; ``drafted`` and ``guard`` stand in where there are none yet;
     ``name`` is another one than the system's, as for a checkpoint that is tried.
+    """
+    system = spec.build(parts_of(context, spec, strong, weak, retriever, drafted, name, guard))
+    return BlindSystem(system) if _bare(context, spec) else system
+
+
+def _bare(context: Context, spec: SystemSpec) -> bool:
+    """Whether the strong model alone is asked, and never has the context, so that frames may show what is looked up."""
+    return spec.uses == "strong" and not sees("strong", context.sight) and not spec.live
+
+
+def guard_of(context: Context) -> Guard:
+    """What a run's calibration has come to. Raises ConfigError where it has none."""
+    path = context.path(GUARD)
+    if not path.is_file():
+        raise ConfigError(f"{context.run.path} has no guard: `cowest guard {context.run.path}` makes one")
+    return Guard.model_validate_json(path.read_bytes())
+
+
+def parts_of(
+    context: Context,
+    spec: SystemSpec,
+    strong: Callable[[], ChatModel],
+    weak: Callable[[Which], ChatModel],
+    retriever: Callable[[Index], Retriever] | None = None,
+    drafted: Callable[[], Mapping[str, str]] | None = None,
+    name: str | None = None,
+    guard: Callable[[], Guard] | None = None,
+) -> Parts:
+    """What a system is made of; see :func:`build_system`.
 
     A context that the strong model may not see (``task.context_for``) is in nothing that the system gets to put to it. One that
     asks the strong model alone never has it, so that its frames may show what it looks up itself.
     """
     config, who, settings = context.config, context.sight, context.config.evaluate
     side: Side = "weak" if spec.uses == "weak" else "strong"
-    task, blind = task_for(side, context.task, who), spec.uses == "strong" and not sees("strong", who)
-    bare = blind and not spec.live
+    task, bare = task_for(side, context.task, who), _bare(context, spec)
     baseline = build_baseline_frames(config, task)
 
     def shown(frames: Frames) -> Frames:
@@ -80,27 +113,25 @@ def build_system(
         rows = context.run.file("drafts.jsonl", Draft).load()
         return {d.example_id: d.text for d in rows if d.index == 0 and d.text is not None}
 
-    system = spec.build(
-        Parts(
-            name=name or spec.name,
-            task=task,
-            frames=frames,
-            own=shown(context.frames),
-            baseline=baseline if sees("strong", who) or bare else BlindBaselines(baseline),
-            open_strong=strong,
-            weak=weak,
-            retriever=retriever or found,
-            drafted=drafted or drafts,
-            draft=settings.draft,
-            answer=settings.answer,
-            sampled=config.draft.sampling,
-            settings=config.comparison,
-            seed=config.seed,
-            weak_window=context.weak.window(settings.draft.max_tokens),
-            strong_window=context.strong.window(settings.answer.max_tokens),
-        )
+    return Parts(
+        name=name or spec.name,
+        task=task,
+        frames=frames,
+        own=shown(context.frames),
+        baseline=baseline if sees("strong", who) or bare else BlindBaselines(baseline),
+        open_strong=strong,
+        weak=weak,
+        retriever=retriever or found,
+        drafted=drafted or drafts,
+        guard=guard or (lambda: guard_of(context)),
+        draft=settings.draft,
+        answer=settings.answer,
+        sampled=config.draft.sampling,
+        settings=config.comparison,
+        seed=config.seed,
+        weak_window=context.weak.window(settings.draft.max_tokens),
+        strong_window=context.strong.window(settings.answer.max_tokens),
     )
-    return BlindSystem(system) if bare else system
 
 
 def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> None:

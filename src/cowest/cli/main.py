@@ -19,6 +19,7 @@ from typing import Annotated, Optional
 import typer
 
 import cowest
+from cowest.cli.guard import guard
 from cowest.cli.ledger import ledger
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
@@ -256,6 +257,7 @@ def merge(
     print(export_weak(directory, which, out, task).base)
 
 
+app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
 app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)

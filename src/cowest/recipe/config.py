@@ -26,6 +26,7 @@ from cowest.recipe.stages import DraftConfig as DraftConfig
 from cowest.recipe.stages import EvaluateConfig as EvaluateConfig
 from cowest.recipe.stages import FeedbackConfig as FeedbackConfig
 from cowest.recipe.stages import Format as Format
+from cowest.recipe.stages import GuardConfig as GuardConfig
 from cowest.recipe.stages import PairsConfig as PairsConfig
 from cowest.recipe.stages import PromptsConfig as PromptsConfig
 from cowest.recipe.stages import RoundsConfig as RoundsConfig
@@ -65,6 +66,7 @@ class RunConfig(Section):
     align: AlignConfig = AlignConfig()
     rounds: RoundsConfig = RoundsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    guard: GuardConfig = GuardConfig()
     table: TableConfig | None = Field(
         default=None, description="What `cowest table` compares; unset: every row with the defaults."
     )

@@ -212,6 +212,44 @@ class EvaluateConfig(Section):
     watch: Watch = Field(default="warn", description=_WATCH)
 
 
+class GuardConfig(Section):
+    """`cowest guard`: whom to ask, learned and certified on queries that trained nothing. docs/guard.md."""
+
+    risk: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="How much worse than the better model alone, in units of the score (0 to 1).",
+    )
+    delta: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="With which probability, over calibration sets, the promise may fail to hold.",
+    )
+    samples: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="Further answers of the weak model, drawn as draft.sampling says: how many of them agree tells how sure it is.",
+    )
+    confidence: bool = Field(
+        default=True, description="Ask both models for log-probabilities, which the weak model has to give then."
+    )
+    queries: int | None = Field(
+        default=None, ge=1, description="Calibration queries at most; unset: all that there are."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_go_by(self) -> GuardConfig:
+        if not self.confidence and self.samples < 2:
+            raise ValueError(
+                f"guard.confidence: false leaves the agreement of samples to go by, and guard.samples is {self.samples}: set it to "
+                "4 or more"
+            )
+        return self
+
+
 class PromptsConfig(Section):
     """Your own frames. ``{input}``, ``{context}``, ``{instruction}`` and (in refine) ``{draft}`` are filled in."""
 

@@ -53,6 +53,13 @@ class TaskSection(Section):
         "beside it (the same name, ending in .pairs.jsonl) to those of the run. Relative paths start at the recipe's folder.",
     )
 
+    calibration: int = Field(
+        default=0,
+        ge=0,
+        description="Training questions that are kept from all training, for `cowest guard` to learn and certify on: 450 or more. "
+        "0: it has the validation questions by which no checkpoint was chosen.",
+    )
+
     @model_validator(mode="after")
     def _documents_are_for_someone(self) -> Self:
         if self.documents is not None and self.context_for == "none":

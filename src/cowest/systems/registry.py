@@ -28,6 +28,7 @@ from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.flare import Flare
+from cowest.systems.guarded import build_guarded
 from cowest.systems.retrieval import Retrieval
 from cowest.systems.self_rag import SelfRag
 from cowest.systems.self_refine import SelfRefine
@@ -219,6 +220,15 @@ TAUGHT: tuple[SystemSpec, ...] = (
 )
 """Other signals and objectives than the paper's, for the tables that name them."""
 
+GUARDED: Final = SystemSpec(
+    "guarded", "weak alone, strong alone or both, by `cowest guard`: the best that it certifies", build_guarded, "guard",
+    uses="both", label="guarded", spoken="the guarded collaboration",
+)  # fmt: skip
+CASCADE: Final = SystemSpec(
+    "cascade", "the same, with the fewest strong calls that it certifies at that quality", build_guarded, "guard",
+    uses="both", label="cascade", spoken="the cascade",
+)  # fmt: skip
+
 SYSTEMS: tuple[SystemSpec, ...] = (
     WEAK,
     STRONG,
@@ -228,6 +238,8 @@ SYSTEMS: tuple[SystemSpec, ...] = (
     STRONG_REASONS,
     *(s for s in TABLE if s not in (WEAK, STRONG)),
     *TAUGHT,
+    GUARDED,
+    CASCADE,
 )
 """All that ship with cowest, those of ``cowest run`` first."""
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cowest.collaboration.guard.policy import Guard
 from cowest.models.window import Window
 from cowest.protocols import BaselineFrames, ChatModel, Frames, Retriever, System, Task
 from cowest.recipe.config import Format
@@ -26,14 +27,15 @@ from cowest.types import Example, Sampling
 
 Which = Literal["base", "sft", "aligned"]
 Index = Literal["bm25", "dense"]
-Needs = Literal["nothing", "sft", "sample", "align"]
+Needs = Literal["nothing", "sft", "sample", "align", "guard"]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the system ``name`` is made of. Models, retrievers and drafts are opened when it asks for them.
 
-    ``drafted`` has a draft of the SFT weak model for each drafted training query, by the query's id.
+    ``drafted`` has a draft of the SFT weak model for each drafted training query, by the query's id; ``guard`` what calibration has
+    come to.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Parts:
     weak: Callable[[Which], ChatModel]
     retriever: Callable[[Index], Retriever]
     drafted: Callable[[], Mapping[str, str]]
+    guard: Callable[[], Guard]
     draft: Sampling
     answer: Sampling
     sampled: Sampling
@@ -84,7 +87,7 @@ class SystemSpec:
         name: In recipes, files, results and the server's model ids.
         about: One line for people; the source is in the docstring of the system's class.
         build: Makes it from its parts.
-        needs: How far the weak model has to be made: as it is, tuned, with drafts of the training queries, aligned.
+        needs: How far the weak model has to be made: as it is, tuned, with drafts of the training queries, aligned; or the guard.
         variant: The settings in place of the recipe's with which that is done (``registry.VARIANTS``).
         uses: Which models it asks.
         retrieves: The index that it searches; '' for none.

@@ -7,6 +7,7 @@ Tasks own their instruction and answer format (``Answer: ...``). Most are a ``Si
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,6 +136,36 @@ class ExtendedTask(WrappedTask):
     def examples(self, split: str) -> Sequence[Example]:
         found = self.inner.examples(split)
         return (*self.extra, *found) if split == "train" else found
+
+
+CALIBRATION = "calibration"
+"""The split of questions that train nothing and choose nothing, for `cowest guard`."""
+
+
+@dataclass(frozen=True)
+class ReservedTask(WrappedTask):
+    """A task of which some training examples (by their ids) are in a split of their own."""
+
+    reserved: frozenset[str]
+
+    def examples(self, split: str) -> Sequence[Example]:
+        if split == CALIBRATION:
+            return [e for e in self.inner.examples("train") if e.id in self.reserved]
+        found = self.inner.examples(split)
+        return [e for e in found if e.id not in self.reserved] if split == "train" else found
+
+
+def reserving(task: Task, n: int, seed: int) -> Task:
+    """The task with ``n`` of its training questions, drawn by the seed, kept for calibration; the task itself for 0.
+
+    Raises DataError where it has not as many to spare.
+    """
+    if not n:
+        return task
+    train = [e.id for e in task.examples("train")]
+    if n >= len(train):
+        raise DataError(f"task.calibration: {n} of {len(train)} training questions would leave none to train on")
+    return ReservedTask(task, notes_of(task), frozenset(random.Random(seed).sample(train, n)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,204 @@
+"""The guarded collaboration: for each query it is decided who answers, from what is known before the next call is paid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cowest.collaboration.calls import CallFailed, Series, Tally
+from cowest.collaboration.draft import ask_for_draft
+from cowest.collaboration.guard.evidence import Arm, Evidence, Said, agreement, words_of
+from cowest.collaboration.guard.policy import WEAK_FAILED, Candidate, Guard, next_step, reason_of
+from cowest.collaboration.refine import ask_to_refine
+from cowest.models.window import Window
+from cowest.protocols import ChatModel, Frames
+from cowest.systems.calls import predict
+from cowest.systems.confidence import confidence_of
+from cowest.systems.spec import Parts
+from cowest.types import Completion, Example, Prediction, RouteDecision, Sampling
+
+Extract = Callable[[str, Example], str | None]
+"""``Task.extract``: the answer in a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known of a query before the strong model is asked: the evidence, and the texts behind it.
+
+    ``weak`` is None where the weak model's answer was cut off before a word, and ``draft`` where there is none to show.
+    """
+
+    evidence: Evidence
+    weak: Completion | None
+    draft: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """Asks the arms, each as the systems ``weak``, ``strong`` and ``collab_aligned`` do, and reads how sure they are.
+
+    ``drafter`` None: the weak model that answers alone drafts, too, so that one call is both. ``samples`` further answers of the
+    weak model are drawn as ``sampled`` says, for their agreement. ``logprobs``: ask for them; a weak model that gives none is then
+    a failed call of the kind ``no_logprobs``.
+    """
+
+    weak: ChatModel
+    drafter: ChatModel | None
+    open_strong: Callable[[], ChatModel]
+    frames: Frames
+    extract: Extract
+    draft: Sampling
+    answer: Sampling
+    sampled: Sampling
+    samples: int
+    logprobs: bool
+    seed: int
+    weak_window: Window | None = None
+    strong_window: Window | None = None
+
+    async def begin(self, example: Example, tally: Tally) -> Opening:
+        """All that costs no call of the strong model. Raises CallFailed where the weak model gives nothing to go by."""
+        series, window = Series(self.seed, "guard", example.id), self.weak_window
+        asked = self.frames.draft(example)
+        weak = await self._cut_is_none(tally.ask(self.weak, asked, self._told(self.draft), "weak", window))
+        drafted = weak
+        if self.drafter is not None:
+            sampling = self._told(self.draft)
+            drafted = await self._cut_is_none(
+                ask_for_draft(tally, self.drafter, self.frames, example, sampling, window)
+            )
+        if self.logprobs and weak is not None and weak.logprobs is None:
+            raise CallFailed(
+                f"no_logprobs: {self.weak.name} gives no log-probabilities, by which the guard knows how sure it is: set "
+                "guard.confidence to false, and guard.samples to 4 or more"
+            )
+        others: list[Completion] = []
+        if self.samples:
+            others = await tally.sample(self.weak, asked, self.sampled, series, self.samples, "weak sample", window)
+        one = self.said(weak, example)
+        question, context = words_of(example)
+        evidence = Evidence(
+            question_words=question,
+            context_words=context,
+            agreement=agreement(one.answer, [self.extract(done.text, example) for done in others]),
+            draft=self.said(drafted, example),
+            arms={"weak": one},
+        )
+        return Opening(evidence, weak, None if drafted is None else drafted.text)
+
+    async def ask(self, arm: Arm, example: Example, opening: Opening, tally: Tally) -> Completion | None:
+        """The answer of an arm; None where it was cut off before a word. Raises CallFailed."""
+        if arm == "weak":
+            return opening.weak
+        sampling, window = self._told(self.answer), self.strong_window
+        if arm == "strong":
+            asked = self.frames.solo(example)
+            return await self._cut_is_none(tally.ask(self.open_strong(), asked, sampling, "solo", window))
+        if opening.draft is None:
+            return None
+        tally.draft = opening.draft
+        return await self._cut_is_none(
+            ask_to_refine(tally, self.open_strong(), self.frames, example, opening.draft, sampling, window)
+        )
+
+    def said(self, done: Completion | None, example: Example) -> Said:
+        """A text as evidence."""
+        if done is None:
+            return Said()
+        answer = self.extract(done.text, example)
+        confidence = confidence_of(done, answer) if answer else None
+        return Said(answer=answer, confidence=confidence, sureness=sureness_of(done), words=len(done.text.split()))
+
+    def _told(self, sampling: Sampling) -> Sampling:
+        return sampling.model_copy(update={"logprobs": sampling.logprobs or 0}) if self.logprobs else sampling
+
+    @staticmethod
+    async def _cut_is_none(call: Awaitable[Completion]) -> Completion | None:
+        try:
+            return await call
+        except CallFailed as error:
+            if error.cut:
+                return None
+            raise
+
+
+def sureness_of(done: Completion) -> float | None:
+    """The geometric mean of the probabilities of a text's tokens; None where the model gave none."""
+    if not done.logprobs:
+        return None
+    return min(1.0, math.exp(sum(token.logprob for token in done.logprobs) / len(done.logprobs)))
+
+
+def opinions_of(p: Parts, weak: ChatModel, drafter: ChatModel | None, samples: int, logprobs: bool) -> Opinions:
+    """The arms of a run, made of the parts of any system that has both models."""
+    return Opinions(
+        weak=weak,
+        drafter=drafter,
+        open_strong=p.open_strong,
+        frames=p.own,
+        extract=p.task.extract,
+        draft=p.draft,
+        answer=p.answer,
+        sampled=p.sampled,
+        samples=samples,
+        logprobs=logprobs,
+        seed=p.seed,
+        weak_window=p.weak_window,
+        strong_window=p.strong_window,
+    )
+
+
+def build_guarded(p: Parts) -> Guarded:
+    """The row ``guarded`` or ``cascade`` of a run that has a guard."""
+    guard = p.guard()
+    drafter = None if guard.drafter == guard.weak else p.weak(guard.drafter)
+    opinions = opinions_of(p, p.weak(guard.weak), drafter, guard.samples, guard.confidence)
+    return Guarded(opinions, guard, guard.certificate(p.name).candidate, p.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Implements :class:`cowest.protocols.System`: a query goes the way that a certified policy chooses for it.
+
+    The weak model answers first; then it is decided whether its answer is taken, or the strong model asked, alone or with the
+    draft; then whether one of the answers is taken, or the other way of asking tried, too
+    (:mod:`cowest.collaboration.guard.policy`). The prediction's ``route`` says who answered, and which calls were made before.
+    Where the weak model fails, the strong one answers alone (``weak_failed``).
+    """
+
+    opinions: Opinions
+    guard: Guard
+    candidate: Candidate
+    name: str
+
+    async def answer(self, example: Example) -> Prediction:
+        """Answer one query."""
+        route: list[RouteDecision] = []
+
+        async def steps(example: Example, tally: Tally) -> Completion:
+            return await self._steps(example, tally, route)
+
+        made = await predict(example, self.name, steps)
+        return made.model_copy(update={"route": route[-1]}) if route else made
+
+    async def _steps(self, example: Example, tally: Tally, route: list[RouteDecision]) -> Completion:
+        try:
+            opening = await self.opinions.begin(example, tally)
+        except CallFailed:
+            route.append(RouteDecision(who="strong", reason=WEAK_FAILED))
+            strong = self.opinions.open_strong()
+            solo = self.opinions.frames.solo(example)
+            return await tally.ask(strong, solo, self.opinions.answer, "solo", self.opinions.strong_window)
+        evidence, said = opening.evidence, {"weak": opening.weak}
+        while not (step := next_step(self.guard.judged, self.candidate, evidence)).done:
+            said[step.arm] = done = await self.opinions.ask(step.arm, example, opening, tally)
+            arms = {**evidence.arms, step.arm: self.opinions.said(done, example)}
+            evidence = evidence.model_copy(update={"arms": arms})
+        route.append(RouteDecision(who=step.arm, reason=reason_of(evidence)))
+        if step.arm != "both":
+            tally.draft = None
+        final = said[step.arm]
+        if final is None:
+            raise CallFailed(f"cut_off: {step.arm}: cut off before a word", cut=True)
+        return final
