@@ -183,7 +183,7 @@ class Learned:
 
     @property
     def more(self) -> int | None:
-        """How many calibration queries in all would probably do, where these did not; None: no number would."""
+        """How many calibration queries in all would probably do, where these did not; None: they do not tell."""
         needed = [n for t in self.tried if (n := t.seen.needs(self.delta)) is not None]
         if not needed:
             return None
@@ -204,7 +204,7 @@ def learn(numbers: Numbers, seed: int, risk: float, delta: float) -> Learned:
     if len(second) < FEWEST:
         raise ValueError(
             f"{len(numbers)} calibration queries are too few to learn anything from; at least {2 * FEWEST} are needed, and "
-            f"{round(least_queries(risk, delta) / (1 - TO_LEARN_FROM))} for a promise"
+            f"{math.ceil(least_queries(risk, delta) / (1 - TO_LEARN_FROM))} for a promise"
         )
     learning, testing = numbers.part(first), numbers.part(second)
     judged = fitted(learning)
@@ -218,7 +218,7 @@ def learn(numbers: Numbers, seed: int, risk: float, delta: float) -> Learned:
         before = both[0].differences(learning, only)
         found.append(both[1].differences(testing, only))
         pilots.append(Pilot.of(before, risk))
-        seen.append(Pilot.of(_together(before, found[-1]), risk))
+        seen.append(Pilot.of(_together(before, found[-1]), risk, caution=0.0))
     order = sorted(range(len(pilots)), key=lambda i: (-pilots[i].growth, i))
     passed = dict(certified(order, pilots, found, risk, delta))
     tried = tuple(

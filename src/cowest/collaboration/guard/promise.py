@@ -43,10 +43,10 @@ def capital(differences: Floats, nu: float, risk: float) -> float:
     return float(np.log1p(nu * (risk - differences)).sum()) if len(differences) else 0.0
 
 
-def best_bet(differences: Floats, risk: float) -> Bet:
+def best_bet(differences: Floats, risk: float, caution: float = CAUTION) -> Bet:
     """The stake under which the capital would have grown most on these queries and a few losses more (:data:`CAUTION`)."""
     seen = np.append(differences, 1.0)
-    weight = np.append(np.ones(len(differences)), 1.0 + CAUTION * math.sqrt(float(differences @ differences)))
+    weight = np.append(np.ones(len(differences)), 1.0 + caution * math.sqrt(float(differences @ differences)))
     most = (1.0 - 1e-6) / (1.0 - risk)
 
     def shrinks(nu: float) -> float:
@@ -63,9 +63,9 @@ class Pilot:
     bets: Mapping[str, Bet | None]
 
     @classmethod
-    def of(cls, differences: Mapping[str, Floats | None], risk: float) -> Pilot:
+    def of(cls, differences: Mapping[str, Floats | None], risk: float, caution: float = CAUTION) -> Pilot:
         """The best bet against each model alone."""
-        return cls({name: None if d is None else best_bet(d, risk) for name, d in differences.items()})
+        return cls({name: None if d is None else best_bet(d, risk, caution) for name, d in differences.items()})
 
     @property
     def growth(self) -> float:
