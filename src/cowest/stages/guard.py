@@ -200,7 +200,7 @@ def told(guard: Guard) -> list[str]:
         lines.append(f"{guard.left_out} calibration queries are left out, since a call failed; run again to ask them")
     if not guard.promised:
         more = (
-            "no number of queries would do"
+            "no policy looks safe enough on them to say how many would do"
             if guard.enough is None
             else f"about {guard.enough} calibration queries would do"
         )
