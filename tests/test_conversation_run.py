@@ -46,13 +46,13 @@ def rows(split: str, more: str = "") -> list[dict[str, JsonValue]]:
     return found
 
 
-def recipe(folder: Path, weak: str, url: str, more: str = "", **changes: JsonValue) -> RunConfig:
+def recipe(folder: Path, model: str, url: str, more: str = "", **changes: JsonValue) -> RunConfig:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SIZES:
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split, more)))
     files: dict[str, JsonValue] = {split: str(folder / f"{split}.jsonl") for split in SIZES}
-    settings: dict[str, JsonValue] = {"task": {"kind": "jsonl"} | files, "prompts": PROMPTS}
-    return config_from_dict(tiny_recipe(weak, url, **(settings | changes)))
+    settings: dict[str, JsonValue] = {"task": files | {"kind": "jsonl"}, "prompts": PROMPTS}
+    return config_from_dict(tiny_recipe(model, url, **(settings | changes)))
 
 
 def reply(messages: Sequence[Message], sampling: Sampling) -> str:

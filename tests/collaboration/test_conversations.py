@@ -54,7 +54,7 @@ def context_of(folder: Path, **recipe: JsonValue) -> Context:
         )  # fmt: skip
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files: dict[str, JsonValue] = {s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")}
-    made = tiny_recipe("no/such/weak/model", URL, task={"kind": "jsonl"} | files) | recipe
+    made = tiny_recipe("no/such/weak/model", URL, task=files | {"kind": "jsonl"}) | recipe
     return prepare(config_from_dict(made, folder), folder / "run", QuietReporter(), offline=True)[0]
 
 
