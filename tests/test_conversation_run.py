@@ -52,7 +52,7 @@ def recipe(folder: Path, model: str, url: str, more: str = "", **changes: JsonVa
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(split, more)))
     files: dict[str, JsonValue] = {split: str(folder / f"{split}.jsonl") for split in SIZES}
     settings: dict[str, JsonValue] = {"task": files | {"kind": "jsonl"}, "prompts": PROMPTS}
-    return config_from_dict(tiny_recipe(model, url, **(settings | changes)))
+    return config_from_dict(tiny_recipe(model, url) | settings | changes)
 
 
 def reply(messages: Sequence[Message], sampling: Sampling) -> str:
@@ -89,7 +89,7 @@ def test_the_estimate_counts_the_turns(tmp_path: Path) -> None:
         found = estimate(config, tmp_path / "none")
         tokens.append({s.calls_for: (s.calls.expected, s.input_tokens.expected) for s in found.stages})
     short, long = tokens
-    for purpose in ("strong alone", "strong with a draft"):
-        calls, before = next(v for k, v in short.items() if k.startswith(purpose))
-        _, after = next(v for k, v in long.items() if k.startswith(purpose))
+    for purpose in ("strong alone", "refine drafts", "collab"):
+        calls, before = short[purpose]
+        _, after = long[purpose]
         assert after - before == pytest.approx(calls * 200, rel=0.01), purpose

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 from tests.tasks.test_jsonl import load_test, problem, write
 
 from cowest.errors import DataError
@@ -127,7 +128,7 @@ def test_the_same_question_after_other_turns_is_another(tmp_path: Path) -> None:
 
 
 def test_an_example_without_turns_is_the_record_that_it_was() -> None:
-    old = {
+    old: dict[str, JsonValue] = {
         "id": "1",
         "input": "q",
         "context": None,

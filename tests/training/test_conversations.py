@@ -60,16 +60,16 @@ def test_pairs_and_drafts_are_shortened_alike(tiny: ModelRef) -> None:
         example_id="1", prompt=PROMPT, chosen=(short,), rejected=(long,), chosen_gain=1.0, rejected_gain=0.0
     )
     [whole], _ = preference.tokenize(tokenizer, [pair], 999, "tiny", END)
-    assert said(tiny, whole["prompt_ids"]) == WHOLE  # type: ignore[arg-type]
-    most = len(whole["prompt_ids"]) + len(whole["rejected_ids"])  # type: ignore[arg-type]
+    assert said(tiny, whole["prompt_ids"]) == WHOLE
+    most = len(whole["prompt_ids"]) + len(whole["rejected_ids"])
     [fits], cut = preference.tokenize(tokenizer, [pair], most, "tiny", END)
     assert fits == whole and cut == Cut(items=1)
     [found], cut = preference.tokenize(tokenizer, [pair], most - 1, "tiny", END)
-    assert said(tiny, found["prompt_ids"]) == LATER and cut == Cut(items=1, shortened=1)  # type: ignore[arg-type]
+    assert said(tiny, found["prompt_ids"]) == LATER and cut == Cut(items=1, shortened=1)
     assert found["rejected_ids"] == whole["rejected_ids"]
     draft = LabelledDraft(example_id="1", prompt=PROMPT, completion=(long,), label=True, worth=1.0, baseline=0.0)
     [row], cut = kto.tokenize(tokenizer, [draft], AlignConfig(max_length=most - 1), "tiny", END)
-    assert said(tiny, row["prompt_ids"]) == LATER and cut == Cut(items=1, shortened=1)  # type: ignore[arg-type]
+    assert said(tiny, row["prompt_ids"]) == LATER and cut == Cut(items=1, shortened=1)
 
 
 def test_a_template_without_a_system_role_gets_its_text_in_the_first_user_turn(tiny: ModelRef) -> None:
@@ -78,6 +78,4 @@ def test_a_template_without_a_system_role_gets_its_text_in_the_first_user_turn(t
 
     tokenizer.chat_template = STRICT
     [found], _ = tokenize(tokenizer, [ROW], 999, "tiny", END)
-    assert tokenizer.decode(found["input_ids"]).startswith(
-        "<user>Be brief.\n\nMay a patient take 3 mg?<assistant>The limit"
-    )
+    assert said(tiny, found["input_ids"]).startswith("<user>Be brief.\n\nMay a patient take 3 mg?<assistant>The limit")
