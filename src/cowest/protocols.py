@@ -101,7 +101,10 @@ class Budget(Protocol):
 
 
 class Frames(Protocol):
-    """How a query is put to each model; ``collaboration/prompts.py`` has the defaults."""
+    """How a query is put to each model; ``collaboration/prompts.py`` has the defaults.
+
+    What came before the query (``example.turns``) goes before it, by :func:`cowest.models.turns.in_conversation`.
+    """
 
     def draft(self, example: Example) -> tuple[Message, ...]: ...
 

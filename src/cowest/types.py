@@ -148,14 +148,21 @@ class Completion(Record):
 
 
 class Example(Record):
-    """One query x with its reference answers (any of which is right); none where judges compare answers (``feedback.compare``)."""
+    """One query x with its reference answers (any of which is right); none where judges compare answers (``feedback.compare``).
+
+    ``turns`` came before the query in a conversation, oldest first: every frame puts them before its own
+    (:func:`cowest.models.turns.in_conversation`). ``target`` is the whole text to be learned, where the data has one that is no
+    rationale and answer (a row of ``messages`` that ends with the assistant's).
+    """
 
     id: str
     input: str
+    turns: tuple[Message, ...] = Field(default=(), exclude_if=_is_empty)
     context: str | None = None
     references: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     rationale: str | None = None
+    target: str | None = Field(default=None, exclude_if=_is_none)
     metadata: dict[str, str] = Field(default_factory=dict)
 
 
@@ -328,10 +335,11 @@ class Alignment(Record):
 
 
 class RouteFacts(Record):
-    """What a route may know beyond the query. Offline the defaults hold.
+    """What a route may know beyond the query. Offline the defaults hold, but for ``turns``.
 
-    ``turns`` came before the question. ``plain``: one plain text is asked for (no tools, no schema, not several answers), so that
-    the weak model could give it. ``weak_up`` and ``strong_up`` are False while a server leaves that model alone after failures.
+    ``turns``: how many came before the question. ``plain``: one plain text is asked for (no tools, no schema, not several answers),
+    so that the weak model could give it. ``weak_up`` and ``strong_up`` are False while a server leaves that model alone after
+    failures.
     """
 
     turns: int = Field(default=0, ge=0)
@@ -357,8 +365,8 @@ class Prediction(Record):
     own first attempt (self-refine).
     ``truncated``: the answer (or the draft that it needed) was cut off at max_tokens; where the text holds no answer, or there
     is none, it is counted as cut, neither right nor wrong. ``thinking`` was hidden before the text, ``draft_thinking`` before the
-    draft. ``truncated_context``: passages or in-context examples were left out of a prompt, since they did not fit the
-    model's window (:mod:`cowest.models.window`). ``route``: who answered, where that was decided for each query.
+    draft. ``truncated_context``: passages, in-context examples or earlier turns were left out of a prompt, since they did
+    not fit the model's window (:mod:`cowest.models.window`). ``route``: who answered, where that was decided for each query.
     """
 
     example_id: str

@@ -62,3 +62,8 @@ def test_passages_are_a_beginning_of_those_given_and_fit(passages: list[str], to
     assert not kept or window.fits(ask(kept))
     if len(kept) < len(passages) and kept and kept[-1] == passages[len(kept) - 1]:
         assert not window.fits(ask((*kept, passages[len(kept)])))  # the next one would not have fitted
+
+
+def test_a_system_turn_within_the_conversation_stays() -> None:
+    messages = chat("user:A", "system:Be kind", "assistant:B", "user:C")
+    assert [m.content for m in Window(count, 0).fit_turns(messages).messages] == ["Be kind", "C"]

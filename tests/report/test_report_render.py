@@ -19,7 +19,7 @@ from cowest.results import Comparison, MetricValue, Results, SystemResult
 from cowest.scoring.statistics import Outcome
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import SYSTEMS
-from cowest.types import Usage
+from cowest.types import Message, Usage
 
 Make = Callable[..., TaskReport]
 MakeReport = Callable[..., RunReport]
@@ -282,6 +282,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(text: str, make_task: Make) -> None:
     query = _query({"weak": 1.0, "strong": 0.0, "collab": 1.0}, weak=text, input=text)
+    query = query.model_copy(update={"turns": (Message(role="assistant", content=text),)})
     task = make_task(n=5).model_copy(update={"queries": [query]})
     named = task.results.model_copy(
         update={"name": text, "task": text, "systems": {text: task.results.systems["weak"]}}
@@ -297,7 +298,8 @@ def test_hostile_text_stays_text(text: str, make_task: Make) -> None:
     assert visible(text) in page.text
     assert not re.search("[\x00\x1b\u202e\u2066\u2028]", html)
     payload = next(d for d in page.data if d.startswith('{"systems"'))
-    assert json.loads(payload)["queries"][0]["input"] == visible(text)
+    shown = json.loads(payload)["queries"][0]
+    assert shown["input"] == visible(text) and shown["turns"] == [["assistant", visible(text)]]
     assert not re.search("[<>&]", payload)
 
 

@@ -65,11 +65,20 @@ def test_a_right_answer_becomes_a_row() -> None:
     assert left_out == {}
 
 
-def test_earlier_turns_are_the_rows_context_and_the_system_prompt_is_not() -> None:
+def test_earlier_turns_stay_turns_and_come_back_in_the_next_run(tmp_path: Path) -> None:
     before: tuple[Turn, ...] = (Turn(role="system", text="Be brief."), Turn(role="user", text="I have Kasti."))
     before += (Turn(role="assistant", text="I see."), Turn(role="tool", text="7"))
-    (row,) = examples([(exchange("a", "And now?", "d", *before), says(answer="no"))], Counter())
-    assert row["context"] == "User: I have Kasti.\nAssistant: I see." and row["input"] == "And now?"
+    after = (exchange("b", "And now?", "d"), says(answer="yes"))
+    found = examples([(exchange("a", "And now?", "d", *before), says(answer="no")), after], Counter())
+    assert [row.get("input") for row in found] == [None, "And now?"], "the same question after other turns is another"
+    path, problems = tmp_path / "c.jsonl", Problems()
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    one, other = (row.example for row in read_rows(path, "collected", problems))
+    assert not problems.lines and one.references == ("no",) and one.context is None
+    assert [(t.role, t.content) for t in one.turns] == [
+        ("system", "Be brief."), ("user", "I have Kasti."), ("assistant", "I see.")
+    ]  # fmt: skip
+    assert (one.input, other.input, other.turns) == ("And now?", "And now?", ())
 
 
 def test_several_right_answers() -> None:

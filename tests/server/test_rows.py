@@ -65,7 +65,7 @@ async def test_a_row_makes_its_own_calls_and_counts_them(tmp_path: Path) -> None
             assert asked(big)[-1].endswith(f"Of the ward.\n{question}") and "Answer:" in asked(big)[-1]
 
 
-async def test_earlier_turns_are_context_and_a_stream_has_one_piece(tmp_path: Path) -> None:
+async def test_earlier_turns_stay_turns_and_a_stream_has_one_piece(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
     async with (
         strong() as weak,
@@ -75,7 +75,7 @@ async def test_earlier_turns_are_context_and_a_stream_has_one_piece(tmp_path: Pa
         body = {"model": "tiny", "messages": [*turns, {"role": "user", "content": "And now?"}], "stream": True}
         async with client.session.post(f"{client.url}/chat/completions", json=body) as response:
             lines = [line async for line in response.content if line.startswith(b"data: {")]
-        assert asked(big) == ["user: Hello\n\nassistant: Good day\nAnd now?"]
+        assert [body["messages"] for body in big.bodies] == [[*turns, {"role": "user", "content": "And now?"}]]
         texts = [c["delta"].get("content") for line in lines for c in json.loads(line[6:])["choices"]]
         assert [text for text in texts if text] == ["No, it is not."]
 

@@ -36,7 +36,7 @@ async def test_the_clients_context_goes_to_the_weak_model_alone(tmp_path: Path) 
             turns = [{"role": "user", "content": "Of the east."}, {"role": "assistant", "content": "Yes?"}]
             messages = [*turns, {"role": "user", "content": QUESTION}]
             await client.ask(messages=messages, model="tiny.strong_self_refine", cowest={"context": SECRET})
-            assert "user: Of the east." in asked(big)[-1] and SECRET not in str(big.bodies)
+            assert big.bodies[-1]["messages"][:2] == turns and SECRET not in str(big.bodies)
 
 
 async def test_where_the_weak_model_fails_the_strong_one_answers_without_the_context(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 from tests.server.loopback import DRAFT, FRAMES, SECRET, Client, Upstream, chunk, events, reply, serving, strong
 
 from cowest.models.scripted import ScriptedChatModel
+from cowest.models.turns import in_conversation
 from cowest.server.settings import Settings
 from cowest.types import Example, Message
 
@@ -144,6 +145,44 @@ async def test_a_conversation_keeps_its_other_turns(
     sent = upstream.bodies[0]["messages"]
     refined = {"role": "user", "content": FRAMES.refine(asked(), DRAFT)[0].content, "name": "ann"}
     assert sent == [*messages[:5], refined, messages[6]]
+
+
+async def test_both_models_are_asked_as_a_run_asks_them(upstream: Upstream, weak: ScriptedChatModel) -> None:
+    class WithSystem:
+        """Frames that have a system message of their own."""
+
+        def draft(self, example: Example) -> tuple[Message, ...]:
+            return in_conversation(example.turns, (Message(role="system", content="Draft."), *plain(example)))
+
+        def solo(self, example: Example) -> tuple[Message, ...]:
+            return in_conversation(example.turns, (Message(role="system", content="Answer."), *plain(example)))
+
+        def refine(self, example: Example, draft: str) -> tuple[Message, ...]:
+            return in_conversation(example.turns, (Message(role="system", content=f"Refine {draft}."), *plain(example)))
+
+    def plain(example: Example) -> tuple[Message, ...]:
+        return (Message(role="user", content=f"Q: {example.input}"),)
+
+    turns = (
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="I have Kasti."),
+        Message(role="assistant", content="I see."),
+    )
+    question = asked().model_copy(update={"turns": turns})
+    raw = [{"role": m.role, "content": m.content} for m in turns]
+    for frames in (FRAMES, WithSystem()):
+        async with serving(upstream.url, weak, frames=frames) as client:
+            await client.ask(messages=[*raw, {"role": "user", "content": "May I?"}])
+        assert weak.requests[-1].messages == frames.draft(question)
+        offline = [{"role": m.role, "content": m.content} for m in frames.refine(question, DRAFT)]
+        assert upstream.bodies[-1]["messages"] == offline and offline[1:3] == raw[1:]
+    async with serving(
+        upstream.url, weak, frames=WithSystem()
+    ) as client:  # what an example cannot hold stays as it came
+        named = raw[1] | {"name": "ann"}
+        await client.ask(messages=[raw[0], named, raw[2], {"role": "user", "content": "May I?"}])
+    system = {"role": "system", "content": f"Be brief.\n\nRefine {DRAFT}."}
+    assert upstream.bodies[-1]["messages"] == [system, named, raw[2], {"role": "user", "content": "Q: May I?"}]
 
 
 async def test_images_stay_and_only_the_text_is_framed(client: Client, upstream: Upstream) -> None:

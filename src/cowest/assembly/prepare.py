@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cowest.assembly.build import build_task, frames_of, handed_over
 from cowest.assembly.context import Context
+from cowest.assembly.conversations import with_fitting_turns
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.assembly.sources.local import LocalSource
@@ -72,7 +73,7 @@ def prepare(
             _check_online(context)
             check_compared(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
-        contexts.append(context)
+        contexts.append(with_fitting_turns(context))
     return contexts
 
 

@@ -5,6 +5,7 @@ in the chosen format; the strong model gets query and draft; alone it is asked f
 strong model is asked in the same words, the task's instruction before and after everything else: asked only before, small models
 forget the form of the answer, and whether there is a draft must not decide how long they think. The search behind this is in
 docs/log.md. A draft is untrusted text: it is fenced, and a fence inside it is broken up, so that it cannot pose as an instruction.
+The turns of a conversation stay turns, before the one that the query is put in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cowest.collaboration.formats import ChainOfThought
+from cowest.models.turns import in_conversation
 from cowest.protocols import DraftFormat
 from cowest.types import Example, Message
 
@@ -38,9 +40,14 @@ def query_text(instruction: str, example: Example, *notes: str) -> str:
     return "\n\n".join(parts)
 
 
+def put(example: Example, text: str) -> tuple[Message, ...]:
+    """``text`` as the user's turn in which the query is put, after the turns that came before it."""
+    return in_conversation(example.turns, (Message(role="user", content=text),))
+
+
 def asked(instruction: str, example: Example, *notes: str, ending: str | None = None) -> tuple[Message, ...]:
     """The query, then the ``ending``, or else the instruction once more: small models follow what they read last."""
-    return (Message(role="user", content=f"{query_text(instruction, example, *notes)}\n\n{ending or instruction}"),)
+    return put(example, f"{query_text(instruction, example, *notes)}\n\n{ending or instruction}")
 
 
 ANSWER_ALONE: Final = "Do not explain. Give the answer only, as 'Answer: ...'."
@@ -67,7 +74,7 @@ class DefaultFrames:
     def draft(self, example: Example) -> tuple[Message, ...]:
         """What the weak model is asked."""
         how = self.draft_format.instruction
-        return (Message(role="user", content=f"{self._query(example)}\n\n{how}"),)
+        return put(example, f"{self._query(example)}\n\n{how}")
 
     def solo(self, example: Example) -> tuple[Message, ...]:
         """What the strong model is asked without a draft (chain of thought, unless it is to answer at once)."""
@@ -129,4 +136,4 @@ class TemplateFrames:
                 break
             at, mark = min(hits)
             out, rest = out + rest[:at] + values[mark], rest[at + len(mark) :]
-        return (Message(role="user", content=out + rest),)
+        return put(example, out + rest)

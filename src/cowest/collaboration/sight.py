@@ -90,12 +90,12 @@ class UnseenContext:
         return self._inner.target(self.shown(example))
 
     def shown(self, example: Example) -> Example:
-        """The question without its context, and without a rationale that quotes one."""
+        """The question without its context, and without a rationale or target that quotes one."""
         if example.id not in self._shown:
             found = hidden(example)
-            if found.rationale is not None and self._quotations.quoted(found.rationale):
-                found = found.model_copy(update={"rationale": None})
-            self._shown[example.id] = found
+            texts = {"rationale": found.rationale, "target": found.target}
+            quoting = [name for name, text in texts.items() if text is not None and self._quotations.quoted(text)]
+            self._shown[example.id] = found.model_copy(update=dict.fromkeys(quoting)) if quoting else found
         return self._shown[example.id]
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cowest.models.turns import in_conversation
 from cowest.types import Example, Message, Passage
 
 
@@ -13,13 +14,13 @@ class LabFrames:
     """Implements :class:`cowest.protocols.Frames`. The strong model was pretrained on exactly these messages."""
 
     def draft(self, example: Example) -> tuple[Message, ...]:
-        return (Message(role="user", content=_query(example)),)
+        return _plain(example)
 
     def solo(self, example: Example) -> tuple[Message, ...]:
-        return (Message(role="user", content=_query(example)),)
+        return _plain(example)
 
     def refine(self, example: Example, draft: str) -> tuple[Message, ...]:
-        return (Message(role="user", content=f"{_query(example)}\nDraft: {draft}"),)
+        return _plain(example, f"\nDraft: {draft}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class LabBaselineFrames:
         return _plain(example, f"\nPassage: {passage.text}\nClaim: {answer}\nSupported? yes or no")
 
 
-def _plain(example: Example, text: str) -> tuple[Message, ...]:
-    return (Message(role="user", content=_query(example) + text),)
+def _plain(example: Example, text: str = "") -> tuple[Message, ...]:
+    return in_conversation(example.turns, (Message(role="user", content=_query(example) + text),))
 
 
 def _query(example: Example) -> str:

@@ -1,11 +1,56 @@
-"""Conversations for models that know no system role, or that insist on user and assistant by turns."""
+"""Conversations: what came before a query, and models that know no system role or insist on user and assistant by turns.
+
+A run's frames and the server put earlier turns before a query by one function, :func:`in_conversation`, so that a model that was
+trained on conversations is served as it was trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from cowest.types import Message
+from cowest.types import Message, Role
+
+_ROLES: Final[dict[str, Role]] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+"""OpenAI's newer models call the system role ``developer``."""
+
+
+def role_of(name: str) -> Role | None:
+    """A role by the name that a client or a file gives it; None for those of tools, and for unknown ones."""
+    return _ROLES.get(name)
+
+
+def spoken(turns: Iterable[tuple[str, str]]) -> tuple[Message, ...]:
+    """Turns from (role, text): those of tools and blank ones are left out, neighbours of one role become one."""
+    found = ((role_of(role), text) for role, text in turns)
+    return tuple(
+        _joined([Message(role=role, content=text) for role, text in found if role is not None and text.strip()])
+    )
+
+
+def in_conversation(before: Sequence[Message], framed: Sequence[Message]) -> tuple[Message, ...]:
+    """A framed query after the turns ``before`` it, which stay turns of their own.
+
+    The system turns at the beginning of both become one, the conversation's text first. A user turn right before a framed one
+    becomes its beginning, as two of one role in a row are refused by many models.
+    """
+    if not before:
+        return tuple(framed)
+    own, turns = split_system(before)
+    added, query = split_system(framed)
+    head = _joined([*own, *added])
+    return (*head, *_joined([*turns, *query]))
+
+
+def split_system(messages: Sequence[Message]) -> tuple[Sequence[Message], Sequence[Message]]:
+    """The system turns at the beginning, and the rest."""
+    start = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    return messages[:start], messages[start:]
+
+
+def told(turns: Sequence[Message]) -> str:
+    """Turns as one text, for who judges or reads a conversation and takes no part in it."""
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)
 
 
 def merged(messages: Sequence[Message]) -> Sequence[Message]:

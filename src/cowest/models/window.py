@@ -1,9 +1,9 @@
 """Making a prompt fit a model's window by a stated rule, and saying whether anything was left out.
 
-The rule: the query, its instruction and a system message always stay. Of the turns before the query (in-context examples) the
-earliest go first, a question and its answer together. Of retrieved passages the lowest-ranked go first; when not even the
-best one fits whole, it ends at the last sentence that fits, or else at the last word. What still does not fit is left
-as it is: the model's own error (``too_long``) says so.
+The rule: the query, its instruction and a system message always stay. Of the turns before the query (in-context examples, then
+those of its conversation) the earliest go first, a question and its answer together. Of retrieved passages the lowest-ranked go
+first; when not even the best one fits whole, it ends at the last sentence that fits, or else at the last word. What still does not
+fit is left as it is: the model's own error (``too_long``) says so.
 """
 
 from __future__ import annotations
@@ -44,17 +44,10 @@ class Window:
 
     def fit_turns(self, messages: Sequence[Message]) -> Fitted:
         """Without the earliest turns before the query, until the rest fits."""
-        start = 0
-        while start < len(messages) and messages[start].role == "system":
-            start += 1
-        head, turns = tuple(messages[:start]), tuple(messages[start:])
-        cut = False
-        while not self.fits((*head, *turns)):
-            after = next((i + 1 for i, turn in enumerate(turns) if turn.role == "assistant"), None)
-            if after is None or after == len(turns):
-                break  # only the query is left
-            turns, cut = turns[after:], True
-        return Fitted((*head, *turns), cut)
+        found = tuple(messages)
+        while not self.fits(found) and (fewer := without_earliest(found)) is not None:
+            found = fewer
+        return Fitted(found, len(found) < len(messages))
 
     def fit_passages(
         self, passages: Sequence[str], ask: Callable[[Sequence[str]], Sequence[Message]]
@@ -76,6 +69,14 @@ class Window:
             if (shorter := _longest(kept[0], end, lambda text: fits((text,)))) is not None:
                 return (shorter,), True
         return (), True
+
+
+def without_earliest(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """Without the first turns up to an answer, system turns kept; None where only the query is left."""
+    after = next((i + 1 for i, turn in enumerate(messages) if turn.role == "assistant"), None)
+    if after is None or after == len(messages):
+        return None
+    return (*(turn for turn in messages[:after] if turn.role == "system"), *messages[after:])
 
 
 def _longest(text: str, end: re.Pattern[str], fits: Callable[[str], bool]) -> str | None:

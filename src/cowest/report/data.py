@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from cowest.results import Results
-from cowest.types import Record
+from cowest.types import Message, Record
 
 
 class AnswerView(Record):
@@ -25,10 +25,11 @@ class AnswerView(Record):
 
 
 class QueryView(Record):
-    """One test query with every system's answer, by system name."""
+    """One test query with every system's answer, by system name. ``turns`` came before it in its conversation."""
 
     example_id: str
     input: str
+    turns: tuple[Message, ...] = ()
     context: str | None = None
     references: tuple[str, ...]
     answers: dict[str, AnswerView]

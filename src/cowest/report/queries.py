@@ -75,6 +75,7 @@ def _query(query: QueryView, names: Sequence[str], target: str | None, others: S
     return {
         "id": visible(query.example_id),
         "input": visible(query.input),
+        "turns": [[turn.role, visible(turn.content)] for turn in query.turns],
         "context": _seen(query.context),
         "references": [visible(r) for r in query.references],
         "outcomes": {visible(o): outcome(query, target, o) for o in others} if target else {},

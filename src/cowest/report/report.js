@@ -90,7 +90,16 @@
     reference.append(el("h6", "", query.references.length > 1 ? "References (any)" : "Reference"));
     for (const text of query.references) reference.append(textBox(text, "reference"));
     ask.append(reference);
-    item.append(head, ask);
+    item.append(head);
+    if (query.turns.length) {
+      const earlier = el("details", "context");
+      earlier.append(el("summary", "", query.turns.length === 1 ? "1 earlier turn" : `${query.turns.length} earlier turns`));
+      earlier.addEventListener("toggle", () => {
+        if (earlier.open && earlier.children.length === 1) for (const [role, text] of query.turns) earlier.append(labelled(role, text));
+      });
+      item.append(earlier);
+    }
+    item.append(ask);
     if (query.context) {
       const more = el("details", "context");
       more.append(el("summary", "", "Context"));
@@ -107,7 +116,7 @@
 
   const haystack = (query) => {
     if (query.hay === undefined) {
-      const parts = [query.id, query.input, query.context, ...query.references];
+      const parts = [query.id, query.input, query.context, ...query.turns.map((turn) => turn[1]), ...query.references];
       for (const a of query.answers) if (a) parts.push(a.text, a.answer, a.draft, a.error);
       query.hay = parts.filter((p) => p !== null).join("\n").toLowerCase();
     }

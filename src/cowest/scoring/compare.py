@@ -17,7 +17,7 @@ from cowest.errors import ModelCallError
 from cowest.models.structured import ask_json, json_request
 from cowest.protocols import ChatModel
 from cowest.run.identity import fingerprint
-from cowest.scoring.judge import JUDGED, fenced
+from cowest.scoring.judge import JUDGED, background, fenced
 from cowest.types import Example, Message, Record, Request, Sampling, Usage
 
 TIE: Final = 0.5
@@ -113,9 +113,7 @@ async def compare_answers(
 
 def _messages(example: Example, first: str, second: str) -> list[Message]:
     parts = {"Question": example.input, "Answer A": first, "Answer B": second}
-    if example.context:
-        parts = {"Context": example.context, **parts}
-    return [Message(role="system", content=_TASK), Message(role="user", content=fenced(parts))]
+    return [Message(role="system", content=_TASK), Message(role="user", content=fenced(background(example) | parts))]
 
 
 class Habits(Record):

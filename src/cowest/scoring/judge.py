@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from cowest.errors import ModelCallError
 from cowest.models.structured import ask_json, json_request
+from cowest.models.turns import told
 from cowest.protocols import ChatModel
 from cowest.types import Example, Message, Request, Sampling, Score
 
@@ -81,9 +82,13 @@ class JudgeScorer:
 
 def _messages(example: Example, text: str) -> list[Message]:
     parts = {"Question": example.input, "Reference answer": " / ".join(example.references), "Answer to grade": text}
-    if example.context:
-        parts = {"Context": example.context, **parts}
-    return [Message(role="system", content=_TASK), Message(role="user", content=fenced(parts))]
+    return [Message(role="system", content=_TASK), Message(role="user", content=fenced(background(example) | parts))]
+
+
+def background(example: Example) -> dict[str, str]:
+    """What a judge has to know beside the question: its context and the conversation before it, where there are any."""
+    found = {"Context": example.context or "", "Conversation before the question": told(example.turns)}
+    return {name: text for name, text in found.items() if text}
 
 
 def fenced(parts: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from cowest.assembly.opened import ledger_path
 from cowest.errors import ConfigError, DataError
 from cowest.ledger.exchanges import Deletion, Exchanged, Verdict, delete_exchanges, read_exchanges
+from cowest.models.turns import spoken
 from cowest.recipe.config import RunConfig, load_config
 from cowest.recipe.kept import kept_recipe
 from cowest.run.store import write_lines
@@ -119,7 +120,7 @@ def _collect(exchanges: int, judged: Sequence[Judged], path: Path) -> TaskCollec
 
 def examples(judged: Sequence[Judged], left_out: Counter[str]) -> list[dict[str, JsonValue]]:
     """A row, as a ``jsonl`` task reads it, for each question with a right answer; several open answers are all right."""
-    by_question: dict[tuple[str, str | None, tuple[str, ...]], list[tuple[Exchanged, str]]] = {}
+    by_question: dict[tuple[tuple[Message, ...], str | None, tuple[str, ...]], list[tuple[Exchanged, str]]] = {}
     for exchange, verdict in judged:
         if verdict.answer is None:
             continue
@@ -128,10 +129,10 @@ def examples(judged: Sequence[Judged], left_out: Counter[str]) -> list[dict[str,
         elif exchange.choices and verdict.answer not in exchange.choices:
             left_out["answer_not_among_choices"] += 1
         else:
-            question = (exchange.messages[exchange.turn].text, _context(exchange), tuple(sorted(exchange.choices)))
+            question = (_turns(exchange), exchange.context or None, tuple(sorted(exchange.choices)))
             by_question.setdefault(question, []).append((exchange, verdict.answer))
     rows: list[dict[str, JsonValue]] = []
-    for (text, context, choices), given in by_question.items():
+    for (turns, context, choices), given in by_question.items():
         by_key: dict[str, str] = {}
         for _, answer in reversed(given):  # the latest first, and as it is written there
             by_key.setdefault(label_key(answer), answer)
@@ -141,11 +142,10 @@ def examples(judged: Sequence[Judged], left_out: Counter[str]) -> list[dict[str,
             continue
         left_out["answer_repeated"] += len(given) - len(answers)
         first = given[0][0]
-        row: dict[str, JsonValue] = {
-            "id": f"collected-{first.id}",
-            "input": text,
-            "references": list[JsonValue](answers),
-        }
+        asked: dict[str, JsonValue] = {"input": turns[0].content}
+        if len(turns) > 1:
+            asked = {"messages": [{"role": turn.role, "content": turn.content} for turn in turns]}
+        row: dict[str, JsonValue] = {"id": f"collected-{first.id}", **asked, "references": list[JsonValue](answers)}
         if context:
             row["context"] = context
         if choices:
@@ -155,12 +155,9 @@ def examples(judged: Sequence[Judged], left_out: Counter[str]) -> list[dict[str,
     return rows
 
 
-def _context(exchange: Exchanged) -> str | None:
-    """The question's context, and the earlier turns without which it may make no sense; the system prompt is left out."""
-    told = {"user": "User", "assistant": "Assistant"}
-    turns = [t for t in exchange.messages[: exchange.turn] if t.role in told and t.text.strip()]
-    earlier = "\n".join(f"{told[turn.role]}: {turn.text}" for turn in turns)
-    return "\n\n".join(part for part in (exchange.context, earlier) if part) or None
+def _turns(exchange: Exchanged) -> tuple[Message, ...]:
+    """The question and the turns before it, the system prompt among them: what the weak model is asked when it is served."""
+    return spoken((turn.role, turn.text) for turn in exchange.messages[: exchange.turn + 1])
 
 
 def preferences(judged: Sequence[Judged], left_out: Counter[str]) -> list[PreferencePair]:

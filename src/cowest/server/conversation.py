@@ -1,18 +1,22 @@
-"""How a conversation is put to each model: the last user turn goes into the recipe's frames, everything else stays."""
+"""How a conversation is put to each model: the last user turn goes into the recipe's frames, everything else stays.
+
+What is text in the turns before it are the example's ``turns``, which the frames put before the question as in a run.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import JsonValue
 
+from cowest.models.turns import in_conversation, role_of, split_system, spoken
 from cowest.protocols import Frames
 from cowest.server.request import Body, ChatRequest, text_of
-from cowest.types import Example, Message, Role
+from cowest.types import Example, Message
 
-_ROLES: Final[dict[str, Role]] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _CONTROL: Final = re.compile(  # invisible: C0 and C1 but tab and newline, zero width, bidi controls, Unicode's "tag" letters
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
 )
@@ -59,40 +63,31 @@ class Conversation:
         )
 
     def for_weak(self, frames: Frames) -> tuple[Message, ...]:
-        """Earlier turns as text, then the draft frame. Turns of tools are left out; neighbours of one role become one."""
-        turns: list[Message] = []
-        for message in self.messages[: self.turn]:
-            role, text = _ROLES.get(str(message["role"])), text_of(message)
-            if role is None or not text.strip():
-                continue
-            if turns and turns[-1].role == role:
-                text = f"{turns.pop().content}\n\n{text}"
-            turns.append(Message(role=role, content=text))
-        framed = frames.draft(self.example)
-        if turns and framed and turns[-1].role == framed[0].role == "user":
-            first = framed[0].model_copy(update={"content": f"{turns.pop().content}\n\n{framed[0].content}"})
-            framed = (first, *framed[1:])
-        return (*turns, *framed)
+        """The draft frame after the earlier turns. Those of tools are left out; neighbours of one role are one."""
+        return frames.draft(self.example)
 
     def as_draft(self, frames: Frames) -> list[Body]:
         """The same as JSON, where the weak model alone is asked."""
-        return [{"role": m.role, "content": m.content} for m in self.for_weak(frames)]
+        return _bodies(self.for_weak(frames))
 
     def with_draft(self, frames: Frames, draft: str) -> list[Body]:
         """The strong model's messages where there is a draft."""
-        return self._framed(frames.refine(self.example, tamed(draft)))
+        return self._framed(lambda example: frames.refine(example, tamed(draft)))
 
     def alone(self, frames: Frames) -> list[Body]:
         """The strong model's messages where there is none."""
-        return self._framed(frames.solo(self.example)) if self.has_question else self.messages
+        return self._framed(frames.solo) if self.has_question else self.messages
 
-    def _framed(self, framed: tuple[Message, ...]) -> list[Body]:
-        *before, last = framed
-        turn = self.messages[self.turn]
-        others: list[Body] = [{"role": m.role, "content": m.content} for m in before]
+    def _framed(self, frame: Callable[[Example], Sequence[Message]]) -> list[Body]:
+        earlier, turn = self.messages[: self.turn], self.messages[self.turn]
+        if earlier == _bodies(self.example.turns):
+            *before, last = frame(self.example)
+            head = _bodies(before)
+        else:  # images, calls of tools, names: what the example cannot hold stays as it came
+            *before, last = frame(self.example.model_copy(update={"turns": ()}))
+            head = _after(earlier, before)
         return [
-            *self.messages[: self.turn],
-            *others,
+            *head,
             {**turn, "content": _with_text(turn.get("content"), last.content)},
             *self.messages[self.turn + 1 :],
         ]
@@ -106,11 +101,27 @@ def conversation(request: ChatRequest, id_: str) -> Conversation:
     asked = Example(
         id=id_,
         input=text,
+        turns=spoken((str(message["role"]), text_of(message)) for message in request.messages[: max(turn, 0)]),
         context=request.extension.context,
         references=("",),  # unknown here; frames never read it
         choices=tuple(request.extension.choices),
     )
     return Conversation(request.messages, turn if text.strip() else -1, asked)
+
+
+def _bodies(messages: Sequence[Message]) -> list[Body]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def _after(earlier: Sequence[Body], framed: Sequence[Message]) -> list[Body]:
+    """A frame's messages after turns that are more than text; their system turns become one, as in ``in_conversation``."""
+    added, rest = split_system(framed)
+    if added and earlier and role_of(str(earlier[0]["role"])) == "system" and text_of(earlier[0]).strip():
+        first = Message(role="system", content=text_of(earlier[0]))
+        (system,) = in_conversation((first,), added)
+        earlier = [{**earlier[0], "content": _with_text(earlier[0].get("content"), system.content)}, *earlier[1:]]
+        added = ()
+    return [*_bodies(added), *earlier, *_bodies(rest)]
 
 
 def _with_text(content: JsonValue, text: str) -> JsonValue:

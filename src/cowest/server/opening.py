@@ -212,7 +212,7 @@ class _Opener:
         return Served(
             id_,
             HandedOver(),
-            ChatBackend(RowModel(system, shows_context=context.sight == "both"), sampling, self._opened.breakers[side]),
+            ChatBackend(RowModel(system), sampling, self._opened.breakers[side]),
             "both" if spec.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
             strong_id=f"{prefix}.{STRONG.name}",
             task=name,

@@ -1,8 +1,8 @@
 """A row of ``cowest table`` (bm25, best_of_k, ...) behind a model id: a System as a ChatModel.
 
-The server's frames put a question as a text; a System wants the Example. So :class:`HandedOver` writes it as JSON, which
-:class:`RowModel` reads again. Earlier turns go before the example's context, as a System knows no conversation. The row samples
-as the recipe says: what a client asks of temperature, tokens or seed does not reach it.
+The server's frames put a question as a text; a System wants the Example. So :class:`HandedOver` writes it as JSON,
+earlier turns and all, which :class:`RowModel` reads again. The row samples as the recipe says: what a client asks of temperature,
+tokens or seed does not reach it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,10 @@ class HandedOver:
 
 
 class RowModel:
-    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls.
+    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls."""
 
-    Earlier turns go before the question's context. Where that is not shown to every model (``shows_context`` False), they go before
-    the question itself: the client sent them to all.
-    """
-
-    def __init__(self, system: System, shows_context: bool = True) -> None:
-        self._system, self._shows_context = system, shows_context
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     @property
     def name(self) -> str:
@@ -51,11 +47,6 @@ class RowModel:
         if question < 0 or not messages[question].content.strip():
             raise ModelCallError("no_question", f"{self.name}: there is no user turn with a text")
         example = Example.model_validate_json(messages[question].content)
-        earlier = "\n\n".join(f"{m.role}: {m.content}" for m in messages[:question])
-        if earlier and not self._shows_context:
-            example = example.model_copy(update={"input": f"{earlier}\n\n{example.input}"})
-        elif earlier:
-            example = example.model_copy(update={"context": f"{earlier}\n\n{example.context or ''}".strip()})
         answered = await self._system.answer(example)
         if answered.text is None:
             told = answered.error or (f"{CUT_OFF}: cut off at max_tokens" if answered.truncated else "failed")

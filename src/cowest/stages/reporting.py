@@ -217,6 +217,7 @@ async def _queries(context: Context, systems: Sequence[str]) -> list[QueryView]:
             QueryView(
                 example_id=example.id,
                 input=example.input,
+                turns=example.turns,
                 context=example.context,
                 references=example.references,
                 answers=answers,

@@ -25,7 +25,7 @@ class Routed:
     async def answer(self, example: Example) -> Prediction:
         """Answer one query."""
         try:
-            decision = await self.route.choose(example, RouteFacts())
+            decision = await self.route.choose(example, RouteFacts(turns=len(example.turns)))
         except Exception as error:  # a plug-in's bug is one failed query in the results, as a model's failure is
             reason = f"route_failed: {self.route.name}: {type(error).__name__}: {error}"
             return Prediction(example_id=example.id, system=self.name, text=None, error=reason)

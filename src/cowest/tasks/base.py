@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cowest.errors import ConfigError, DataError
 from cowest.protocols import Task
 from cowest.tasks.answers import MARKER, extract_answer, label_key
-from cowest.types import Example
+from cowest.types import Example, Message
 
 SPLITS = ("train", "validation", "test")
 OPEN_METRICS = ("em", "f1")
@@ -83,7 +83,9 @@ class SimpleTask:
         return self.splits[split]
 
     def target(self, example: Example) -> str:
-        """The rationale, where there is one, then the marked first reference, where there is one; '' without either."""
+        """The example's own target; else its rationale, then the marked first reference, as far as they are there, or ''."""
+        if example.target is not None:
+            return example.target
         if not example.references:
             return (example.rationale or "").rstrip()
         answer = f"{MARKER} {example.references[0]}"
@@ -183,6 +185,23 @@ class OtherContexts(WrappedTask):
             e.model_copy(update={"context": self.contexts[e.id]}) if e.id in self.contexts else e
             for e in self.inner.examples(split)
         )
+
+
+@dataclass(frozen=True)
+class OtherTurns(WrappedTask):
+    """A task whose conversations have other turns before the question, by its id, in training and validation."""
+
+    turns: Mapping[str, tuple[Message, ...]]
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        return getattr(self.inner, "documents", ())
+
+    def examples(self, split: str) -> Sequence[Example]:
+        found = self.inner.examples(split)
+        if split == "test":
+            return found
+        return tuple(e.model_copy(update={"turns": self.turns[e.id]}) if e.id in self.turns else e for e in found)
 
 
 class Measured:

@@ -43,7 +43,7 @@ def with_collected(task: Task, path: Path) -> Task:
     problems.raise_if_any()
     fitting = _Fitting(task)
     left_out, extra = Counter[str](), list[Example]()
-    seen = set[tuple[str, str]]()
+    seen = set[tuple[str, ...]]()
     for row in rows:
         key = overlap_key(row.example)
         example = fitting.fitted(row.example)

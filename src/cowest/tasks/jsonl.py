@@ -5,8 +5,9 @@ One row::
     {"input": "Who founded Torvale?", "answer": "Mira Ost", "rationale": "Torvale was founded by Mira Ost in 1871."}
 
 ``input`` and either ``references`` (a list of right answers) or ``answer`` are required (``input`` alone, where models compare
-answers: ``feedback.compare``); ``id``, ``rationale``, ``choices``, ``context`` and ``metadata`` are optional. Every problem names
-file, line, field and the fix, and up to ten are shown at once.
+answers: ``feedback.compare``); ``id``, ``rationale``, ``choices``, ``context`` and ``metadata`` are optional. A conversation has
+``messages`` in place of ``input`` (:mod:`cowest.tasks.messages`); where it ends with the assistant's turn, that is what is learned,
+and the answer is read out of it. Every problem names file, line, field and the fix, and up to ten are shown at once.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def load_jsonl_task(
     if not files:
         raise DataError(f"task {name!r} has no data; give at least one of {', '.join(SPLITS)}")
     problems = Problems()
-    rows = {split: read_rows(path, split, problems, answered) for split, path in files.items()}
+    rows = {split: read_rows(path, split, problems, answered, labels) for split, path in files.items()}
     every = [row for split_rows in rows.values() for row in split_rows]
     labels = labels or _shared_choices(every)
     _check_ids(every, problems)
@@ -149,7 +150,7 @@ def _check_overlap(rows: dict[str, list[Row]], problems: Problems) -> None:
     """No test query may be among those that models are tuned on or chosen by."""
     if not rows.get("test"):
         return
-    seen: dict[tuple[str, str], Place] = {}
+    seen: dict[tuple[str, ...], Place] = {}
     for split in ("train", "validation"):
         for row in rows.get(split, ()):
             seen.setdefault(overlap_key(row.example), row.place)
@@ -163,7 +164,7 @@ def _split_off_validation(
     splits: dict[str, tuple[Example, ...]], fraction: float, seed: int, path: Path
 ) -> dict[str, tuple[Example, ...]]:
     examples = splits["train"]
-    groups: dict[tuple[str, str], list[Example]] = {}
+    groups: dict[tuple[str, ...], list[Example]] = {}
     for example in examples:
         groups.setdefault(overlap_key(example), []).append(example)
     if len(groups) < 2:

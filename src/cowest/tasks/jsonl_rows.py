@@ -5,20 +5,25 @@ Checked by hand and not by a schema library, because the messages are for people
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
 from cowest.errors import DataError
+from cowest.tasks.answers import extract_answer
+from cowest.tasks.messages import Conversed, conversed
+from cowest.tasks.row_errors import RowError as RowError
+from cowest.tasks.row_errors import kind_of as kind_of
+from cowest.tasks.row_errors import listed as listed
+from cowest.tasks.row_errors import suggestion as suggestion
 from cowest.types import Example
 
 MAX_PROBLEMS: Final = 10
-FIELDS: Final = ("input", "references", "answer", "id", "rationale", "choices", "context", "metadata")
+FIELDS: Final = ("input", "messages", "references", "answer", "id", "rationale", "choices", "context", "metadata")
 
 
 @dataclass(frozen=True)
@@ -64,35 +69,25 @@ class Problems:
             raise DataError("\n".join(self.lines[:MAX_PROBLEMS] + more))
 
 
-class RowError(ValueError):
-    """One row is wrong; the message says which field and the fix."""
+def overlap_key(example: Example) -> tuple[str, ...]:
+    """Two examples with the same key are the same query: input, context and earlier turns, case and spacing folded.
 
-
-def listed(names: Sequence[str], limit: int = 12) -> str:
-    """Names for a message, cut off after ``limit``."""
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"``, or nothing when no known word is near."""
-    by_case = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), by_case, n=1, cutoff=0.6)
-    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
-
-
-def overlap_key(example: Example) -> tuple[str, str]:
-    """Two examples with the same key are the same query: input and context, case and spacing folded."""
-    return _fold(example.input), _fold(example.context or "")
+    A system prompt makes no other query: what was asked under one must not be trained on where it is tested without.
+    """
+    turns = (_fold(f"{turn.role} {turn.content}") for turn in example.turns if turn.role != "system")
+    return (_fold(example.input), _fold(example.context or ""), *turns)
 
 
 def _fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def read_rows(path: Path, split: str, problems: Problems, answered: bool = True) -> list[Row]:
+def read_rows(
+    path: Path, split: str, problems: Problems, answered: bool = True, labels: tuple[str, ...] = ()
+) -> list[Row]:
     """The rows of a file; what is wrong with it goes to ``problems``. Blank lines are skipped.
 
-    ``answered``: a row without an answer is wrong.
+    ``answered``: a row without an answer is wrong. ``labels``: the task's classes, one of which a conversation's answer names.
     """
     try:
         data = path.read_bytes()
@@ -106,7 +101,7 @@ def read_rows(path: Path, split: str, problems: Problems, answered: bool = True)
     before = len(problems.lines)
     for place, line in _lines(path, data, problems):
         try:
-            rows.append(Row(_example(_parse(line), f"{split}-{place.line}", answered), place))
+            rows.append(Row(_example(_parse(line), f"{split}-{place.line}", answered, labels), place))
         except RowError as error:
             problems.add(place, str(error))
         if problems.full:
@@ -157,30 +152,56 @@ def _parse(line: str) -> dict[str, object]:
     return row
 
 
-def _example(row: dict[str, object], default_id: str, answered: bool) -> Example:
+def _example(row: dict[str, object], default_id: str, answered: bool, labels: tuple[str, ...]) -> Example:
     for key in row:
         if key not in FIELDS:
             hint = suggestion(key, FIELDS) or f"; known are {', '.join(FIELDS)} (anything else goes into metadata)"
             raise RowError(f'unknown field "{key[:60]}"{hint}')
+    asked = _asked(row)
+    choices = texts_field(row, "choices") if row.get("choices") is not None else ()
     return Example(
         id=_id(row.get("id"), default_id),
-        input=text_field(row, "input"),
+        input=asked.question,
+        turns=asked.turns,
         context=_optional_text(row, "context"),
-        references=_references(row, answered),
-        choices=texts_field(row, "choices") if row.get("choices") is not None else (),
+        references=_references(row, answered, asked.reply, labels or choices),
+        choices=choices,
         rationale=_optional_text(row, "rationale"),
+        target=asked.reply,
         metadata=_metadata(row.get("metadata")),
     )
 
 
-def _references(row: dict[str, object], answered: bool) -> tuple[str, ...]:
+def _asked(row: dict[str, object]) -> Conversed:
+    """The question, and in a row of ``messages`` what stands around it."""
+    if row.get("messages") is None:
+        return Conversed((), text_field(row, "input"), None)
+    if row.get("input") is not None:
+        raise RowError('both "input" and "messages" are given; keep one')
+    asked = conversed(row["messages"])
+    if asked.reply is not None and row.get("rationale") is not None:
+        raise RowError(
+            'both "rationale" and an answer at the end of "messages" are given, and either is what is learned; keep one'
+        )
+    return asked
+
+
+def _references(row: dict[str, object], answered: bool, reply: str | None, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The right answers that are given, or else the one that a ``reply`` is read to give."""
     has_answer, has_references = row.get("answer") is not None, row.get("references") is not None
     if has_answer and has_references:
         raise RowError('both "answer" and "references" are given; keep one')
     if has_references:
         return texts_field(row, "references")
+    if not has_answer and reply is not None and (read := extract_answer(reply, labels)) is not None:
+        return (read,)
     if not has_answer and not answered:
         return ()
+    if not has_answer and reply is not None:
+        raise RowError(
+            'no answer is marked in the last text of "messages"; end it with "Answer: ...", add "answer": "...", or have answers '
+            "compared: feedback.compare"
+        )
     if not has_answer:
         raise RowError(
             '"references" is missing; add "references": ["..."] or "answer": "...", or have answers compared: feedback.compare'
@@ -243,18 +264,3 @@ def _metadata(value: object) -> dict[str, str]:
         if not isinstance(item, str):
             raise RowError(f'"metadata" has {kind_of(item)} at "{str(key)[:60]}"; write values as strings')
     return dict(value)
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, for a message; its content stays out."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a string" if value.strip() else "empty"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    return "an object"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from cowest.errors import ModelCallError, StageError
-from cowest.models.chat import prompt_text, token_ids
+from cowest.models.chat import prompt_ids, prompt_text, token_ids
+from cowest.models.window import without_earliest
 from cowest.protocols import Reporter
 from cowest.types import Message, Record
 
@@ -23,18 +25,25 @@ class Tokens(NamedTuple):
 class Cut(Record):
     """What ``max_length`` did to a training's items (rows, or pairs): no item is counted twice.
 
-    ``cut`` ones are trained on without their end; ``lost`` ones have no token of a completion left; of ``equal`` pairs both
-    sides were the same after the cut, so that nothing tells them apart. The last two are not trained on.
+    ``shortened`` ones are trained on without the earliest turns of their conversation; ``cut`` ones without their end; ``lost``
+    ones have no token of a completion left; of ``equal`` pairs both sides were the same after the cut, so that nothing tells
+    them apart. The last two are not trained on.
     """
 
     items: int
+    shortened: int = Field(default=0, exclude_if=lambda n: n == 0)
     cut: int = 0
     lost: int = 0
     equal: int = 0
 
     def tell(self, reporter: Reporter, stage: str, what: str, max_length: int) -> None:
         """One line about what is missing from the training, where anything is."""
-        found = [(self.cut, "cut"), (self.lost, "lost"), (self.equal, "equal after the cut and dropped")]
+        found = [
+            (self.shortened, "without their earliest turns"),
+            (self.cut, "cut"),
+            (self.lost, "lost"),
+            (self.equal, "equal after the cut and dropped"),
+        ]
         told = ", ".join(f"{n:,} {how}" for n, how in found if n)
         if told:
             reporter.info(
@@ -44,7 +53,38 @@ class Cut(Record):
     def counts(self, what: str) -> dict[str, int]:
         """For the stage's counts; ``what``: rows or pairs."""
         found = {f"{what}_cut": self.cut, f"{what}_lost": self.lost}
+        found |= {f"{what}_shortened": self.shortened} if self.shortened else {}
         return found | ({f"{what}_equal_after_cut": self.equal} if what == "pairs" else {})
+
+
+def shortened(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[Message]],
+    replies: Sequence[Sequence[str]],
+    max_length: int,
+) -> list[Sequence[Message]]:
+    """The prompts without their earliest turns, until each fits ``max_length`` with the longest of its replies and its end.
+
+    By the rule of :mod:`cowest.models.window`: what cannot be made to fit so keeps the question alone. A prompt that a template
+    refuses stays as it is, for :func:`encode` to say so.
+    """
+    found = list[Sequence[Message]]()
+    for whole, texts in zip(prompts, replies, strict=True):
+        prompt = whole
+        if any(turn.role == "assistant" for turn in whole):
+            room = max_length - 1 - max(len(token_ids(tokenizer, text)) for text in texts)
+            try:
+                while len(prompt_ids(tokenizer, prompt)) > room and (fewer := without_earliest(prompt)) is not None:
+                    prompt = fewer
+            except ModelCallError:
+                prompt = whole
+        found.append(prompt)
+    return found
+
+
+def fewer_turns(before: Sequence[Sequence[Message]], after: Sequence[Sequence[Message]]) -> int:
+    """How many prompts lost turns."""
+    return sum(len(one) > len(other) for one, other in zip(before, after, strict=True))
 
 
 def encode(

@@ -28,7 +28,7 @@ from cowest.recipe.config import AlignConfig
 from cowest.run.progress import NOWHERE
 from cowest.training.checkpoints import KeepCallback, kept_models
 from cowest.training.common import Folder, LogCallback, arguments, fingerprint, new_adapter, release
-from cowest.training.encoding import Cut, encode
+from cowest.training.encoding import Cut, encode, fewer_turns, shortened
 from cowest.training.ending import taught_end, tokenizer_for_training
 from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
@@ -89,7 +89,9 @@ def tokenize(
 ) -> tuple[list[Row], Cut]:
     """Rows of prompt_ids, completion_ids and label, cut to ``align.max_length``, and what that did to the drafts."""
     texts = [draft.completion[-1].content for draft in drafts]
-    encoded = encode(tokenizer, [draft.prompt for draft in drafts], texts, model, end)
+    whole = [draft.prompt for draft in drafts]
+    prompts = shortened(tokenizer, whole, [(text,) for text in texts], settings.max_length)
+    encoded = encode(tokenizer, prompts, texts, model, end)
     kept = [
         (draft, tokens) for draft, tokens in zip(drafts, encoded, strict=True) if tokens.start < settings.max_length
     ]
@@ -102,7 +104,8 @@ def tokenize(
         for row, weight in zip(rows, weights, strict=True):
             row[WEIGHT] = weight
     cut = sum(len(tokens.ids) > settings.max_length for _, tokens in kept)
-    return rows, Cut(items=len(drafts), cut=cut, lost=len(drafts) - len(kept))
+    less = fewer_turns(whole, prompts)
+    return rows, Cut(items=len(drafts), shortened=less, cut=cut, lost=len(drafts) - len(kept))
 
 
 def balance(rows: Sequence[Row], settings: AlignConfig) -> tuple[float, float]:

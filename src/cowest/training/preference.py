@@ -38,7 +38,7 @@ from cowest.training.common import (
     new_adapter,
     release,
 )
-from cowest.training.encoding import Cut, encode
+from cowest.training.encoding import Cut, encode, fewer_turns, shortened
 from cowest.training.ending import taught_end, tokenizer_for_training
 from cowest.training.loop import load_within_memory, train_within_memory
 from cowest.training.notices import quiet
@@ -113,9 +113,10 @@ def tokenize(
 
     ``weights``, one a pair, become the rows' column ``weight``.
     """
-    prompts = [pair.prompt for pair in pairs]
-    chosen = encode(tokenizer, prompts, [pair.chosen[-1].content for pair in pairs], model, end)
-    rejected = encode(tokenizer, prompts, [pair.rejected[-1].content for pair in pairs], model, end)
+    whole = [pair.prompt for pair in pairs]
+    good, bad = ([pair.chosen[-1].content for pair in pairs], [pair.rejected[-1].content for pair in pairs])
+    prompts = shortened(tokenizer, whole, list(zip(good, bad, strict=True)), max_length)
+    chosen, rejected = (encode(tokenizer, prompts, texts, model, end) for texts in (good, bad))
     rows, cut, lost, equal = list[Row](), 0, 0, 0
     for number, ((better, start), (worse, _)) in enumerate(zip(chosen, rejected, strict=True)):
         if start >= max_length:
@@ -129,7 +130,7 @@ def tokenize(
             if weights is not None:
                 row[WEIGHT] = weights[number]
             rows.append(row)
-    return rows, Cut(items=len(pairs), cut=cut, lost=lost, equal=equal)
+    return rows, Cut(items=len(pairs), shortened=fewer_turns(whole, prompts), cut=cut, lost=lost, equal=equal)
 
 
 def weights_of(pairs: Sequence[PreferencePair], by: Literal["even", "margin"]) -> list[float] | None:

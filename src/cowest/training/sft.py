@@ -35,7 +35,7 @@ from cowest.training.common import (
     new_adapter,
     release,
 )
-from cowest.training.encoding import Cut, encode
+from cowest.training.encoding import Cut, encode, fewer_turns, shortened
 from cowest.training.ending import taught_end, tell_end, tokenizer_for_training
 from cowest.training.head import at_targets, causal_model, plain_head, targets_only
 from cowest.training.loop import load_within_memory, train_within_memory
@@ -154,15 +154,16 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[SftRow], max_length: int, model: str, end: int
 ) -> tuple[list[dict[str, list[int]]], Cut]:
     """Rows of input_ids and labels (-100 on the prompt), cut to ``max_length``, and what that did to them."""
-    encoded = encode(
-        tokenizer, [row.prompt for row in conversations], [row.completion for row in conversations], model, end
-    )
+    whole, texts = [row.prompt for row in conversations], [row.completion for row in conversations]
+    prompts = shortened(tokenizer, whole, [(text,) for text in texts], max_length)
+    encoded = encode(tokenizer, prompts, texts, model, end)
     kept = [tokens for tokens in encoded if tokens.start < max_length]
     rows = [
         {"input_ids": ids[:max_length], "labels": ([-100] * start + ids[start:])[:max_length]} for ids, start in kept
     ]
     cut = sum(len(tokens.ids) > max_length for tokens in kept)
-    return rows, Cut(items=len(conversations), cut=cut, lost=len(encoded) - len(kept))
+    less = fewer_turns(whole, prompts)
+    return rows, Cut(items=len(conversations), shortened=less, cut=cut, lost=len(encoded) - len(kept))
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler[int]):
