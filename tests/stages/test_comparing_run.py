@@ -323,7 +323,11 @@ async def test_an_open_task_is_judged_from_the_first_draft_to_the_results(tmp_pa
     assert sum(low for _, low, _, _ in lines(found)) <= asked <= sum(e for _, _, e, _ in lines(found))
     judging = Judging.model_validate_json((tmp_path / "run/judging.json").read_bytes())
     assert judging.gain is not None and (judging.gain.labelled, judging.gain.judged) == (8, 16)
-    assert (tmp_path / "run/report.html").read_text().count("Preferred to strong alone") >= 1
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("Preferred to strong alone") >= 1
+    (note,) = judging.judges
+    assert f'<code>judge</code></th><td class="num">{note.compared}</td><td class="num">{note.better}</td>' in page
+    assert f"{note.first} of {note.sided} (" in page and f"{judging.equal} drafts after which" in page
     again = await asyncio.to_thread(estimate, config_from_dict(recipe(NOWHERE, **changes)), tmp_path / "run")
     assert again.calls.high == 0
 
