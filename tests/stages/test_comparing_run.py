@@ -326,8 +326,9 @@ async def test_an_open_task_is_judged_from_the_first_draft_to_the_results(tmp_pa
     page = (tmp_path / "run/report.html").read_text()
     assert page.count("Preferred to strong alone") >= 1
     (note,) = judging.judges
-    assert f'<code>judge</code></th><td class="num">{note.compared}</td><td class="num">{note.better}</td>' in page
-    assert f"{note.first} of {note.sided} (" in page and f"{judging.equal} drafts after which" in page
+    cells = (note.compared, note.failed, note.better, note.worse)
+    assert "<code>judge</code></th>" + "".join(f'<td class="num">{n}</td>' for n in cells) in page
+    assert f"% of {note.sided}</td>" in page and f"{judging.equal} drafts after which" in page
     again = await asyncio.to_thread(estimate, config_from_dict(recipe(NOWHERE, **changes)), tmp_path / "run")
     assert again.calls.high == 0
 

@@ -7,26 +7,26 @@ from typing import Final
 
 from cowest.report.data import JudgeView, JudgingView
 from cowest.report.naming import percent
-from cowest.results import Share
 from cowest.scoring.compare import ALWAYS
 from cowest.scoring.powered import Agreement
 
 HEADS: Final = (
     "Judge",
     "Pairs",
+    "No verdict",
     "With a draft",
     "Alone",
     "Ties",
-    "Orders disagree",
     "Shown first",
-    "As references",
+    "Agrees",
+    "Kappa",
     "Opposite",
 )
 LEGEND: Final = (
     "Judges compare each answer made with a draft with the strong model's alone, in both orders. With a draft, alone: the answer "
-    "that both orders prefer; orders disagree: of the ties, those in which the preferred answer changed with its place. Shown "
-    "first: of the verdicts for one answer, those for the one shown first; without position bias about half. As references: "
-    "better, worse or equal as the references say, with the 95% Wilson interval (kappa takes chance off); opposite: better for worse."
+    "that both orders prefer. Ties: in brackets those in which the preferred answer changed with its place. Shown first: of the "
+    "verdicts for one answer, those for the one shown first; without position bias about half. Agrees: better, worse or equal as "
+    "the references say, with the 95% Wilson interval; kappa takes chance off. Opposite: better for worse, or worse for better."
 )
 
 
@@ -42,25 +42,18 @@ def rows(judging: Sequence[JudgingView]) -> list[list[str]]:
 
 
 def _row(judge: JudgeView, name: str) -> list[str]:
-    lost = f" ({judge.failed:,} without a verdict)" if judge.failed else ""
-    first = f"{judge.first:,} of {judge.sided:,}" + (
-        f" ({percent(judge.first / judge.sided, 0)}%)" if judge.sided else ""
-    )
-    counts = [f"{n:,}" for n in (judge.better, judge.worse, judge.ties, judge.inconsistent)]
-    return [name, f"{judge.compared:,}{lost}", *counts, first, *_agreed(judge.agreement)]
+    first = f"{percent(judge.first / judge.sided, 0)}% of {judge.sided:,}" if judge.sided else "—"
+    counts = [f"{n:,}" for n in (judge.compared, judge.failed, judge.better, judge.worse)]
+    return [name, *counts, f"{judge.ties:,} ({judge.inconsistent:,})", first, *_agreed(judge.agreement)]
 
 
 def _agreed(found: Agreement | None) -> list[str]:
-    if found is None:
-        return ["—", "—"]
-    kappa = "" if found.kappa is None else f", kappa {found.kappa:.2f}"
-    return [f"{_share(found.agree)}{kappa}", f"{found.opposite:,}"]
-
-
-def _share(share: Share) -> str:
-    if share.share is None:
-        return "—"
-    return f"{share.n:,} of {share.of:,} ({percent(share.share, 0)}% [{percent(share.ci_low, 0)}, {percent(share.ci_high, 0)}])"
+    if found is None or found.agree.share is None:
+        return ["—"] * 3
+    share = found.agree
+    interval = f"[{percent(share.ci_low, 0)}, {percent(share.ci_high, 0)}]"
+    kappa = "—" if found.kappa is None else f"{found.kappa:.2f}"
+    return [f"{percent(share.share, 0)}% {interval} of {share.of:,}", kappa, f"{found.opposite:,}"]
 
 
 def notes(judging: Sequence[JudgingView]) -> list[str]:
@@ -79,7 +72,7 @@ def notes(judging: Sequence[JudgingView]) -> list[str]:
         ]
         if (gain := one.gain) is not None:
             said.append(
-                f"{where}mean gain by {one.metric}: {gain.mean:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}], from the "
+                f"{where}Mean gain by {one.metric}: {gain.mean:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}], from the "
                 f"references of {gain.labelled:,} queries and the judges' word on {gain.judged:,} others."
             )
     return said
