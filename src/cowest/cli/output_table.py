@@ -64,7 +64,8 @@ def _print_pooled(console: Console, results: TableResults) -> None:
         console.print(POOLED_LEGEND.format(baseline=results.baseline), markup=False, highlight=False, soft_wrap=True)
     for claim in results.claims:
         text, where, points, p, verdict = claim_cells(claim)
-        said = f"{where}: {text}: {verdict}: {points}{f', p = {p}' if p else ''}"
+        told = "" if not p else f", p {p.replace('<', '< ') if p.startswith('<') else f'= {p}'}"
+        said = f"{where}: {text}: {verdict}: {points}{told}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     if results.claims:
         console.print(CLAIMS_LEGEND, markup=False, highlight=False, soft_wrap=True)
