@@ -39,7 +39,7 @@ test: install-dev ## run the tests; ARGS="-m 'not slow'" for the quick ones
 lint: install-dev ## format, lint, types and import contracts, without the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src/cowest tests
+	$(BIN)/mypy src/cowest tests benchmarks
 	$(BIN)/lint-imports
 
 check: lint test ## everything that CI checks

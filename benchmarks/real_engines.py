@@ -96,7 +96,7 @@ def _reading_weights(config: Any) -> int:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)  # packed layers have no parameters to count
-    return sum(p.numel() for p in model.base_model.parameters()) - model.get_input_embeddings().weight.numel()
+    return int(sum(p.numel() for p in model.base_model.parameters()) - model.get_input_embeddings().weight.numel())
 
 
 def generate(work: Work) -> dict[str, Any]:
@@ -110,7 +110,8 @@ def generate(work: Work) -> dict[str, Any]:
     tokenizer, dtype = load_tokenizer(ref), torch.bfloat16 if native_bfloat16(device) else torch.float32
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(work["folder"], dtype=dtype).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(work["folder"], dtype=dtype)
+    model = model.to(device).eval()
     ends = model.generation_config.eos_token_id
     stops = torch.tensor(ends if isinstance(ends, list) else [ends], device=device)
 

@@ -123,8 +123,8 @@ def train_once(model: Path, rows: Path, kind: Kind, side: Side, dtype: str, batc
         trainer.add_callback(Clock())
         trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    spent = [after - before for before, after in zip(marks[0], marks[-1], strict=True)]
-    return Run(kind, side, dtype, tokens, *spent, peak_gib=peak_gib(), losses=losses)
+    seconds, user_s, kernel_s = (after - before for before, after in zip(marks[0], marks[-1], strict=True))
+    return Run(kind, side, dtype, tokens, seconds, user_s, kernel_s, peak_gib=peak_gib(), losses=losses)
 
 
 def _now() -> tuple[float, float, float]:
@@ -186,7 +186,9 @@ def _prepared(
     end = taught_end(
         loaded, tokenizer, settings, list(zip(prompts, (e["chosen"] for e in examples), strict=True)), "", kind
     )
-    classes = (LeanSftTrainer, SFTTrainer, PairTrainer, DPOTrainer)
+    ours_sft: Any = LeanSftTrainer  # Any: methods of these are replaced
+    ours_dpo: Any = PairTrainer
+    classes: tuple[Any, ...] = (ours_sft, SFTTrainer, ours_dpo, DPOTrainer)
     for one in classes:
         one._get_train_sampler = lambda self, dataset=None: SequentialSampler(dataset or self.train_dataset)
     if side == "ours":
@@ -196,7 +198,7 @@ def _prepared(
         data, _ = tokenize(tokenizer, told, settings.max_length, str(model), end)
         tokens = sum(len(row["input_ids"]) for row in data)
         if side == "trl":
-            LeanSftTrainer.compute_loss = SFTTrainer.compute_loss
+            ours_sft.compute_loss = SFTTrainer.compute_loss
         make: Callable[..., Any] = lean_trainer
     else:
         pairs = [
@@ -209,7 +211,7 @@ def _prepared(
         data, _ = tokenize_pairs(tokenizer, pairs, settings.max_length, str(model), end)
         tokens = sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in data)
         if side == "trl":
-            PairTrainer._precompute_ref_logps = DPOTrainer._precompute_ref_logps
+            ours_dpo._precompute_ref_logps = DPOTrainer._precompute_ref_logps
         make = pair_trainer
 
     shape, longest = (
@@ -260,7 +262,8 @@ def main() -> None:
             json.dumps(asdict(train_once(given.model, given.rows, kind, side, given.dtype, given.batch, given.steps)))
         )
         return
-    for kind in ("sft", "dpo"):
+    kinds: tuple[Kind, ...] = ("sft", "dpo")
+    for kind in kinds:
         batch = given.batch if kind == "sft" else max(1, given.batch // 2)
         for line in told(compare(given.model, given.rows, kind, given.dtype, batch, given.steps, given.runs)):
             print(line, flush=True)

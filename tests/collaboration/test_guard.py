@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.guard_rows import rows_of
 
-from cowest.collaboration.guard.evidence import ARMS, Answered, Evidence, Said, agreement, features
+from cowest.collaboration.guard.evidence import ARMS, Answered, Arm, Evidence, Said, agreement, features
 from cowest.collaboration.guard.learn import (
     CANDIDATES,
     Numbers,
@@ -23,6 +23,7 @@ from cowest.collaboration.guard.promise import Pilot, best_bet, capital, certifi
 
 pytest.importorskip("sklearn")
 RISK, DELTA = 0.02, 0.05
+FREE_ONLY: tuple[Arm, ...] = ("weak",)
 
 
 def losses(rng: np.random.Generator, n: int, worse: float, better: float) -> np.ndarray:
@@ -159,12 +160,12 @@ def test_the_promise_is_kept_over_calibration_sets() -> None:
 def evidence(**arms: Said) -> Evidence:
     return Evidence(
         question_words=3, draft=arms.get("draft", Said()), arms={k: v for k, v in arms.items() if k in ARMS}
-    )  # type: ignore[misc]
+    )
 
 
 def test_features_are_of_what_is_known_and_missing_ones_count_as_their_mean() -> None:
     known = evidence(weak=Said(answer="Yes"), both=Said(answer="yes", words=2), draft=Said(answer="no", words=4))
-    seen = features(known, ("weak",), ("yes", "no"))
+    seen = features(known, FREE_ONLY, ("yes", "no"))
     assert seen["weak confidence"] is None and seen["draft is weak"] == 0.0
     assert (seen["weak says yes"], seen["weak says no"]) == (1.0, 0.0)
     assert "both is weak" not in seen and features(known, ("weak", "both"))["both is weak"] == 1.0

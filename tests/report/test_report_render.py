@@ -9,13 +9,24 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cowest.report.data import AnswerView, CheckpointView, CurvePoint, QueryView, RunReport, TaskReport, TrainingCurve
+from cowest.report.data import (
+    AnswerView,
+    CheckpointView,
+    CurvePoint,
+    JudgeView,
+    JudgingView,
+    QueryView,
+    RunReport,
+    TaskReport,
+    TrainingCurve,
+)
 from cowest.report.html import render
 from cowest.report.naming import described, order_systems, p_value, percent, points, target_of, visible
 from cowest.report.plots import checkpoints_plot, curve_plots, gains_plot, systems_plot
 from cowest.report.queries import outcome, query_list, script_json
 from cowest.report.verdict import contrast, verdicts
 from cowest.results import Comparison, MetricValue, Results, SystemResult
+from cowest.scoring.powered import Agreement, agreement, powered_mean
 from cowest.scoring.statistics import Outcome
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import SYSTEMS
@@ -89,6 +100,48 @@ def test_page_has_the_numbers_of_a_full_task(make_report: MakeReport) -> None:
 
 
 NASTY = "</p><script>alert(1)</script>"
+
+
+def judge(name: str, agreed: Agreement | None) -> JudgeView:
+    return JudgeView(
+        model=name,
+        compared=40,
+        failed=2,
+        better=20,
+        worse=10,
+        ties=10,
+        inconsistent=8,
+        first=60,
+        sided=64,
+        agreement=agreed,
+    )
+
+
+def test_what_judges_say_is_a_table_of_their_habits_and_agreement(make_task: Make) -> None:
+    agreed = agreement([1, 1, -1, 0], [1, -1, -1, 0])
+    gain = powered_mean([1.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.0, 0.5], [0.5, 0.0])
+    one = JudgingView(number=1, metric="f1", judges=(judge(NASTY, agreed),), equal=7, agreement=agreed, gain=gain)
+    task = make_task()
+    assert "What the judges say" not in render(RunReport(title="t", tasks=[task]))
+    page = render(RunReport(title="t", tasks=[task.model_copy(update={"judging": [one]})]))
+    words = Page(page).words
+    assert NASTY not in page and words.count(NASTY) == 1, "a judge's name is text"
+    assert "402201010 (8)94% of 6475% [30, 95] of 40.641" in words, (
+        "pairs, none, better, worse, ties, first, agrees, kappa"
+    )
+    assert "7 drafts after which the answer is that without a draft were not compared." in words
+    assert gain is not None and f"Mean gain by f1: {gain.mean:+.3f} [{gain.ci_low:+.3f}, {gain.ci_high:+.3f}]" in words
+    assert "round" not in words.split("What the judges say")[1].split("Test queries")[0]
+    two = one.model_copy(
+        update={"number": 2, "judges": (judge("a", None), judge("b", agreed)), "gain": None, "equal": 0}
+    )
+    both = Page(render(RunReport(title="t", tasks=[task.model_copy(update={"judging": [one, two]})]))).words
+    assert "a, round 2" in both and "all judges, round 2" in both and "Round 1: 7 drafts after" in both
+    assert "Round 2: 0" not in both
+    same = judge("c", None).model_copy(update={"first": 64, "compared": 32, "better": 0, "worse": 0})
+    lazy = one.model_copy(update={"judges": (same,)})
+    told = Page(render(RunReport(title="t", tasks=[task.model_copy(update={"judging": [lazy]})]))).words
+    assert "c prefers the answer that is shown first in more than 95% of its verdicts" in told
 
 
 def test_what_the_strong_model_does_with_a_draft_and_what_the_run_noticed(make_task: Make) -> None:

@@ -11,17 +11,20 @@ from typing import Any
 
 import pytest
 from pydantic import JsonValue
+from tests.batch_server import Provider
 from tests.helpers import Log, save_tiny_model, tiny_recipe
 from tests.judge_endpoint import JudgeEndpoint, by_taste, first, judge_model, shown
-from tests.paid_endpoint import paid_recipe, records_of
+from tests.paid_endpoint import paid_recipe, records_of, reply
 
 from cowest import api
 from cowest.costs.estimate import Estimate, estimate
 from cowest.errors import BudgetExceededError, ConfigError, DataError, StageError
+from cowest.ledger.summary import summarise_ledger
 from cowest.models.scripted import ScriptedChatModel
 from cowest.pipeline import RunSummary, run
 from cowest.recipe.config import config_from_dict
 from cowest.run.store import RunDir
+from cowest.scoring.compare import Compared
 from cowest.stages.comparing import Judging
 from cowest.types import Draft, Feedback, PreferencePair, Refinement
 
@@ -201,6 +204,40 @@ async def test_the_estimate_counts_comparisons(tmp_path: Path) -> None:
     assert (already, left) == (len(endpoint.asked("judge")), 0)
 
 
+async def test_judges_are_never_batched_and_cost_the_full_price_in_estimate_and_bill(tmp_path: Path) -> None:
+    def said(body: dict[str, JsonValue]) -> str:
+        if body["model"] == "judge":
+            return json.dumps({"explanation": "so", "better": by_taste(*shown(body))})
+        return reply(body, 0).splitlines()[-1]
+
+    provider = Provider(answer=said)
+    async with provider.serve() as url:
+        plain = recipe(url)
+        feedback, strong = plain["feedback"], plain["strong"]
+        assert isinstance(feedback, dict) and isinstance(strong, dict)
+        feedback |= {"mode": "batch"}
+        strong |= {"batch": {"poll_s": 0.02, "discount": 0.5}}
+        config = config_from_dict(plain)
+        before = await asyncio.to_thread(estimate, config, tmp_path)
+        await run(config, tmp_path, Log())
+    told = {s.calls_for: s for s in before.stages if s.stage == "feedback"}
+    alone, compare = told["strong alone"], told["compare"]
+    for stage, share in ((alone, 0.5), (compare, 1.0)):
+        assert stage.cost_usd is not None and stage.seconds is not None
+        full = (stage.input_tokens.expected * 1.0 + stage.output_tokens.expected * 4.0) / 1e6
+        assert stage.cost_usd.expected == pytest.approx(share * full, rel=0.01) and full
+        assert stage.batch == (share < 1) == (stage.seconds.high == 24 * 3600)
+    assert provider.jobs and all('"judge"' not in provider.files[job.file] for job in provider.jobs.values())
+    bill = summarise_ledger(tmp_path / "ledger.sqlite").by_purpose_and_model()
+    for model, share in (("strong", 0.5), ("judge", 1.0)):
+        line = bill["feedback", model]
+        assert line.cost_usd == pytest.approx(share * line.calls * (10 * 1.0 + 4 * 4.0) / 1e6) and line.calls > 20
+    assert (
+        sum(r.usage.calls for r in RunDir(tmp_path).file("compared-1.jsonl", Compared).load())
+        == bill["feedback", "judge"].calls
+    )
+
+
 async def test_another_judge_is_another_feedback_and_the_same_is_none(tmp_path: Path) -> None:
     endpoint, log = JudgeEndpoint(judge=by_taste, judge2=by_taste), Log()
     await made(endpoint, tmp_path)
@@ -286,7 +323,12 @@ async def test_an_open_task_is_judged_from_the_first_draft_to_the_results(tmp_pa
     assert sum(low for _, low, _, _ in lines(found)) <= asked <= sum(e for _, _, e, _ in lines(found))
     judging = Judging.model_validate_json((tmp_path / "run/judging.json").read_bytes())
     assert judging.gain is not None and (judging.gain.labelled, judging.gain.judged) == (8, 16)
-    assert (tmp_path / "run/report.html").read_text().count("Preferred to strong alone") >= 1
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("Preferred to strong alone") >= 1
+    (note,) = judging.judges
+    cells = (note.compared, note.failed, note.better, note.worse)
+    assert "<code>judge</code></th>" + "".join(f'<td class="num">{n}</td>' for n in cells) in page
+    assert f"% of {note.sided}</td>" in page and f"{judging.equal} drafts after which" in page
     again = await asyncio.to_thread(estimate, config_from_dict(recipe(NOWHERE, **changes)), tmp_path / "run")
     assert again.calls.high == 0
 

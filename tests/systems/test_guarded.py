@@ -15,7 +15,7 @@ from cowest.models.scripted import ScriptedChatModel
 from cowest.protocols import ChatModel
 from cowest.systems.guarded import Guarded, Opinions, sureness_of
 from cowest.tasks.answers import extract_answer
-from cowest.types import Completion, Example, Prediction, Sampling, TokenLogprob
+from cowest.types import Completion, Example, Message, Prediction, Sampling, TokenLogprob
 
 QUESTION = Example(id="q", input="Which way?", references=("left",))
 SURE, UNSURE = [("Answer:", -0.01), (" left", -0.01)], [("Answer:", -0.01), (" left", -3.0)]
@@ -137,9 +137,9 @@ def test_a_weak_model_without_logprobs_leaves_the_strong_one_when_answering() ->
 
 def test_agreement_of_samples_is_evidence_and_they_differ_by_their_seeds() -> None:
     class Keeps(Timed):
-        async def generate(self, messages: Sequence[object], sampling: Sampling) -> Completion:  # type: ignore[override]
+        async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
             seeds.append(sampling.seed)
-            return await super().generate(messages, sampling)  # type: ignore[arg-type]
+            return await super().generate(messages, sampling)
 
     seeds: list[int | None] = []
     ask(Keeps("Answer: left", SURE), saying("x"), guard(judgement(9, 0, 0)), samples=3)

@@ -97,6 +97,7 @@ def test_every_row_is_there_with_paired_differences(made: tuple[TableResults, St
         "table.csv",
         "table.tex",
         "uptake.csv",
+        "pooled.csv",
     }
 
 

@@ -14,7 +14,8 @@ from cowest.scoring.statistics import Outcome, holm
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.systems.registry import TABLE
 from cowest.table.results import Difference, RowResult, Table, TableResults
-from cowest.table.write import cells, csv_text, latex, markdown, p_value, uptake_csv, write_table
+from cowest.table.words import p_value
+from cowest.table.write import cells, csv_text, latex, markdown, uptake_csv, write_table
 from cowest.types import Usage
 
 

@@ -256,7 +256,7 @@ def _stage(
     speeds: Mapping[str, Speed],
 ) -> StageEstimate:
     model, config = work.model, context.config
-    batch = model.paid and work.stage == "feedback" and config.feedback.mode == "batch"
+    batch = model.paid and work.stage == "feedback" and not work.live and config.feedback.mode == "batch"
     price, speed = model.batch_price if batch else model.price, None if model.paid else speeds.get(known_as(model))
     line, count, written = (
         answered.get((context.purpose(work.stage), model.name)),

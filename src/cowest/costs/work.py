@@ -39,7 +39,8 @@ class Work:
     """A kind of call: how many are to come, what their prompts look like, how long an answer can be.
 
     ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
-    ``drafting``: the answers are drafts of the weak model. ``number``: of the round.
+    ``drafting``: the answers are drafts of the weak model. ``number``: of the round. ``live``: never in
+    batches, whatever the mode of its stage.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Work:
     samples: int = 1
     drafting: bool = False
     number: int = 1
+    live: bool = False
 
     @property
     def made_in(self) -> str:

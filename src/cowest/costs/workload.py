@@ -307,7 +307,7 @@ class _Workload:
         prompt = comparison_prompt(self._context)
         for found in to_compare(self._context, names, most, pairs, settled, self._ask):
             calls = Range(low=found.low, expected=found.expected, high=found.high)
-            yield Work(stage, calls_for, found.judge, calls, found.already, queries, prompt, JUDGED)
+            yield Work(stage, calls_for, found.judge, calls, found.already, queries, prompt, JUDGED, live=True)
 
     def _choose_judged(self, queries: Sequence[Example], settled: bool) -> Iterator[Work]:
         """Where checkpoints are compared with the strong model alone."""

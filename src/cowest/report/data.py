@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from cowest.results import Results
+from cowest.scoring.compare import Habits
+from cowest.scoring.powered import Agreement, Estimate
 from cowest.types import Message, Record
 
 
@@ -65,6 +67,24 @@ class PipelineCounts(Record):
     note: str | None = None
 
 
+class JudgeView(Habits):
+    """One judge that compared answers: its habits, and how far it agrees with the references, where there are some."""
+
+    model: str
+    agreement: Agreement | None = None
+
+
+class JudgingView(Record):
+    """What the judges of one round's feedback came to (``judging.json``); ``metric`` is the unit of ``gain``."""
+
+    number: int
+    metric: str
+    judges: tuple[JudgeView, ...]
+    equal: int
+    agreement: Agreement | None = None
+    gain: Estimate | None = None
+
+
 class TaskReport(Record):
     """All that is shown about one task. ``gains`` are the collaborative feedback of the training drafts."""
 
@@ -73,6 +93,7 @@ class TaskReport(Record):
     checkpoints: list[CheckpointView] = Field(default_factory=list)
     gains: list[float] = Field(default_factory=list)
     counts: list[PipelineCounts] = Field(default_factory=list)
+    judging: list[JudgingView] = Field(default_factory=list)
     queries: list[QueryView] = Field(default_factory=list)
     main_metric: str
 

@@ -15,7 +15,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from cowest.report import rounds
+from cowest.report import judging, rounds
 from cowest.report.data import PipelineCounts, RunReport, TaskReport
 from cowest.report.naming import (
     colour_of,
@@ -135,6 +135,15 @@ class RoundsView(Record):
     legend: str
 
 
+class JudgingTable(Record):
+    """What the judges that compare answers came to, a row a judge."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    legend: str
+
+
 class TaskView(Record):
     """One section of the page, ready to be written down."""
 
@@ -154,6 +163,7 @@ class TaskView(Record):
     systems_plots: list[Plot]
     training_plots: list[Plot]
     rounds: RoundsView | None
+    judging: JudgingTable | None
     gains_plot: Plot | None
     counts: list[CountRow]
     stages: list[tuple[str, str, str]]
@@ -201,6 +211,7 @@ def _task_view(task: TaskReport, key: str) -> TaskView:
         systems_plots=[systems_plot(results, m, f"{key}-metric{i}") for i, m in enumerate(metrics)],
         training_plots=training,
         rounds=_rounds(results),
+        judging=_judging(task),
         gains_plot=gains_plot(task.gains, f"{key}-gains"),
         counts=_counts(task.counts),
         stages=[
@@ -267,6 +278,17 @@ def _rounds(results: Results) -> RoundsView | None:
         rows=[list(rounds.cells(one)) for one in results.rounds],
         ending=rounds.ending(results.rounds),
         legend=rounds.LEGEND,
+    )
+
+
+def _judging(task: TaskReport) -> JudgingTable | None:
+    if not task.judging:
+        return None
+    return JudgingTable(
+        heads=list(judging.HEADS),
+        rows=judging.rows(task.judging),
+        notes=judging.notes(task.judging),
+        legend=judging.LEGEND,
     )
 
 

@@ -31,8 +31,8 @@ Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 """Bootstrap resamples; the smallest p that the paired bootstrap can give is 2 / (RESAMPLES + 1)."""
 
-_CHUNK = 4_000_000  # counts drawn at a time: bounds memory at 32 MB where every query has its own row
-_TIE = 1e-12  # a resampled difference this small is rounding, and counts for both tails
+CHUNK = 4_000_000  # counts drawn at a time: bounds memory at 32 MB where every query has its own row
+TIE = 1e-12  # a resampled difference this small is rounding, and counts for both tails
 
 
 class Outcome(Record):
@@ -62,7 +62,7 @@ def summarise(
     Raises:
         ConfigError: unknown metric. ValueError: an example twice, or macro_f1 without labels.
     """
-    scored = _scored(outcomes)
+    scored = scored_by_id(outcomes)
     n_cut = sum(outcome.cut for outcome in outcomes)
     with_cut = [o for o in outcomes if not o.failed] if n_cut else []
     summary = {}
@@ -70,9 +70,9 @@ def summarise(
         metric = get_metric(name)
         mean, low, high = None, None, None
         if scored:
-            rows = _features(metric, labels, list(scored.values()))
+            rows = features(metric, labels, list(scored.values()))
             mean = _mean(metric, labels, list(scored.values()))
-            low, high = _interval(_reduce(metric, _resampled_sums(rows, seed), len(rows)))
+            low, high = interval(reduce_sums(metric, resampled_sums(rows, np.random.default_rng(seed)), len(rows)))
         summary[name] = MetricValue(
             mean=mean,
             ci_low=low,
@@ -88,8 +88,8 @@ def summarise(
 def _mean(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]) -> float | None:
     if not outcomes:
         return None
-    rows = _features(metric, labels, outcomes)
-    return float(_reduce(metric, rows.sum(axis=0, keepdims=True), len(rows))[0])
+    rows = features(metric, labels, outcomes)
+    return float(reduce_sums(metric, rows.sum(axis=0, keepdims=True), len(rows))[0])
 
 
 def compare(
@@ -110,23 +110,23 @@ def compare(
     """
     kind = get_metric(metric)
     tests = ["paired_bootstrap", "mcnemar_exact"] if kind.binary else ["paired_bootstrap"]
-    a_scored, b_scored = _scored(a_outcomes), _scored(b_outcomes)
+    a_scored, b_scored = scored_by_id(a_outcomes), scored_by_id(b_outcomes)
     shared = [key for key in a_scored if key in b_scored]
     n = len(shared)
     diff, low, high = None, None, None
     p_values: list[float | None] = [None] * len(tests)
     if n:
-        a_rows = _features(kind, labels, [a_scored[key] for key in shared])
-        b_rows = _features(kind, labels, [b_scored[key] for key in shared])
+        a_rows = features(kind, labels, [a_scored[key] for key in shared])
+        b_rows = features(kind, labels, [b_scored[key] for key in shared])
         width = a_rows.shape[1]
 
         def difference(sums: Floats) -> Floats:
-            return _reduce(kind, sums[:, :width], n) - _reduce(kind, sums[:, width:], n)
+            return reduce_sums(kind, sums[:, :width], n) - reduce_sums(kind, sums[:, width:], n)
 
         both = np.hstack([a_rows, b_rows])
         diff = float(difference(both.sum(axis=0, keepdims=True))[0])
-        resampled = difference(_resampled_sums(both, seed))
-        low, high = _interval(resampled)
+        resampled = difference(resampled_sums(both, np.random.default_rng(seed)))
+        low, high = interval(resampled)
         p_values = [_bootstrap_p(resampled)]
         if kind.binary:
             p_values.append(_mcnemar_p(a_rows[:, 0], b_rows[:, 0]))
@@ -188,7 +188,7 @@ def pool(groups: Mapping[str, Sequence[Outcome]]) -> list[Outcome]:
     ]
 
 
-def _scored(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
+def scored_by_id(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     """By example id, without those that failed or were cut off, sorted: neither file order nor a swap changes the resamples."""
     by_id = {outcome.example_id: outcome for outcome in outcomes}
     if len(by_id) != len(outcomes):
@@ -196,7 +196,7 @@ def _scored(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     return {key: by_id[key] for key in sorted(by_id) if not by_id[key].failed and not by_id[key].cut}
 
 
-def _features(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]) -> Floats:
+def features(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]) -> Floats:
     """(n, 1) per-query values, or (n, 3 classes) indicators of hit, predicted and true class; sums are sufficient."""
     if metric.per_query is not None:
         return np.array([[metric.per_query(o.answer, o.references)] for o in outcomes], dtype=np.float64)
@@ -218,7 +218,7 @@ def _features(metric: Metric, labels: Sequence[str], outcomes: Sequence[Outcome]
     return rows.reshape(len(outcomes), -1)
 
 
-def _reduce(metric: Metric, sums: Floats, n: int) -> Floats:
+def reduce_sums(metric: Metric, sums: Floats, n: int) -> Floats:
     """(resamples, features) sums over n queries -> (resamples,) values of the metric."""
     if metric.kind == "mean":
         return sums[:, 0] / n
@@ -229,25 +229,30 @@ def _reduce(metric: Metric, sums: Floats, n: int) -> Floats:
     return np.asarray(per_class.mean(axis=1), dtype=np.float64)
 
 
-def _resampled_sums(rows: Floats, seed: int) -> Floats:
-    """(n, k) rows -> (RESAMPLES, k) sums of n rows drawn with replacement."""
+def cells_of(rows: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """(n, k) rows -> the distinct ones and how often each occurs, by first appearance: swapping a and b must draw the same."""
     cells, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
-    order = np.argsort(first)  # by first appearance, not by value: swapping a and b must draw the same resamples
-    cells, shares = cells[order], counts[order] / len(rows)
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // len(cells))
+    order = np.argsort(first)
+    return cells[order], counts[order]
+
+
+def resampled_sums(rows: Floats, rng: np.random.Generator) -> Floats:
+    """(n, k) rows -> (RESAMPLES, k) sums of n rows drawn with replacement."""
+    cells, counts = cells_of(rows)
+    step = max(1, CHUNK // len(cells))
     sizes = [min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step)]
-    return np.vstack([rng.multinomial(len(rows), shares, size=size) @ cells for size in sizes])
+    return np.vstack([rng.multinomial(len(rows), counts / len(rows), size=size) @ cells for size in sizes])
 
 
-def _interval(resampled: Floats) -> tuple[float, float]:
+def interval(resampled: Floats) -> tuple[float, float]:
+    """The 95% percentile interval of (resamples,) values."""
     low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _bootstrap_p(differences: Floats) -> float:
-    below = (1 + int(np.sum(differences <= _TIE))) / (len(differences) + 1)
-    above = (1 + int(np.sum(differences >= -_TIE))) / (len(differences) + 1)
+    below = (1 + int(np.sum(differences <= TIE))) / (len(differences) + 1)
+    above = (1 + int(np.sum(differences >= -TIE))) / (len(differences) + 1)
     return min(1.0, 2 * min(below, above))
 
 

@@ -17,6 +17,7 @@ from cowest.report.data import (
     AnswerView,
     CheckpointView,
     CurvePoint,
+    JudgingView,
     PipelineCounts,
     QueryView,
     RunReport,
@@ -27,9 +28,10 @@ from cowest.results import Results
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
+from cowest.stages.comparing import Judging
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import learned_from
-from cowest.stages.loop import taken
+from cowest.stages.loop import begun, taken
 from cowest.stages.preferred import measured, preferred_outcomes
 from cowest.stages.rewards import FEEDBACK
 from cowest.systems.registry import STRONG
@@ -115,9 +117,28 @@ async def task_report(context: Context) -> TaskReport:
         ],
         gains=[g for g in gains if g is not None],
         counts=_counts(results),
+        judging=_judging(context),
         queries=await _queries(context, list(results.systems)),
         main_metric=measured(context, test_queries(context))[0],
     )
+
+
+def _judging(context: Context) -> list[JudgingView]:
+    """What judges that compare answers came to, round by round; a file of an earlier recipe may be there."""
+    if not context.config.feedback.compare:
+        return []
+    found = []
+    for round_ in begun(context):
+        file = context.path(round_.file("judging.json"))
+        if file.is_file():
+            try:
+                read = Judging.model_validate_json(file.read_bytes())
+            except ValidationError:
+                raise DataError(f"{file}: damaged; delete it, and `cowest run` makes it again") from None
+            found.append(
+                JudgingView.model_validate({**read.model_dump(), "number": round_.number, "metric": context.metric})
+            )
+    return found
 
 
 def _results(context: Context) -> Results:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cowest.results import MetricValue
+from cowest.table.pooled import OVER_ALL, PooledTable
 from cowest.table.results import Table, TableResults
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
@@ -17,35 +18,50 @@ _MARKERS = "osD^vP*X"
 
 
 def write_plots(results: TableResults, out: Path) -> list[Path]:
-    """Write ``plots/TASK.svg`` and ``.png`` for every task; returns the PNG files."""
+    """Write ``plots/TASK.svg`` and ``.png`` for every task and for all together; returns the PNG files."""
     folder = out / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written, figures = [], dict[str, Figure]()
     for task in dict.fromkeys(table.task for table in results.tables):
         tables = [table for table in results.tables if table.task == task]
-        figure = _grid(tables, results.axis) if len(tables) > 1 else _rows(tables[0])
+        figures[task] = _grid(tables, results.axis) if len(tables) > 1 else _rows(tables[0])
+    for pooled in results.pooled:
+        name = OVER_ALL.replace(" ", "-") + (f"-{pooled.label}" if pooled.label else "")
+        figures[name] = _pooled(pooled)
+    for name, figure in figures.items():
         with mpl.rc_context({"svg.hashsalt": "cowest", "svg.fonttype": "none"}):
-            figure.savefig(folder / f"{task}.svg", bbox_inches="tight", metadata={"Date": None})
-            figure.savefig(folder / f"{task}.png", bbox_inches="tight", dpi=150)
-        written.append(folder / f"{task}.png")
+            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=150)
+        written.append(folder / f"{name}.png")
     return written
 
 
 def _rows(table: Table) -> Figure:
-    metric, names = table.metrics[0], list(table.rows)
-    figure = Figure(figsize=(7, 0.9 + 0.28 * len(names)))
+    metric = table.metrics[0]
+    told = f"{metric}, percent, with 95% interval (red: best, yellow: tied with it)"
+    return _means(
+        table.task, told, {name: (row.metrics[metric], row.marks[metric]) for name, row in table.rows.items()}
+    )
+
+
+def _pooled(table: PooledTable) -> Figure:
+    told = "mean over tasks, percent, with 95% interval"
+    return _means(OVER_ALL, told, {name: (row.mean, "") for name, row in table.rows.items()})
+
+
+def _means(title: str, told: str, rows: Mapping[str, tuple[MetricValue, str]]) -> Figure:
+    figure = Figure(figsize=(7, 0.9 + 0.28 * len(rows)))
     axes = figure.subplots()
-    for y, name in enumerate(names):
-        value, mark = table.rows[name].metrics[metric], table.rows[name].marks[metric]
+    for y, (value, mark) in enumerate(rows.values()):
         colour = {"best": _COLOURS[1], "tied": _COLOURS[4]}.get(mark, _COLOURS[0])
         if value.mean is not None:
             axes.errorbar(
                 [100 * value.mean], [y], xerr=_bars([value]), fmt=_MARKERS[0], color=colour, capsize=3, markersize=5
             )
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric}, percent, with 95% interval (red: best, yellow: tied with it)")
-    axes.set_title(table.task, loc="left", fontweight="bold")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(told)
+    axes.set_title(title, loc="left", fontweight="bold")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

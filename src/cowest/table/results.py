@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -13,15 +14,21 @@ from cowest.assembly.context import Context
 from cowest.errors import StageError
 from cowest.results import Comparison, MetricValue, Uptake
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
+from cowest.scoring.stratified import TaskOutcomes, compare_over_tasks
 from cowest.scoring.uptake import Case
 from cowest.stages.answers import cases_of, uptake
 from cowest.stages.evaluate import not_aligned, outcomes, test_queries
+from cowest.stages.loop import begun, calls_of, strong_answers
+from cowest.stages.rewards import REFINEMENTS, SOLO
 from cowest.systems.registry import STRONG, current_name
 from cowest.systems.spec import SystemSpec
+from cowest.table.claims import TableClaim, judge_claims
 from cowest.table.plan import Plan
+from cowest.table.pooled import OVER_ALL, PooledTable, TaskAnswers, pooled_table
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant
-from cowest.types import Prediction, Record, Usage
+from cowest.training.objectives import as_online
+from cowest.types import Prediction, Record, Refinement, Usage
 
 ALPHA = 0.05
 RowName = Annotated[str, AfterValidator(current_name)]
@@ -57,6 +64,8 @@ class RowResult(Record):
     is what its answers took, those included that another row had paid for; per query it is divided by ``queries``.
     ``latency_s`` is the mean of a query, over those that were answered. ``truncated`` answers were cut off at max_tokens; those
     of them without an answer are ``n_cut`` of the metrics. ``uptake`` is against the row ``strong``, where the table has it.
+    ``feedback_calls``: the different strong calls behind the feedback that its weak model is aligned on, of all seeds; 0 for a
+    row without, None in older results.
     """
 
     about: str
@@ -68,6 +77,7 @@ class RowResult(Record):
     truncated: int
     truncated_context: int
     uptake: Uptake | None = None
+    feedback_calls: int | None = None
 
 
 class Table(Record):
@@ -92,6 +102,12 @@ class TableResults(Record):
     seeds: list[int]
     axis: str | None
     tables: list[Table]
+    pooled: list[PooledTable] = Field(
+        default_factory=list, description="Over all tasks, for each point of the grid; empty where there is one task."
+    )
+    claims: list[TableClaim] = Field(
+        default_factory=list, description="The paper's, in each task and over all, where the table has their rows."
+    )
     grid_differences: list[GridDifference] = Field(default_factory=list)
     left_out: dict[RowName, str]
     warnings: list[str] = Field(
@@ -116,6 +132,7 @@ class Pool:
     left_out: Mapping[str, str] = field(default_factory=dict)
     cases: Mapping[str, Sequence[Case]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    feedback_calls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pooled(self) -> dict[str, list[Outcome]]:
@@ -144,7 +161,18 @@ def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence
     context = next(iter(contexts.values()))
     cases = {row: _cases(contexts, made, found[row], found.get(STRONG.name, {})) for row, made in answers.items()}
     warnings = [text for variants in there.values() for variant in variants for text in _warnings(variant)]
-    return Pool(task or context.task.name, label, context, answers, found, left_out, cases, warnings)
+    asked = {row.name: sum(_feedback_calls(row, variants) for variants in there.values()) for row in rows}
+    return Pool(task or context.task.name, label, context, answers, found, left_out, cases, warnings, asked)
+
+
+def _feedback_calls(row: SystemSpec, variants: Sequence[Variant]) -> int:
+    """The different strong calls behind the feedback that a row's weak model is aligned on."""
+    if row.needs != "align":
+        return 0
+    context = _variant(row, variants).context
+    if as_online(context.objective) is not None:
+        return sum(calls_of(context.run.file(name, Refinement).load()) for name in (SOLO, REFINEMENTS))
+    return sum(map(calls_of, strong_answers(context, begun(context))))
 
 
 def _warnings(variant: Variant) -> list[str]:
@@ -181,8 +209,9 @@ def _left_out(row: SystemSpec, there: Mapping[str, Sequence[Variant]]) -> str | 
 
 def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
     """All tables of a plan, from the answers that :func:`pools` has read."""
-    by_task: dict[str, dict[str, Pool]] = {}
+    by_task, by_label = dict[str, dict[str, Pool]](), dict[str, list[Pool]]()
     for one in found:
+        by_label.setdefault(one.label, []).append(one)
         by_task.setdefault(one.task, {})[one.label] = one
     baseline = _baseline(plan, found)
     return TableResults(
@@ -191,6 +220,8 @@ def results_of(plan: Plan, found: Sequence[Pool]) -> TableResults:
         seeds=list(plan.config.comparison.seeds or (plan.config.seed,)),
         axis=plan.config.comparison.axis,
         tables=[_table(plan, one, baseline) for one in found],
+        pooled=[_over_tasks(points, baseline, plan.config.seed) for points in by_label.values() if len(points) > 1],
+        claims=[c for points in by_label.values() for c in _claims(points, baseline, plan.config.seed)],
         grid_differences=[d for points in by_task.values() for d in _along_the_grid(points, plan.config.seed)],
         left_out={**plan.left_out, **_all_left_out(found)},
         warnings=list(dict.fromkeys(text for one in found for text in one.warnings)),
@@ -216,6 +247,40 @@ def _all_left_out(found: Sequence[Pool]) -> dict[str, str]:
     return {name: "; ".join(reasons) for name, reasons in said.items()}
 
 
+def by_seed(one: Pool) -> dict[str, TaskOutcomes]:
+    """The rows of a task as they are pooled over tasks: by its main metric."""
+    task = one.context.task
+    return {row: TaskOutcomes(task.metrics[0], task.labels, outcomes) for row, outcomes in one.outcomes.items()}
+
+
+def _over_tasks(points: Sequence[Pool], baseline: str, seed: int) -> PooledTable:
+    """The tasks of one point of the grid."""
+    tasks = []
+    for one in points:
+        answers = {row: [p for made in seeds.values() for p in made] for row, seeds in one.answers.items()}
+        calls = {row: sum(p.usage.calls for p in made) / max(1, len(made)) for row, made in answers.items()}
+        feedback = {row: one.feedback_calls.get(row) for row in answers}
+        tasks.append(TaskAnswers(one.task, by_seed(one), calls, feedback))
+    return pooled_table(points[0].label, tasks, baseline, seed)
+
+
+def _claims(points: Sequence[Pool], baseline: str, seed: int) -> Iterator[TableClaim]:
+    """The paper's claims in the tasks of one point of the grid, and over all of them."""
+    tasks = [by_seed(one) for one in points]
+
+    def over_all(a: str, b: str) -> Comparison:
+        mine, theirs = ([task[row] for task in tasks] for row in (a, b))
+        return compare_over_tasks(a, mine, b, theirs, seed).comparison
+
+    for one in points:
+        task, found = one.context.task, one.pooled
+        paired = partial(_paired, task.metrics[0], task.labels, found=found, seed=seed)
+        yield from judge_claims(one.task, one.label, found, baseline, paired)
+    if len(points) > 1:
+        everywhere = [row for row in tasks[0] if all(row in task for task in tasks)]
+        yield from judge_claims(OVER_ALL, points[0].label, everywhere, baseline, over_all)
+
+
 def _along_the_grid(points: Mapping[str, Pool], seed: int) -> list[GridDifference]:
     first, *others = points
     start = points[first]
@@ -239,10 +304,10 @@ def _table(plan: Plan, one: Pool, baseline: str) -> Table:
     metrics, labels, about = task.metrics, task.labels, {row.name: row.about for row in plan.rows}
     values = {name: summarise(metrics, labels, rows, seed) for name, rows in found.items()}
     marks = {metric: _marks(metric, labels, values, found, seed) for metric in metrics}
-    by_seed: dict[str, dict[str, float | None]] = {}
+    means: dict[str, dict[str, float | None]] = {}
     for name, groups in one.outcomes.items():
         for key, rows in groups.items():
-            by_seed.setdefault(key, {})[name] = summarise(metrics[:1], labels, rows, seed)[metrics[0]].mean
+            means.setdefault(key, {})[name] = summarise(metrics[:1], labels, rows, seed)[metrics[0]].mean
     return Table(
         task=one.task,
         label=one.label,
@@ -254,11 +319,12 @@ def _table(plan: Plan, one: Pool, baseline: str) -> Table:
                 {m: marks[m][name] for m in metrics},
                 [p for made in one.answers[name].values() for p in made],
                 uptake(task, one.cases.get(name, ()), seed, name),
+                one.feedback_calls.get(name),
             )
             for name in found
         },
         differences=[d for metric in metrics for d in _differences(metric, labels, baseline, found, seed)],
-        by_seed=by_seed,
+        by_seed=means,
     )
 
 
@@ -283,6 +349,7 @@ def _row(
     marks: dict[str, Literal["best", "tied", ""]],
     answers: Sequence[Prediction],
     drafts: Uptake | None,
+    feedback_calls: int | None,
 ) -> RowResult:
     answered = [p.latency_s for p in answers if p.error is None]
     return RowResult(
@@ -295,6 +362,7 @@ def _row(
         truncated=sum(p.truncated for p in answers),
         truncated_context=sum(p.truncated_context for p in answers),
         uptake=drafts,
+        feedback_calls=feedback_calls,
     )
 
 

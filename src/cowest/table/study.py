@@ -1,12 +1,12 @@
 """``cowest lab study``: a table of the four systems over the lab's domains and several world seeds, and what it is to show.
 
-Three claims are tested for each domain, on the queries of all seeds: collaboration beats the better model alone, before and after
-alignment, and alignment beats plain collaboration.
+Three claims are tested for each domain, on the queries of all seeds, and for all domains together: collaboration beats the better
+model alone, before and after alignment, and alignment beats plain collaboration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from cowest.errors import ConfigError
@@ -17,9 +17,12 @@ from cowest.recipe.table import TableConfig
 from cowest.results import Comparison
 from cowest.run.store import write_atomic
 from cowest.scoring.statistics import Outcome, compare, summarise
+from cowest.scoring.stratified import TaskOutcomes, compare_over_tasks, mean_over_tasks
 from cowest.systems.registry import COLLAB, COLLAB_ALIGNED, STRONG, WEAK
 from cowest.table.make import make_table
 from cowest.table.plan import make_plan
+from cowest.table.pooled import OVER_ALL
+from cowest.table.results import by_seed
 from cowest.table.write import markdown
 from cowest.types import Record
 
@@ -35,7 +38,10 @@ class Claim(Record):
 
 
 class Study(Record):
-    """``study.json``: the claims by domain. The figures are in the table's ``results.json`` beside it."""
+    """``study.json``: the claims by domain, and ``over all tasks`` where there are several.
+
+    The figures are in the table's ``results.json`` beside it.
+    """
 
     schema_version: int = 2
     seeds: list[int]
@@ -43,7 +49,7 @@ class Study(Record):
 
     @property
     def holds(self) -> bool:
-        """Whether every claim holds in every domain."""
+        """Whether every claim holds in every domain, and over all."""
         return all(claim.holds for claims in self.claims.values() for claim in claims)
 
 
@@ -79,8 +85,11 @@ def run_study(
     plan = make_plan(study_recipe(seeds, domains, overrides))
     made = make_table(plan, out / "recipe.yaml", (), out, jobs, reporter)
     found = {p.task: claims(p.context.task.metrics[0], p.context.task.labels, p.pooled) for p in made.pools}
+    if len(made.pools) > 1:
+        found[OVER_ALL] = claims_over_tasks([by_seed(p) for p in made.pools])
     study = Study(seeds=list(seeds), claims=found)
-    text = markdown(made.results) + study_markdown(study)
+    # The table's own verdicts are at another level, of other pairs; they are in table.md.
+    text = markdown(made.results.model_copy(update={"claims": []})) + study_markdown(study)
     write_atomic(out / "study.json", study.model_dump_json(indent=2) + "\n")
     write_atomic(out / "study.md", text)
     return study, text
@@ -89,10 +98,29 @@ def run_study(
 def claims(metric: str, labels: Sequence[str], found: Mapping[str, Sequence[Outcome]]) -> list[Claim]:
     """What is claimed of a domain, with the largest p of the pair's tests (exact McNemar and paired bootstrap)."""
 
-    def mean(name: str) -> float:
-        return summarise((metric,), labels, found[name], 0)[metric].mean or 0.0
+    def mean(name: str) -> float | None:
+        return summarise((metric,), labels, found[name], 0)[metric].mean
 
-    better = max((WEAK.name, STRONG.name), key=mean)
+    def worst(a: str, b: str) -> Comparison:
+        return max(compare(metric, labels, a, found[a], b, found[b], 0), key=lambda c: 1.0 if c.p is None else c.p)
+
+    return _claims(found, mean, worst)
+
+
+def claims_over_tasks(domains: Sequence[Mapping[str, TaskOutcomes]]) -> list[Claim]:
+    """What is claimed of all domains together, on the systems that all have: their mean, each weighing the same."""
+    found = {name: [domain[name] for domain in domains] for name in domains[0] if all(name in d for d in domains)}
+    return _claims(
+        found,
+        lambda name: mean_over_tasks(found[name], 0).mean,
+        lambda a, b: compare_over_tasks(a, found[a], b, found[b], 0).comparison,
+    )
+
+
+def _claims(
+    there: Collection[str], mean: Callable[[str], float | None], compared: Callable[[str, str], Comparison]
+) -> list[Claim]:
+    better = max((WEAK.name, STRONG.name), key=lambda name: mean(name) or 0.0)
     tested = [
         ("collaboration beats the better model alone", COLLAB.name, better),
         ("aligned collaboration beats the better model alone", COLLAB_ALIGNED.name, better),
@@ -100,11 +128,11 @@ def claims(metric: str, labels: Sequence[str], found: Mapping[str, Sequence[Outc
     ]
     made = []
     for text, a, b in tested:
-        if a not in found:
+        if a not in there:
             continue  # nothing could be aligned, which the table says
-        worst = max(compare(metric, labels, a, found[a], b, found[b], 0), key=lambda c: 1.0 if c.p is None else c.p)
-        holds = worst.diff is not None and worst.diff > 0 and worst.p is not None and worst.p < ALPHA
-        made.append(Claim(claim=text, comparison=worst, holds=holds))
+        c = compared(a, b)
+        holds = c.diff is not None and c.diff > 0 and c.p is not None and c.p < ALPHA
+        made.append(Claim(claim=text, comparison=c, holds=holds))
     return made
 
 

@@ -13,9 +13,10 @@ from cowest.report.naming import cut_note
 from cowest.report.uptake import COLUMNS as UPTAKE_COLUMNS
 from cowest.report.uptake import LEGEND as UPTAKE_LEGEND
 from cowest.report.uptake import TITLE, beyond, columns, counts_of, interval_of, notes, percent_of
-from cowest.results import MetricValue
 from cowest.run.store import write_atomic
 from cowest.table.results import Difference, GridDifference, RowResult, Table, TableResults
+from cowest.table.words import interval, p_value, tex, tex_value
+from cowest.table.write_pooled import claims_markdown, pooled_csv, pooled_latex, pooled_markdown
 
 LEGEND = (
     "Percent with 95% bootstrap intervals over queries. Bold: the best mean; italic: not significantly below it (paired test, "
@@ -37,6 +38,7 @@ _TAKEN = (
     "output_tokens",
     "truncated",
     "truncated_context",
+    "feedback_calls",
 )
 COLUMNS = (*_OF_THE_ROW, *_DIFFERENCE, *_TAKEN)
 """Of the CSV."""
@@ -88,18 +90,6 @@ def cells(table: Table) -> list[Cells]:
     return found
 
 
-def interval(value: MetricValue) -> str:
-    """``69.3 [64.0, 74.3]``, in percent."""
-    if value.mean is None or value.ci_low is None or value.ci_high is None:
-        return "not scored"
-    return f"{100 * value.mean:.1f} [{100 * value.ci_low:.1f}, {100 * value.ci_high:.1f}]"
-
-
-def p_value(p: float) -> str:
-    """Two significant digits; very small ones as a bound, since a bootstrap cannot tell more."""
-    return "<0.001" if p < 0.001 else f"{p:.2g}"
-
-
 def _usd(row: RowResult) -> str:
     if row.usage.cost_usd is None:
         return "unknown" if row.usage.calls else ""
@@ -108,13 +98,14 @@ def _usd(row: RowResult) -> str:
 
 
 def write_table(results: TableResults, out: Path) -> dict[str, Path]:
-    """Write results.json, table.md, table.csv, table.tex and uptake.csv into ``out``; returns their paths by kind."""
+    """Write results.json, table.md, table.csv, table.tex, uptake.csv and pooled.csv into ``out``; returns their paths by kind."""
     texts = {
         "results.json": results.model_dump_json(indent=2, by_alias=True) + "\n",
         "table.md": markdown(results),
         "table.csv": csv_text(results),
         "table.tex": latex(results),
         "uptake.csv": uptake_csv(results),
+        "pooled.csv": pooled_csv(results),
     }
     for name, text in texts.items():
         write_atomic(out / name, text)
@@ -122,7 +113,7 @@ def write_table(results: TableResults, out: Path) -> dict[str, Path]:
 
 
 def markdown(results: TableResults) -> str:
-    """One Markdown table for each task and point of the grid."""
+    """One Markdown table for each task and point of the grid, then all tasks together, and the paper's claims."""
     lines = []
     for table in results.tables:
         head = [
@@ -146,6 +137,7 @@ def markdown(results: TableResults) -> str:
         lines += _uptake(table)
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
+    lines += [*pooled_markdown(results), *claims_markdown(results.claims)]
     if results.grid_differences:
         lines += _along(results)
     lines.append(LEGEND.format(baseline=f"`{results.baseline}`"))
@@ -249,7 +241,7 @@ def csv_text(results: TableResults) -> str:
                         *(v.n, v.n_failed, v.n_cut, v.mean_cut_wrong, row.marks[metric]),
                         *_against(results.baseline, d),
                         *(usd, row.latency_s, row.usage.calls, row.usage.input_tokens, row.usage.output_tokens),
-                        *(row.truncated, row.truncated_context),
+                        *(row.truncated, row.truncated_context, row.feedback_calls),
                     )
                 )
     return file.getvalue()
@@ -270,30 +262,17 @@ def latex(results: TableResults) -> str:
         rows = cells(table)
         cut = any(c.cut != "0" for c in rows)  # a column of zeros is left out
         spec = "l" + "r" * (len(table.metrics) + 2 + cut)
-        metrics = " & ".join(_tex(m) for m in table.metrics)
+        metrics = " & ".join(tex(m) for m in table.metrics)
         lines += [
             "\\begin{table}[t]\\centering",
-            f"\\caption{{{_tex(heading(table))}. $\\Delta$: to {_tex(results.baseline)}, $p$ Holm-corrected.}}",
+            f"\\caption{{{tex(heading(table))}. $\\Delta$: to {tex(results.baseline)}, $p$ Holm-corrected.}}",
             f"\\begin{{tabular}}{{{spec}}}\\toprule",
             f"row & {metrics} & $\\Delta$ & $p${' & cut off' if cut else ''} \\\\ \\midrule",
         ]
         for c in rows:
-            values = " & ".join(_tex_value(text, mark) for text, mark in c.values)
+            values = " & ".join(tex_value(text, mark) for text, mark in c.values)
             p = c.p.replace("<", "$<$")
             difference = f"${c.difference}$" if c.difference else ""
-            lines.append(f"{_tex(c.name)} & {values} & {difference} & {p}{f' & {c.cut}' if cut else ''} \\\\")
+            lines.append(f"{tex(c.name)} & {values} & {difference} & {p}{f' & {c.cut}' if cut else ''} \\\\")
         lines += ["\\bottomrule\\end{tabular}\\end{table}", ""]
-    return "\n".join(lines) + "\n"
-
-
-def _tex_value(text: str, mark: str) -> str:
-    value, _, rest = text.partition(" ")
-    command = {"best": "\\textbf", "tied": "\\underline"}.get(mark)
-    shown = f"{command}{{{value}}}" if command else value
-    return f"{shown} {{\\scriptsize {rest}}}" if rest else shown
-
-
-def _tex(text: str) -> str:
-    for mark in "_&%#$":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    return "\n".join([*lines, *pooled_latex(results)]) + "\n"
