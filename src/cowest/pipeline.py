@@ -203,6 +203,11 @@ def require_trained(context: Context, which: str = "aligned") -> None:
     require_current(context, stages_now(context), {"sft"} | aligns)
 
 
+def require_guarded(context: Context) -> None:
+    """Raise StageError where the guard was made with other models, prompts or settings than the recipe says."""
+    require_current(context, stages_with_guard(context), {"calibrate", "guard"})
+
+
 async def run_stages(
     context: Context, stages: Callable[[Context], Sequence[Stage]] = stages_now, pool: Sequence[RunDir] = ()
 ) -> None:

@@ -62,6 +62,12 @@ Systems: TypeAlias = Annotated[
         help="Serve these systems only, such as collab_aligned,strong; may name rows of `cowest table`, such as bm25."
     ),
 ]
+Guarded: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--guard", help="Answer as `cowest guard RUN` has certified: weak alone, strong alone or both, by the query."
+    ),
+]
 Cors: TypeAlias = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="ORIGIN", help="Let pages of this origin call the endpoint from a browser."),
@@ -109,6 +115,7 @@ def serve(
     answer_tokens: AnswerTokens = None,
     route: RouteName = "both",
     systems: Systems = None,
+    guard: Guarded = False,
     cors: Cors = None,
     collect: Collect = False,
     redact: Redact = None,
@@ -135,6 +142,8 @@ def serve(
     if answer_tokens is not None and answer_tokens > max_tokens:
         raise ConfigError(f"--answer-tokens {answer_tokens}: is more than --max-tokens ({max_tokens}) allows a client")
     named = [name.strip() for name in systems.split(",")] if systems else []
+    if guard:
+        named = list(dict.fromkeys(["guarded", *(named or ["weak", "strong", "cascade"])]))
     start = _Start(target, host, port, api_key_env, named, answer_tokens, route, collect, redact, drain_s)
     log_to_stderr(json_log)
     asyncio.run(_serve(start, settings))
@@ -159,6 +168,7 @@ async def _serve(start: _Start, settings: Settings) -> None:
     opened = open_served(
         start.target, settings, metrics.attempted, start.systems, tokens=start.answer_tokens, route=route
     )
+    metrics.guards(opened.guarding)
     try:
         with open_collector(opened.ledger, opened.run, metrics, redactor, start.collect) as collector:
             server = Server(

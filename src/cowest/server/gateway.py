@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
+from cowest.collaboration.guard.policy import STRONG_FAILED, WEAK_FAILED
 from cowest.collaboration.routes import BOTH
 from cowest.protocols import Frames, Route
 from cowest.server.answers import chunks_of, completion_of, count_both, usage_of
@@ -24,6 +25,7 @@ from cowest.server.errors import ApiError, Unavailable
 from cowest.server.faults import NO_TEXT, DraftFailed, draft_fault
 from cowest.server.redaction import Redactor
 from cowest.server.request import Body, ChatRequest, wants_usage
+from cowest.server.row_model import Beyond
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend
 from cowest.types import Completion, Example, RouteDecision, RouteFacts, Usage
@@ -66,7 +68,8 @@ class Served:
     (``both``: that of a system which makes calls of its own to either.) ``frames`` put the question; ``weak_id`` and ``strong_id``
     are the ids under which either alone answers; ``task`` is the recipe's domain, '' its only one. A collaboration asks ``route``
     who answers, and ``weak`` where that is the weak model alone. ``strong`` stands in where the weak model of a system of several
-    calls gave no draft. ``lookup`` adds passages of the operator's documents to a question's context; blocking.
+    calls gave no draft. ``lookup`` adds passages of the operator's documents to a question's context; blocking. ``beyond`` tells,
+    once, of a system that decides who answers what it decided; ``promise`` what is promised of it now.
     """
 
     id: str
@@ -82,6 +85,8 @@ class Served:
     route: Route = BOTH
     about: About = About("", 0, None)
     lookup: Lookup | None = None
+    beyond: Callable[[str], Beyond | None] | None = None
+    promise: Callable[[], Body] | None = None
 
     def name_of(self, mode: Mode) -> str:
         """The id that tells which of the models answered."""
@@ -106,6 +111,7 @@ class Exchange:
     strong_usage: Usage | None = None
     weak_usage: Usage = _NOTHING
     context: str | None = None
+    promise: Body | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +328,7 @@ class Gateway:
 
     def _dress(self, served: Served, answer: Body, exchange: Exchange, kind: str = "chat.completion") -> None:
         """Our id, time and model name in an answer or chunk, whatever the endpoint says, and both models' tokens in its usage."""
+        _decided(served, exchange)
         mode = exchange.mode or "both"
         found = usage_of(answer)
         if found is not None:
@@ -332,6 +339,20 @@ class Gateway:
                 count_both(answer, found, exchange.weak_usage)
         answer["id"], answer["model"] = exchange.id, served.name_of(mode)
         answer["object"], answer["created"] = kind, exchange.created
+
+
+def _decided(served: Served, exchange: Exchange) -> None:
+    """Who answered within a system that decides for itself, once its answer is there."""
+    told = served.beyond(exchange.id) if served.beyond is not None and exchange.route is None else None
+    if told is None:
+        return
+    modes: dict[str, Mode] = {"weak": "weak_alone", "strong": "strong_alone", "both": "both"}
+    exchange.route, exchange.mode = told.route, modes[told.route.who]
+    exchange.drafted = _NO_DRAFT if told.draft is None else Drafted(told.draft)
+    if told.route.reason in (WEAK_FAILED, STRONG_FAILED):
+        exchange.degraded = told.route.reason
+    if served.promise is not None:
+        exchange.promise = served.promise()
 
 
 class _Ready:
@@ -361,6 +382,7 @@ def details(exchange: Exchange, total_s: float) -> Body:
         "mode": exchange.mode,
         "degraded": exchange.degraded,
         "route": None if exchange.route is None else {"who": exchange.route.who, "reason": exchange.route.reason},
+        **({} if exchange.promise is None else {"guard": exchange.promise}),
         "timings_ms": timings,
         "usage": {"weak": _counts(exchange.weak_usage), "strong": _counts(exchange.strong_usage)},
     }

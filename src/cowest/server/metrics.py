@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, TypeVar, cast
 
@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from cowest.server.breaker import Breaker
 from cowest.server.gateway import Exchange
+from cowest.server.guarding import Guarding
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 MOST_REASONS: Final = 50
@@ -68,6 +69,18 @@ class Metrics:
         gauge = Gauge("cowest_breaker", "0 closed, 1 half open, 2 open.", ("side",), registry=self._registry)
         for side, breaker in breakers.items():
             gauge.labels(side).set_function(partial(_number, breaker))
+
+    def guards(self, guards: Mapping[str, Guarding]) -> None:
+        """Show of each guarded model whether its promise holds, and whether served queries have drifted."""
+        if not guards:
+            return
+        promise = Gauge(
+            "cowest_guard_promise", "1: certified, and no drift is seen.", ("model",), registry=self._registry
+        )
+        drift = Gauge("cowest_guard_drift", "1: served queries differ.", ("model",), registry=self._registry)
+        for model, guard in guards.items():
+            promise.labels(model).set_function(lambda guard=guard: float(bool(guard.promise()["promise"])))
+            drift.labels(model).set_function(lambda guard=guard: float(guard.drifted))
 
     def attempted(self, outcome: str) -> None:
         """Count an attempt at the strong model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -12,12 +12,12 @@ from cowest.assembly.context import Context
 from cowest.assembly.documents import Documents
 from cowest.assembly.opened import OpenModels, ledger_path, sources_of
 from cowest.assembly.prepare import prepare
-from cowest.assembly.systems import Retrievers, build_system
+from cowest.assembly.systems import Retrievers, build_system, guard_of
 from cowest.collaboration.routes import BOTH
 from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
-from cowest.pipeline import require_trained
+from cowest.pipeline import require_guarded, require_trained
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
@@ -27,6 +27,7 @@ from cowest.server.breaker import Breaker
 from cowest.server.chat_backend import ChatBackend
 from cowest.server.drafter import Drafter, as_drafts
 from cowest.server.gateway import About, Alone, Served
+from cowest.server.guarding import Guarding
 from cowest.server.room import answer_tokens, room_of
 from cowest.server.row_model import HandedOver, RowModel
 from cowest.server.settings import Settings
@@ -34,6 +35,7 @@ from cowest.server.upstream import Backend, HttpBackend
 from cowest.stages.evaluate import weak_ref
 from cowest.stages.loop import selection
 from cowest.systems.collaboration import Collaboration
+from cowest.systems.guarded import Guarded
 from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
 from cowest.systems.single import SingleCall
 from cowest.systems.spec import SystemSpec, Which
@@ -56,6 +58,7 @@ class Opened:
     breakers: dict[str, Breaker] = field(default_factory=dict)
     models: list[ChatModel | Backend] = field(default_factory=list)
     engines: Servers | None = None
+    guarding: dict[str, Guarding] = field(default_factory=dict)
 
     async def aclose(self) -> None:
         """Close every model, and end the engines that were started for them."""
@@ -83,7 +86,9 @@ def open_served(
     """
     config = kept_recipe(path) if path.is_dir() else load_config(path, overrides)
     if path.is_dir():
-        _check_current(config, path)
+        _check_current(
+            config, path, guarded={spec.name for spec in find_systems(only, "--systems") if spec.needs == "guard"}
+        )
     limit = answer_tokens(config, tokens, written_out=path.is_dir())
     offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route)
     if tokens is not None:
@@ -98,10 +103,16 @@ def open_served(
     return opened
 
 
-def _check_current(config: RunConfig, run: Path) -> None:
-    """Raise StageError where the weights that would be served were made with something else than the run's recipe says."""
+def _check_current(config: RunConfig, run: Path, guarded: Collection[str]) -> None:
+    """Raise StageError where what would be served was made with something else than the run's recipe says.
+
+    That is the weights, and for the systems ``guarded`` the guard. Raises ConfigError where there is none.
+    """
     for context in prepare(config, run, QuietReporter(), offline=True):
         require_trained(context)
+        if guarded:
+            guard_of(context)
+            require_guarded(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +218,26 @@ class _Opener:
         if spec.live and isinstance(system, SingleCall):
             about = About(spec.name, offer.created, offer.tokens)
             return Served(id_, context.frames, self._strong, task=name, about=about)
+        guarding: Guarding | None = None
+        if isinstance(system, Guarded):
+            guarding = self._opened.guarding[id_] = Guarding(system.guard, id_)
+            falls_back = self._opened.settings.strong_down == "weak"
+            system = replace(system, falls_back=falls_back, seen=guarding.see)
         side: Literal["weak", "strong"] = "weak" if spec.uses == "weak" else "strong"
+        row = RowModel(system)
         sampling = context.config.evaluate.draft if side == "weak" else context.config.evaluate.answer
         return Served(
             id_,
             HandedOver(),
-            ChatBackend(RowModel(system), sampling, self._opened.breakers[side]),
+            ChatBackend(row, sampling, self._opened.breakers[side]),
             "both" if spec.uses == "both" else "weak_alone" if side == "weak" else "strong_alone",
             strong_id=f"{prefix}.{STRONG.name}",
             task=name,
             strong=Alone(self._strong, context.frames) if spec.uses == "both" else None,
             about=About(spec.name, offer.created, sampling.max_tokens),
+            weak_id=f"{prefix}.{WEAK.name}" if guarding is not None else "",
+            beyond=row.take if guarding is not None else None,
+            promise=guarding.promise if guarding is not None else None,
         )
 
     def _collaboration(self, id_: str, prefix: str, spec: SystemSpec, system: Collaboration, name: str) -> Served:
@@ -293,7 +313,9 @@ class _Opener:
 
 
 def _rank(spec: SystemSpec) -> int:
-    """What the recipe's bare name stands for: collaboration, and best an aligned one."""
+    """What the recipe's bare name stands for: the guard where it is served, else collaboration, and best an aligned one."""
+    if spec.needs == "guard":
+        return -1
     if not (spec.live and spec.uses == "both"):
         return 2
     return 0 if spec.needs == "align" else 1

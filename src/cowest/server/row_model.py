@@ -7,13 +7,14 @@ tokens or seed does not reach it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ModelCallError
 from cowest.models.answer import CUT_OFF
 from cowest.protocols import System
-from cowest.types import Completion, Example, Message, Sampling
+from cowest.types import Completion, Example, Message, RouteDecision, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,27 @@ class HandedOver:
         raise NotImplementedError("a row drafts for itself")
 
 
+KEPT = 4096
+"""Questions whose decisions are kept at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """Who answered, and from which draft."""
+
+    route: RouteDecision
+    draft: str | None
+
+
 class RowModel:
-    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls."""
+    """Implements :class:`cowest.protocols.ChatModel` with a System; the usage is that of all its calls.
+
+    What the system says beyond its text is kept by the question's id until the gateway takes it (:meth:`take`).
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system
+        self._beyond = OrderedDict[str, Beyond]()
 
     @property
     def name(self) -> str:
@@ -48,12 +65,20 @@ class RowModel:
             raise ModelCallError("no_question", f"{self.name}: there is no user turn with a text")
         example = Example.model_validate_json(messages[question].content)
         answered = await self._system.answer(example)
+        if answered.route is not None:
+            self._beyond[example.id] = Beyond(answered.route, answered.draft)
+            while len(self._beyond) > KEPT:  # of requests whose client left before the answer
+                self._beyond.popitem(last=False)
         if answered.text is None:
             told = answered.error or (f"{CUT_OFF}: cut off at max_tokens" if answered.truncated else "failed")
             kind, _, reason = told.partition(": ")
             raise ModelCallError(kind, f"{self.name}: {reason or kind}")
         reason = "length" if answered.truncated else "stop"
         return Completion(text=answered.text, finish_reason=reason, usage=answered.usage, latency_s=answered.latency_s)
+
+    def take(self, example_id: str) -> Beyond | None:
+        """What the system said of this question beyond its text; None where it decides nothing, and once it was taken."""
+        return self._beyond.pop(example_id, None)
 
     async def aclose(self) -> None:
         """The models that the row is made of are closed by who opened them."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cowest.collaboration.calls import CallFailed, Series, Tally
 from cowest.collaboration.draft import ask_for_draft
 from cowest.collaboration.guard.evidence import Arm, Evidence, Said, agreement, words_of
-from cowest.collaboration.guard.policy import WEAK_FAILED, Candidate, Guard, next_step, reason_of
+from cowest.collaboration.guard.policy import STRONG_FAILED, WEAK_FAILED, Candidate, Guard, next_step, reason_of
 from cowest.collaboration.refine import ask_to_refine
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
@@ -165,12 +165,17 @@ class Guarded:
     draft; then whether one of the answers is taken, or the other way of asking tried, too
     (:mod:`cowest.collaboration.guard.policy`). The prediction's ``route`` says who answered, and which calls were made before.
     Where the weak model fails, the strong one answers alone (``weak_failed``).
+
+    For a server: ``falls_back``, and where the strong model fails, the weak one's answer is taken (``strong_failed``); ``seen`` is
+    told what is known of each query before the strong model is asked.
     """
 
     opinions: Opinions
     guard: Guard
     candidate: Candidate
     name: str
+    falls_back: bool = False
+    seen: Callable[[Evidence], None] | None = None
 
     async def answer(self, example: Example) -> Prediction:
         """Answer one query."""
@@ -191,8 +196,18 @@ class Guarded:
             solo = self.opinions.frames.solo(example)
             return await tally.ask(strong, solo, self.opinions.answer, "solo", self.opinions.strong_window)
         evidence, said = opening.evidence, {"weak": opening.weak}
+        if self.seen is not None:
+            self.seen(evidence)
         while not (step := next_step(self.guard.judged, self.candidate, evidence)).done:
-            said[step.arm] = done = await self.opinions.ask(step.arm, example, opening, tally)
+            try:
+                done = await self.opinions.ask(step.arm, example, opening, tally)
+            except CallFailed:
+                if not self.falls_back or opening.weak is None:
+                    raise
+                route.append(RouteDecision(who="weak", reason=STRONG_FAILED))
+                tally.draft = None
+                return opening.weak
+            said[step.arm] = done
             arms = {**evidence.arms, step.arm: self.opinions.said(done, example)}
             evidence = evidence.model_copy(update={"arms": arms})
         route.append(RouteDecision(who=step.arm, reason=reason_of(evidence)))

@@ -94,7 +94,7 @@ ASKED: dict[tuple[Arm, ...], str] = {
     ("strong", "both"): "asked_strong_and_both",
 }
 """The reason of a decision: which calls to the strong model were made before it."""
-WEAK_FAILED = "weak_failed"
+WEAK_FAILED, STRONG_FAILED = "weak_failed", "strong_failed"
 CALLS: dict[str, int] = {reason: len(asked) for asked, reason in ASKED.items()} | {WEAK_FAILED: 1}
 """How many those were."""
 
