@@ -241,6 +241,7 @@ async def test_specialists_draft_side_by_side_and_are_named() -> None:
         (drafts, [DOWN] * 3, [], "draft", 0),
         (drafts, [], [DOWN], "refine", 3),
         (specialists, [DOWN] * 2, [], "draft of law", 0),
+        (specialists, [None, DOWN], [], "draft of medicine", 1),
         (specialists, [], [DOWN], "refine", 2),
     ],
 )

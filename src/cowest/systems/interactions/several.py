@@ -85,7 +85,8 @@ class SeveralDrafts:
 class Specialists:
     """One draft of each of several weak models, for one call of the strong model; equal drafts are shown once.
 
-    A draft that fails is left out; when all failed, so has the query. Raises ConfigError for less than two models.
+    Every draft is needed: without a model that never answers it would be another system, and nobody would know. Raises ConfigError
+    for less than two models.
     """
 
     specialists: Mapping[str, Specialist]
@@ -102,7 +103,7 @@ class Specialists:
             )
 
     async def answer(self, example: Example) -> Prediction:
-        """One answer; ``draft`` is all drafts that were shown."""
+        """One answer; ``error`` says whose draft failed and why. ``draft`` is all drafts that were shown."""
         return await predict(example, self.name, self._steps)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
@@ -115,10 +116,9 @@ class Specialists:
         )
         by_text: dict[str, tuple[list[str], str]] = {}
         for who, done in zip(self.specialists, tried, strict=True):
-            if isinstance(done, Completion):
-                by_text.setdefault(done.text.strip(), ([], done.text))[0].append(who)
-        if not by_text:
-            raise next(done for done in tried if isinstance(done, CallFailed))
+            if isinstance(done, CallFailed):
+                raise done
+            by_text.setdefault(done.text.strip(), ([], done.text))[0].append(who)
         return await self.answering.ask(
             tally, example, [(f"Draft of {' and '.join(who)}", text) for who, text in by_text.values()]
         )
