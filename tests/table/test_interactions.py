@@ -39,7 +39,7 @@ def reply(messages: Sequence[Message], sampling: Sampling) -> str:
     return f"Let me see.\nAnswer: {('yes', 'no', 'maybe')[digest[0] % 3]}"
 
 
-def recipe(weak: str, url: str, data: Path, **table: JsonValue) -> RunConfig:
+def recipe(weak: str, url: str, data: Path, **changes: JsonValue) -> RunConfig:
     files: dict[str, JsonValue] = {s: str(data / f"{s}.jsonl") for s in ("train", "validation", "test")}
     # The tiny model's window is small: its turns are short.
     turns: JsonValue = {
@@ -49,13 +49,14 @@ def recipe(weak: str, url: str, data: Path, **table: JsonValue) -> RunConfig:
     }
     served: JsonValue = {"kind": "openai", "model": "strong", "base_url": url, "api_key_env": None}
     beside: JsonValue = {"law": {"kind": "scripted", "default": "Answer: no"}, "far away": served}
+    table: dict[str, JsonValue] = {"rows": ROWS, "samples": 3, "specialists": beside}
     return config_from_dict(
         tiny_recipe(
             weak,
             url,
             task={"kind": "jsonl", "labels": ["yes", "no", "maybe"], **files},
             prompts={"draft": "{input}", "interactions": turns},
-            table={"rows": ROWS, "samples": 3, "specialists": beside} | table,
+            table=table | changes,
         )
     )
 
@@ -108,9 +109,6 @@ def test_a_whole_table_of_interactions(data: Path, tmp_path: Path) -> None:
     assert {a.usage.calls for a in answers("collab_consult")} == {1, 3}
     assert all((a.draft is None) is (a.usage.calls == 1) for a in answers("collab_consult"))
     assert {a.usage.calls for a in answers("collab_specialists")} == {4}
-    assert any(
-        a.draft != b.draft for a, b in zip(answers("collab_advise"), answers("collab_advise_aligned"), strict=True)
-    )
 
     # A row that is made again is not paid for again, and one that was cut off goes on where it stopped.
     (folder / "collab_critique.jsonl").unlink()
@@ -127,11 +125,10 @@ def test_a_whole_table_of_interactions(data: Path, tmp_path: Path) -> None:
         async with serve(make_app(model, model_name="strong")) as url:
             log = Log()
             await run_table(make_plan(recipe(weak, url, data, questions=1)), out, log)
-            return [stage for stage, why in log.verdicts.items() if "run again" in why]
+            return [line for line in log.lines if "run again" in line]
 
     redone = asyncio.run(more())
-    assert redone and all("collab_" in stage for stage in redone)
-    assert not any(stage.endswith(("row collab", "row collab_aligned", "row strong")) for stage in redone)
+    assert len(redone) == len(INTERACTIONS) and all("table.questions changed" in line for line in redone), redone
 
 
 @pytest.mark.slow
