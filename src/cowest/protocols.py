@@ -188,6 +188,45 @@ class BaselineFrames(SelfRagPrompts, Protocol):
         ...
 
 
+class InteractionFrames(Protocol):
+    """What the models are asked in the turns of an interaction; ``systems/interactions/frames.py`` has the defaults.
+
+    A text of a model that is '' did not fit the window, and is left out.
+    """
+
+    def critique(self, example: Example, draft: str) -> tuple[Message, ...]:
+        """Strong: what does the draft lack?"""
+        ...
+
+    def revise(self, example: Example, draft: str, critique: str) -> tuple[Message, ...]:
+        """Weak: the draft anew."""
+        ...
+
+    def advise(self, example: Example, attempt: str) -> tuple[Message, ...]:
+        """Weak: advice on the strong model's attempt."""
+        ...
+
+    def decide(self, example: Example, attempt: str, advice: str) -> tuple[Message, ...]:
+        """Strong: the answer, after attempt and advice."""
+        ...
+
+    def consult(self, example: Example, questions: int) -> tuple[Message, ...]:
+        """Strong: the answer, or a question to the weak model; at most so many of them."""
+        ...
+
+    def reply(self, reply: str, left: int) -> str:
+        """The turn to the strong model with the weak one's reply; ``left`` questions may follow."""
+        ...
+
+    def consulted(self, example: Example, question: str) -> tuple[Message, ...]:
+        """Weak: a reply to the strong model's question."""
+        ...
+
+    def several(self, example: Example, drafts: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+        """Strong: the answer, with several drafts as (who wrote it, its text)."""
+        ...
+
+
 class Retriever(Protocol):
     """Finds passages. Blocking, and safe to call from several threads."""
 

@@ -67,6 +67,28 @@ class Given(Sampling):
     given: str = Field(min_length=1)
 
 
+class Tool(Record):
+    """What a model may call in place of answering, with one text, its ``argument``; ``about`` tells the model what it is for.
+
+    ``mark`` begins the line that is a call where a call is text (:mod:`cowest.models.tools`).
+    """
+
+    name: str = Field(pattern=r"^[a-z_]{1,40}$")
+    about: str
+    argument: str = Field(pattern=r"^[a-z_]{1,40}$")
+    mark: str = Field(min_length=1)
+
+
+class Tooled(Sampling):
+    """The model may call ``tool`` in place of answering; its call is the line of text that one without tool calls writes itself.
+
+    ``may_call`` False: it has called in earlier turns, and is to answer now.
+    """
+
+    tool: Tool
+    may_call: bool = True
+
+
 class Request(Record):
     """What one call asks a model."""
 

@@ -56,7 +56,8 @@ def context_of(folder: Path, **task: JsonValue) -> Context:
         (folder / f"{split}.jsonl").write_text(lines)
     files: dict[str, JsonValue] = {s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")}
     judge: JsonValue = {"judge": {"kind": "scripted", "rules": [], "default": "{}"}}
-    recipe = tiny_recipe("no/such/weak/model", URL, task={"kind": "jsonl"} | files | task, feedback=judge)
+    beside: JsonValue = {"specialists": {"toxicology": {"kind": "scripted", "rules": [], "default": "Answer: no"}}}
+    recipe = tiny_recipe("no/such/weak/model", URL, task={"kind": "jsonl"} | files | task, feedback=judge, table=beside)
     return prepare(config_from_dict(recipe, folder), folder / "run", QuietReporter(), offline=True)[0]
 
 
@@ -89,7 +90,7 @@ def test_no_request_to_the_strong_model_holds_any_of_the_context(
 ) -> None:
     for who, weak_sees, strong_sees in (("both", True, True), ("weak", True, False), ("strong", False, True)):
         asked = requests(contexts[who], spec)
-        to_weak, to_strong = texts(asked, "weak"), texts(asked, "strong")
+        to_weak, to_strong = texts(asked, "weak", "specialist"), texts(asked, "strong")
         assert to_weak or to_strong
         if to_strong:
             assert bool(secret.quoted(to_strong)) is strong_sees, who

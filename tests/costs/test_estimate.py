@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from tests import paid_endpoint
 from tests.helpers import QUERIES, SAMPLES, Log, Oracle, run_tiny, save_tiny_model, tiny_recipe
 from tests.paid_endpoint import PaidEndpoint, paid_recipe
 
@@ -194,10 +196,59 @@ async def test_systems_of_several_calls_make_as_many_as_estimated(tmp_path: Path
     assert lines["strong_self_consistency"].expected == 5 * n
     endpoint = PaidEndpoint()
     await paid_run(endpoint, tmp_path, **changes)
-    # The stand-in's drafts are all alike: that there is a choice, and what is then refined, it cannot tell.
-    choices = 2 * n
-    assert found.calls.low <= len(endpoint.answered) <= found.calls.high + choices
+    # Where drafts are all alike nothing is chosen, where they differ there is a choice.
+    assert (lines["best_of_k"].low, lines["best_of_k"].high) == (n, 2 * n)  # of the strong model
+    assert found.calls.low <= len(endpoint.answered) <= found.calls.high
     after = await asyncio.to_thread(estimate, paid_config(**changes), tmp_path)
+    assert after.calls.high == 0
+
+
+@pytest.mark.parametrize("asks", ["never", "sometimes", "for ever"])
+async def test_interactions_make_as_many_calls_as_estimated(
+    asks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names: list[JsonValue] = ["strong", "collab", "collab_critique", "collab_advise", "collab_consult"]
+    names += ["best_of_k", "collab_drafts", "collab_specialists"]
+    frames: JsonValue = {"draft": "{input}", "solo": "{context}\n{input}", "refine": "{input}\nDraft: {draft}"}
+    answer = paid_endpoint.reply
+
+    def reply(body: dict[str, JsonValue], index: int) -> str:
+        text = answer(body, index)
+        may = "tools" in body and "tool_choice" not in body
+        return "ASK: how so?" if may and (asks == "for ever" or (asks == "sometimes" and "no" in text)) else text
+
+    def changes(url: str) -> dict[str, JsonValue]:
+        weak = paid_recipe(url)["weak"]
+        assert isinstance(weak, dict)
+        beside: JsonValue = {"specialists": {"law": weak | {"model": "law"}, "history": weak | {"model": "history"}}}
+        return {"evaluate": {"systems": names}, "prompts": frames, "table": beside}
+
+    monkeypatch.setattr(paid_endpoint, "reply", reply)
+    found = await asyncio.to_thread(estimate, paid_config(**changes(NOWHERE)), tmp_path)
+    lines = {(s.calls_for, s.model): s.calls for s in found.stages if s.stage == "evaluate"}
+    n = lines["strong", "strong"].expected
+    exact = {
+        ("collab_critique", "weak"): n,  # the draft is collab's, so that only the revision is paid for
+        ("collab_critique", "strong"): 2 * n,
+        ("collab_advise", "weak"): n,
+        ("collab_advise", "strong"): n,  # the attempt is strong's
+        ("collab_drafts", "strong"): n,  # the drafts are best_of_k's
+        ("collab_specialists", "law"): n,
+        ("collab_specialists", "history"): n,
+        ("collab_specialists", "strong"): n,
+    }
+    assert {key: lines[key].expected for key in exact} == exact and ("collab_drafts", "weak") not in lines
+    assert (lines["collab_consult", "strong"].low, lines["collab_consult", "strong"].high) == (n, 3 * n)
+    assert (lines["collab_consult", "weak"].low, lines["collab_consult", "weak"].high) == (0, 2 * n)
+    endpoint = PaidEndpoint()
+    async with endpoint.serve() as url:
+        await run(config_from_dict(paid_recipe(url, **changes(url))), tmp_path, Log())
+    assert found.calls.low <= len(endpoint.answered) <= found.calls.high
+    tooled = sum("tools" in json.loads(body) for body in endpoint.answered)
+    assert {"never": tooled == n, "sometimes": n < tooled < 3 * n, "for ever": tooled == 3 * n}[asks]
+    by_model = Counter(json.loads(body)["model"] for body in endpoint.answered)
+    assert by_model["law"] == by_model["history"] == n
+    after = await asyncio.to_thread(estimate, paid_config(**changes(NOWHERE)), tmp_path)
     assert after.calls.high == 0
 
 

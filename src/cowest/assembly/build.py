@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cowest.assembly.documents import with_contexts
 from cowest.assembly.objects import Objects
 from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
-from cowest.collaboration.sight import sighted
+from cowest.collaboration.sight import SightedInteractions, sighted
 from cowest.errors import ConfigError
 from cowest.lab.frames import LabBaselineFrames, LabFrames
 from cowest.lab.task import lab_task
-from cowest.protocols import BaselineFrames, DraftFormat, Frames, Task
+from cowest.protocols import BaselineFrames, DraftFormat, Frames, InteractionFrames, Task
 from cowest.recipe.config import (
     IfqaTaskConfig,
     JsonlTaskConfig,
@@ -21,7 +23,9 @@ from cowest.recipe.config import (
     PubmedqaTaskConfig,
     RunConfig,
 )
+from cowest.systems.interactions.frames import ASK, DefaultInteractionFrames, TemplateInteractionFrames
 from cowest.systems.prompts import DefaultBaselineFrames
+from cowest.systems.registry import NO_LAB_TURNS, lab_frames
 from cowest.tasks.base import reserving
 from cowest.tasks.collected import with_collected
 from cowest.tasks.ifqa import load_ifqa
@@ -109,11 +113,42 @@ def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) ->
         for mark in needed:
             if template is not None and mark not in template:
                 raise ConfigError(f"prompts.{key}: the template has no {mark}; put it where that text belongs")
-    if isinstance(config.task, LabTaskConfig) and prompts == type(prompts)():
+    if lab_frames(config):
         return LabFrames()
     draft_format = format_ or FORMATS.find(config.draft.format, "draft.format")
     fallback = DefaultFrames(task.instruction, draft_format, prompts.reasons)
     return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
+
+
+def build_interaction_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> InteractionFrames:
+    """The turns of the interactions: the recipe's own where it has them, else the defaults; shown the context as in build_frames.
+
+    Raises ConfigError for a lab world, whose models know no such turns, and for a template that leaves a text out.
+    """
+    if lab_frames(config):
+        raise ConfigError(NO_LAB_TURNS)
+    prompts = config.prompts
+    templates = {name: text for name, text in prompts.interactions.model_dump().items() if text is not None}
+    for name, template in templates.items():
+        for mark in ("{input}", *_NEEDED[name]):
+            if mark not in template:
+                raise ConfigError(f"prompts.interactions.{name}: the template has no {mark}; put it where it belongs")
+    draft_format = format_ or FORMATS.find(config.draft.format, "draft.format")
+    fallback = DefaultInteractionFrames(task.instruction, draft_format, prompts.reasons)
+    frames = TemplateInteractionFrames(fallback, templates)
+    return SightedInteractions(frames, "both" if config.task is None else config.task.sight)
+
+
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "critique": ("{draft}",),
+    "revise": ("{draft}", "{critique}"),
+    "advise": ("{attempt}",),
+    "decide": ("{attempt}", "{advice}"),
+    "consult": (ASK.mark,),
+    "consulted": ("{question}",),
+    "several": ("{drafts}",),
+}
+"""What a template has to hold, beside the question."""
 
 
 def build_baseline_frames(config: RunConfig, task: Task) -> BaselineFrames:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +69,7 @@ class Sources:
     strong: Source
     judge: Source | None
     compare: tuple[Source, ...] = ()
+    specialists: Mapping[str, Source] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         """Those that there are."""
@@ -78,6 +79,8 @@ class Sources:
             yield "feedback.judge", self.judge
         for n, source in enumerate(self.compare):
             yield f"feedback.compare.{n}", source
+        for name, source in self.specialists.items():
+            yield f"table.specialists.{name}", source
 
 
 def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers | None = None) -> Sources:
@@ -91,6 +94,10 @@ def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers |
             source_of(model, config.folder, given, servers, f"judge {n}")
             for n, (model, given) in enumerate(zip(compare, objects.compare or [None] * len(compare), strict=True), 1)
         ),
+        {
+            name: source_of(model, config.folder, None, servers, f"specialist {name}")
+            for name, model in config.comparison.specialists.items()
+        },
     )
 
 
@@ -118,6 +125,7 @@ class OpenModels:
         self._strong: dict[str, ChatModel] = {}
         self._judge: ChatModel | None = None
         self._compare: dict[int, ChatModel] = {}
+        self._specialists: dict[str, ChatModel] = {}
         self._served: ChatModel | None = None
 
     def weak(self, ref: ModelRef) -> ChatModel:
@@ -150,6 +158,13 @@ class OpenModels:
                 self._compare[n] = self._open(source, "live")
         return [self._compare[n] for n in range(len(self.sources.compare))]
 
+    def specialists(self) -> Mapping[str, ChatModel]:
+        """The weak models beside the recipe's own, by name; they stay open until all are closed."""
+        for name, source in self.sources.specialists.items():
+            if name not in self._specialists:
+                self._specialists[name] = self._open(source, "live")
+        return dict(self._specialists)
+
     def new_step(self) -> None:
         """A stage, or a row, begins: engines that it does not ask give way to those that it does."""
         self._servers.new_step()
@@ -164,9 +179,9 @@ class OpenModels:
 
     async def aclose(self) -> None:
         """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
-        opened = [*self._strong.values(), *self._compare.values()]
+        opened = [*self._strong.values(), *self._compare.values(), *self._specialists.values()]
         opened += [model for model in (self._judge, self._served) if model is not None]
-        self._strong, self._compare, self._judge, self._served = {}, {}, None, None
+        self._strong, self._compare, self._specialists, self._judge, self._served = {}, {}, {}, None, None
         try:
             # All at once: none of them begins anything new while another waits for its last calls.
             for ended in await asyncio.gather(*(model.aclose() for model in opened), return_exceptions=True):

@@ -1,7 +1,8 @@
 """A system without its models: what it would ask, of whom, in which order. For ``cowest prompts``, estimates and tests.
 
 The models are stand-ins that keep what they are asked and answer as a good model would: a draft or an answer is the query's
-SFT target, a judgement is "yes", a choice is 1. So the messages are the real ones, but for the texts of models in them.
+SFT target, a judgement is "yes", a choice is 1. So the messages are the real ones, but for the texts of models in them. Where a
+system may do more or less, ``busy`` stand-ins have it do more: sampled drafts differ, and a model that may ask asks.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from math import log
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers, build_system
-from cowest.protocols import Retriever, Task
+from cowest.models.tools import call_text
+from cowest.protocols import ChatModel, Retriever, Task
 from cowest.systems.spec import Index, SystemSpec, Which
-from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Usage
+from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Tooled, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request of a system, for ``example``.
 
-    ``model`` is "strong", or the weak model's stage: "weak (base)", "weak (sft)", "weak (aligned)".
+    ``model`` is "strong", the weak model's stage ("weak (base)", "weak (sft)", "weak (aligned)"), or "specialist NAME".
     """
 
     model: str
@@ -39,16 +41,24 @@ class StandIn:
     example: Example
     asked: list[Asked] = field(default_factory=list)
     sure: float = 1.0
+    busy: bool = True
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Keep the request and answer it."""
         self.asked.append(Asked(self.name, tuple(messages), sampling, self.example))
-        text = self.task.target(self.example)
+        text = self._text(sampling)
         return Completion(
             text=text,
             usage=Usage(calls=1, cost_usd=0.0),
             logprobs=_logprobs(text, self.sure) if sampling.logprobs is not None else None,
         )
+
+    def _text(self, sampling: Sampling) -> str:
+        if self.busy and isinstance(sampling, Tooled) and sampling.may_call:
+            return call_text(sampling.tool, f"{len(self.asked)}. {self.example.input}")
+        target = self.task.target(self.example)
+        draws = self.busy and sampling.temperature > 0 and self.name.startswith("weak")
+        return f"{len(self.asked)}. {target}" if draws else target
 
     async def aclose(self) -> None:
         """Nothing to release."""
@@ -71,16 +81,16 @@ class _Nearest:
 
 
 async def dry_run(
-    context: Context, spec: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0
+    context: Context, spec: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0, busy: bool = True
 ) -> tuple[Prediction, list[Asked]]:
     """Answer one query with stand-ins; ``sure`` below FLARE's threshold makes it look things up."""
     asked: list[Asked] = []
 
     def strong() -> StandIn:
-        return StandIn("strong", context.task, example, asked, sure)
+        return StandIn("strong", context.task, example, asked, sure, busy)
 
     def weak(which: Which) -> StandIn:
-        return StandIn(f"weak ({which})", context.task, example, asked, sure)
+        return StandIn(f"weak ({which})", context.task, example, asked, sure, busy)
 
     def retriever(kind: Index) -> Retriever:
         def bm25() -> Retriever:
@@ -91,5 +101,9 @@ async def dry_run(
     def drafted() -> Mapping[str, str]:
         return {e.id: context.task.target(e) for e in context.task.examples("train")}
 
-    system = build_system(context, spec, strong, weak, retriever, drafted)
+    def specialists() -> Mapping[str, ChatModel]:
+        names = context.models.sources.specialists
+        return {n: StandIn(f"specialist {n}", context.task, example, asked, sure, busy) for n in names}
+
+    system = build_system(context, spec, strong, weak, retriever, drafted, specialists)
     return await system.answer(example), asked

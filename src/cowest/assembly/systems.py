@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from cowest.assembly.build import build_baseline_frames, build_frames
+from cowest.assembly.build import build_baseline_frames, build_frames, build_interaction_frames
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_path, model_source, standing_in
 from cowest.collaboration.guard.policy import Guard
@@ -18,7 +18,7 @@ from cowest.retrieval.bm25 import Bm25Retriever
 from cowest.retrieval.dense import DenseRetriever
 from cowest.retrieval.documents import documents_of
 from cowest.systems.registry import variant_of
-from cowest.systems.spec import Index, Parts, SystemSpec, Which
+from cowest.systems.spec import Index, Parts, Specialist, SystemSpec, Which
 from cowest.types import Draft
 
 GUARD = "guard/guard.json"
@@ -55,15 +55,17 @@ def build_system(
     weak: Callable[[Which], ChatModel],
     retriever: Callable[[Index], Retriever] | None = None,
     drafted: Callable[[], Mapping[str, str]] | None = None,
+    specialists: Callable[[], Mapping[str, ChatModel]] | None = None,
     name: str | None = None,
     guard: Callable[[], Guard] | None = None,
 ) -> System:
     """The system from the parts of a context, which has the settings of its variant.
 
-    ``retriever`` unset makes an index for this system alone; ``drafted`` and ``guard`` stand in where there are none yet;
+    ``retriever`` unset makes an index for this system alone; ``drafted`` and ``guard`` stand in where there are none yet, and
+    ``specialists`` for the models of ``table.specialists``, which the context's ``models`` open and close;
     ``name`` is another one than the system's, as for a checkpoint that is tried.
     """
-    system = spec.build(parts_of(context, spec, strong, weak, retriever, drafted, name, guard))
+    system = spec.build(parts_of(context, spec, strong, weak, retriever, drafted, specialists, name, guard))
     return BlindSystem(system) if _bare(context, spec) else system
 
 
@@ -87,6 +89,7 @@ def parts_of(
     weak: Callable[[Which], ChatModel],
     retriever: Callable[[Index], Retriever] | None = None,
     drafted: Callable[[], Mapping[str, str]] | None = None,
+    specialists: Callable[[], Mapping[str, ChatModel]] | None = None,
     name: str | None = None,
     guard: Callable[[], Guard] | None = None,
 ) -> Parts:
@@ -113,16 +116,22 @@ def parts_of(
         rows = context.run.file("drafts.jsonl", Draft).load()
         return {d.example_id: d.text for d in rows if d.index == 0 and d.text is not None}
 
+    def beside() -> Mapping[str, Specialist]:
+        opened, sources = (specialists or context.models.specialists)(), context.models.sources.specialists
+        return {n: Specialist(m, sources[n].window(settings.draft.max_tokens)) for n, m in opened.items()}
+
     return Parts(
         name=name or spec.name,
         task=task,
         frames=frames,
         own=shown(context.frames),
         baseline=baseline if sees("strong", who) or bare else BlindBaselines(baseline),
+        interactions=lambda: build_interaction_frames(config, task, context.objects.format),
         open_strong=strong,
         weak=weak,
         retriever=retriever or found,
         drafted=drafted or drafts,
+        specialists=beside,
         guard=guard or (lambda: guard_of(context)),
         draft=settings.draft,
         answer=settings.answer,
@@ -149,8 +158,17 @@ def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> 
             documents_of(task_for("strong", context.task, context.sight))
         if spec.retrieves == "dense":
             model_source(context.config.comparison.embedder)
+        if spec.interacts:
+            _check_interaction(context, spec, where)
         if spec.needs != "nothing" and context.weak.trainable:
             _check_rationales(context, spec, where)
+
+
+def _check_interaction(context: Context, spec: SystemSpec, where: str) -> None:
+    try:
+        build_interaction_frames(context.config, context.task, context.objects.format)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {spec.name}: {error}") from None
 
 
 def _check_rationales(context: Context, spec: SystemSpec, where: str) -> None:

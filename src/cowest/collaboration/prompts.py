@@ -11,6 +11,7 @@ The turns of a conversation stay turns, before the one that the query is put in.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,11 +23,26 @@ from cowest.types import Example, Message
 
 def fenced(text: str, tag: str = "draft") -> str:
     """``text`` between <draft> (or other) tags, with any such tag inside it made harmless."""
-    return f"<{tag}>\n{_without_tags(text, tag)}\n</{tag}>"
+    return f"<{tag}>\n{without_tags(text, tag)}\n</{tag}>"
 
 
-def _without_tags(text: str, tag: str) -> str:
-    return re.sub(rf"<(?=\s*/?\s*{tag})", "(", text, flags=re.IGNORECASE)  # models read </DRAFT > as a tag, too
+def without_tags(text: str, *tags: str) -> str:
+    """``text`` with these tags in it made harmless, however they are written."""
+    for tag in tags:
+        text = re.sub(rf"<(?=\s*/?\s*{tag})", "(", text, flags=re.IGNORECASE)  # models read </DRAFT > as a tag, too
+    return text
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """``template`` with each placeholder replaced in one pass: one inside a draft or an input stays text."""
+    out, rest = "", template
+    while rest:
+        hits = [(rest.find(mark), mark) for mark in values if mark in rest]
+        if not hits:
+            break
+        at, mark = min(hits)
+        out, rest = out + rest[:at] + values[mark], rest[at + len(mark) :]
+    return out + rest
 
 
 def query_text(instruction: str, example: Example, *notes: str) -> str:
@@ -126,14 +142,6 @@ class TemplateFrames:
             "{instruction}": self.instruction,
             "{input}": example.input,
             "{context}": example.context or "",
-            "{draft}": _without_tags(draft, "draft") if "<draft>" in template else draft,
+            "{draft}": without_tags(draft, "draft") if "<draft>" in template else draft,
         }
-        # One pass from left to right: a placeholder inside a draft or an input stays text.
-        out, rest = "", template
-        while rest:
-            hits = [(rest.find(mark), mark) for mark in values if mark in rest]
-            if not hits:
-                break
-            at, mark = min(hits)
-            out, rest = out + rest[:at] + values[mark], rest[at + len(mark) :]
-        return put(example, out + rest)
+        return put(example, filled(template, values))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from cowest.protocols import BaselineFrames, Frames, Scorer, System, Task
+from cowest.protocols import BaselineFrames, Frames, InteractionFrames, Scorer, System, Task
 from cowest.recipe.tasks import ContextFor
 from cowest.tasks.base import SPLITS
 from cowest.types import Example, Message, Passage, Prediction, Score
@@ -181,6 +181,40 @@ class BlindBaselines:
 
     def supported(self, example: Example, passage: Passage, answer: str) -> tuple[Message, ...]:
         return self._inner.supported(hidden(example), passage, answer)
+
+
+class SightedInteractions:
+    """The turns of an interaction, each shown the context as its model is by ``who``."""
+
+    def __init__(self, inner: InteractionFrames, who: ContextFor) -> None:
+        self._inner, self._who = inner, who
+
+    def critique(self, example: Example, draft: str) -> tuple[Message, ...]:
+        return self._inner.critique(self._for("strong", example), draft)
+
+    def revise(self, example: Example, draft: str, critique: str) -> tuple[Message, ...]:
+        return self._inner.revise(self._for("weak", example), draft, critique)
+
+    def advise(self, example: Example, attempt: str) -> tuple[Message, ...]:
+        return self._inner.advise(self._for("weak", example), attempt)
+
+    def decide(self, example: Example, attempt: str, advice: str) -> tuple[Message, ...]:
+        return self._inner.decide(self._for("strong", example), attempt, advice)
+
+    def consult(self, example: Example, questions: int) -> tuple[Message, ...]:
+        return self._inner.consult(self._for("strong", example), questions)
+
+    def reply(self, reply: str, left: int) -> str:
+        return self._inner.reply(reply, left)
+
+    def consulted(self, example: Example, question: str) -> tuple[Message, ...]:
+        return self._inner.consulted(self._for("weak", example), question)
+
+    def several(self, example: Example, drafts: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+        return self._inner.several(self._for("strong", example), drafts)
+
+    def _for(self, side: Side, example: Example) -> Example:
+        return example if sees(side, self._who) else hidden(example)
 
 
 class BlindSystem:

@@ -1,6 +1,7 @@
 """What a system will ask that does more than put the frames to the models: it answers some queries with stand-ins.
 
-Requests that an earlier system makes as well are free. FLARE's look-ups are bounded: none, and as many as it may make.
+Requests that an earlier system makes as well are free. What a system may do or not is bounded: FLARE's look-ups, questions that are
+asked and a choice among drafts are none, or as many as there can be.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
+
+from pydantic import JsonValue
 
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
@@ -60,10 +63,12 @@ def system_work(
     queries = test_queries(context)
     sampled = spread(queries, SAMPLED)
     left = len([e for e in queries if e.id not in done])
-    for model, name in ((context.weak, "weak"), (context.strong, "strong")):
+    others = context.models.sources.specialists.items() if spec.specialists else ()
+    models = [(context.weak, "weak"), (context.strong, "strong")]
+    for model, name in (*models, *((source, f"specialist {n}") for n, source in others)):
         earlier = seen if model.paid or remembered else set[str]()
-        low = _asked(context, spec, sampled, retrievers, name, set(earlier), sure=1.0)
-        high = _asked(context, spec, sampled, retrievers, name, earlier, sure=1e-9)
+        low = _asked(context, spec, sampled, retrievers, model, name, set(earlier), busy=False)
+        high = _asked(context, spec, sampled, retrievers, model, name, earlier, busy=True)
         for number in range(max(map(len, high.values()), default=0)):
             share_low = sum(number < len(asked) for asked in low.values()) / len(sampled)
             share_high = sum(number < len(asked) for asked in high.values()) / len(sampled)
@@ -98,13 +103,13 @@ def _asked(
     spec: SystemSpec,
     queries: Sequence[Example],
     retrievers: Retrievers,
+    described: Source,
     model: str,
     seen: set[str],
-    sure: float,
+    busy: bool,
 ) -> dict[str, list[Asked]]:
-    """The requests to one model that no earlier system makes, by query."""
+    """The requests to one model that no earlier system makes, by query; ``busy``: of a system that does as much as it may."""
     found = defaultdict[str, list[Asked]](list)
-    described = context.weak if model == "weak" else context.strong
     stages = lineage_of(context)
     needs = "aligned" if spec.needs == "align" else spec.needs
     weak = stages.get(needs, "") if spec.uses == "both" else ""
@@ -112,12 +117,15 @@ def _asked(
 
     async def run() -> None:
         for example in queries:
-            _, asked = await dry_run(context, spec, example, retrievers, sure)
+            _, asked = await dry_run(context, spec, example, retrievers, 1e-9 if busy else 1.0, busy)
             found[example.id] = []
             # A draft, and so a request that holds it, is another one where another weak model, or the same one otherwise, is asked.
-            drafted = fingerprint(weak, *(a.sampling.model_dump(mode="json") for a in asked if a.model != "strong"))
+            before: list[JsonValue] = []
             for index, a in enumerate(asked):
-                if not a.model.startswith(model):
+                drafted = fingerprint(weak if before else "", *before)
+                if a.model != "strong":
+                    before.append(a.sampling.model_dump(mode="json"))
+                if a.model.partition(" (")[0] != model:
                     continue
                 call = call_of(known_as(described), a.messages, a.sampling, {}, None)
                 key = f"{drafted if a.model == 'strong' else weights.get(a.model, '')} {call.key}"

@@ -38,6 +38,7 @@ class Dialect:
     logprobs: bool = True
     several: bool = True
     stream_usage: bool = True
+    tools: bool = True
     fixed: frozenset[str] = frozenset()
 
 
@@ -50,6 +51,7 @@ class Quirks:
     seed: Literal["auto", "send", "omit"] = "auto"
     system_prompt: Literal["auto", "keep", "merge"] = "auto"
     structured: Literal["auto", "json_schema", "json_object", "prompt"] = "auto"
+    tools: Literal["auto", "send", "omit"] = "auto"
 
 
 def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
@@ -71,6 +73,7 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
         seed=known.seed if q.seed == "auto" else q.seed == "send",
         system=known.system if q.system_prompt == "auto" else q.system_prompt == "keep",
         structured=known.structured if q.structured == "auto" else q.structured,
+        tools=q.tools != "omit",
         fixed=frozenset(
             field
             for field, said in (
@@ -80,6 +83,7 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
                 ("seed", q.seed),
                 ("system", q.system_prompt),
                 ("structured", q.structured),
+                ("tools", q.tools),
             )
             if said != "auto"
         ),
@@ -115,6 +119,8 @@ def learn(dialect: Dialect, sent: Mapping[str, object], message: str, param: str
         return replace(dialect, several=False)
     if dialect.wide_seed and _too_wide(sent) and names("seed") and (_RANGE.search(message) or _SIZE.search(message)):
         return replace(dialect, wide_seed=False)
+    if about_tools(sent, text) and "tools" not in dialect.fixed and not _RANGE.search(message):
+        return replace(dialect, tools=False)  # servers say it in many ways: "tools param requires --jinja flag"
     if not (param or _COMPLAINT.search(message)):
         return None
     known = not _RANGE.search(message)
@@ -145,6 +151,11 @@ def learn(dialect: Dialect, sent: Mapping[str, object], message: str, param: str
         if fits and field not in dialect.fixed and changed != dialect:
             return changed
     return None
+
+
+def about_tools(sent: Mapping[str, object], message: str) -> bool:
+    """Whether a complaint is about tool calls, and some were offered."""
+    return "tools" in sent and bool(re.search(r"(?<![a-z])tools?(?![a-z])", message, re.IGNORECASE))
 
 
 def _other_limit(dialect: Dialect) -> Dialect:

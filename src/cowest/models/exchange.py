@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from cowest.models.chunks import Chunk, bounded, read_chunks
-from cowest.models.dialect import Dialect, learn
+from cowest.models.dialect import Dialect, about_tools, learn
 from cowest.models.events import begins_events
 from cowest.models.failures import EndpointError, check_status, failed_exchange
 from cowest.models.limiter import Limiter, Slot
@@ -130,7 +130,8 @@ class Exchange:
 
     def _learn(self, failure: EndpointError, learnable: Mapping[str, object], used: Dialect) -> bool:
         """Whether requests are now written otherwise than this one, which the endpoint rejected."""
-        if failure.status not in (400, 422):
+        toolless = failure.status in _NO_TOOLS and about_tools(learnable, failure.quote)
+        if failure.status not in (400, 422) and not toolless:
             return False
         if self.dialect != used:
             return True  # another call has learned meanwhile
@@ -143,6 +144,8 @@ class Exchange:
         return True
 
 
+_NO_TOOLS: Final = (404, 500, 501)
+"""What some servers say, beside 400, where a model or a server has no tool calls: OpenRouter, llama.cpp."""
 _ENOUGH: Final = 9
 """Bytes, blanks at the beginning apart, that show every name of a field of an event, after a byte order mark."""
 

@@ -26,11 +26,12 @@ from cowest.models.limiter import Limiter, LimiterClosedError, Slot
 from cowest.models.replies import Choice, Reply, read_reply, without_secrets
 from cowest.models.secrets import Secrets
 from cowest.models.stream import Assembler
+from cowest.models.tools import tool_fields
 from cowest.models.transport import Timeouts, Transport
 from cowest.models.untrusted import excerpt
 from cowest.models.wire import request_body
 from cowest.protocols import Budget
-from cowest.types import Attempt, Completion, Message, Sampling, Usage
+from cowest.types import Attempt, Completion, Message, Sampling, Tooled, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -254,9 +255,10 @@ class OpenAIChatModel:
 
         async def read(answer: Answered) -> Reply:
             most = limit if isinstance(limit, int) else None
+            tool = call.sampling.tool if isinstance(call.sampling, Tooled) else None
             if answer.chunks is None:
-                return read_reply(answer.body, call.prompt_bytes, most)
-            return (await Assembler().all(answer.chunks)).reply(call.prompt_bytes, most)
+                return read_reply(answer.body, call.prompt_bytes, most, tool)
+            return (await Assembler().all(answer.chunks)).reply(call.prompt_bytes, most, tool)
 
         def failed(error: EndpointError) -> None:
             self._record(call, error)
@@ -330,8 +332,11 @@ def _json(body: Mapping[str, JsonValue]) -> bytes:
 
 
 def _prompt_bytes(messages: Sequence[Message], sampling: Sampling) -> int:
-    """Of all that is billed as prompt: the contents, and a schema."""
+    """Of all that is billed as prompt: the contents, a schema, and a tool with the frames of its calls."""
     schema = 0 if sampling.json_schema is None else len(_json(sampling.json_schema))
+    if isinstance(sampling, Tooled):
+        turns = 1 + sum(m.role == "assistant" for m in messages)
+        schema += turns * len(_json(tool_fields(sampling.tool, sampling.may_call)))
     return schema + sum(len(m.content.encode("utf-8", "replace")) for m in messages)
 
 

@@ -15,8 +15,9 @@ from pydantic import JsonValue
 from cowest.models.answer import CUT, CUT_OFF, finish_of
 from cowest.models.failures import EndpointError, error_text
 from cowest.models.secrets import Secrets
+from cowest.models.tools import spoken
 from cowest.models.untrusted import field, valid_unicode
-from cowest.types import Completion, TokenLogprob, Usage
+from cowest.types import Completion, TokenLogprob, Tool, Usage
 
 MOST_TOKENS: Final = 10**9
 """A count above it is no count: no request has so many tokens, and the ledger's integers have 64 bits."""
@@ -54,8 +55,10 @@ def parse_reply(body: bytes, prompt_bytes: int = 0) -> Completion:
     )
 
 
-def read_reply(body: bytes, prompt_bytes: int = 0, limit: int | None = None) -> Reply:
+def read_reply(body: bytes, prompt_bytes: int = 0, limit: int | None = None, tool: Tool | None = None) -> Reply:
     """The answers in a 2xx body; ``limit`` is the most tokens that each was to have. Without usage, that is 4 bytes a token.
+
+    A call of ``tool`` is read as the line that it is in a text.
 
     Raises :class:`EndpointError` of kind ``bad_response``, ``no_choices``, ``empty``, ``refusal``, ``content_filter`` or
     ``server_error`` (an error under status 200).
@@ -68,10 +71,12 @@ def read_reply(body: bytes, prompt_bytes: int = 0, limit: int | None = None) -> 
         what = "an HTML page" if html else "not JSON"
         hint = f"the endpoint's answer is {what}; check base_url (it usually ends in /v1)"
         raise EndpointError("bad_response", hint, retry=True, quote=raw, maybe_paid=not html) from None
-    return read_payload(payload, raw, prompt_bytes, limit)
+    return read_payload(payload, raw, prompt_bytes, limit, tool)
 
 
-def read_payload(payload: object, raw: str, prompt_bytes: int, limit: int | None = None) -> Reply:
+def read_payload(
+    payload: object, raw: str, prompt_bytes: int, limit: int | None = None, tool: Tool | None = None
+) -> Reply:
     """The same from decoded JSON; ``raw`` is only quoted."""
     found = field(payload, "choices")
     told = isinstance(field(payload, "usage"), dict)
@@ -95,7 +100,7 @@ def read_payload(payload: object, raw: str, prompt_bytes: int, limit: int | None
     usable, problems = [], []
     for choice in texts:
         try:
-            usable.append(read_choice(choice, raw, usage, full))
+            usable.append(read_choice(choice, raw, usage, full, tool))
         except EndpointError as problem:
             problems.append(problem)
     if not usable:
@@ -108,7 +113,9 @@ def is_error(payload: object) -> bool:
     return bool(field(payload, "error")) or field(payload, "object") == "error"
 
 
-def read_choice(choice: Mapping[str, object], raw: str, usage: Usage, full: bool = False) -> Choice:
+def read_choice(
+    choice: Mapping[str, object], raw: str, usage: Usage, full: bool = False, tool: Tool | None = None
+) -> Choice:
     """One answer; ``full``: it has as many tokens as it may. Raises :class:`EndpointError` for one that is none."""
     found, finish = choice.get("message"), finish_of(choice.get("finish_reason"), full)
     if not isinstance(found, dict):
@@ -122,7 +129,7 @@ def read_choice(choice: Mapping[str, object], raw: str, usage: Usage, full: bool
     ):  # OpenRouter and vLLM: the text stops where the failure came
         quote = error_text(choice) or f"finish_reason {finish}"
         raise EndpointError("server_error", "the endpoint broke the answer off", retry=True, quote=quote, usage=usage)
-    message = flat(found)
+    message = flat(found) if tool is None else spoken(flat(found), tool)
     refusal, text = message.get("refusal"), message.get("content")
     if (isinstance(refusal, str) and refusal.strip()) or finish == "refusal":
         quote = refusal if isinstance(refusal, str) else str(text or "")

@@ -17,6 +17,7 @@ from cowest.models.chunks import Chunk, broken, delta_of, with_more
 from cowest.models.failures import EndpointError
 from cowest.models.replies import Reply, read_payload, thinking_of
 from cowest.models.untrusted import field as get
+from cowest.types import Tool
 
 
 @dataclass(slots=True)
@@ -86,9 +87,9 @@ class Assembler:
         choices: list[JsonValue] = [answer.choice(index) for index, answer in sorted(self._answers.items())]
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._usage}
 
-    def reply(self, prompt_bytes: int, limit: int | None = None) -> Reply:
+    def reply(self, prompt_bytes: int, limit: int | None = None, tool: Tool | None = None) -> Reply:
         """The same as read_reply gives it. Raises EndpointError."""
-        reply = read_payload(self.payload(), "", prompt_bytes, limit)
+        reply = read_payload(self.payload(), "", prompt_bytes, limit, tool)
         told = get(self._usage, "completion_tokens")
         pieces = [piece for answer in self._answers.values() for piece in answer.pieces]
         # More pieces than tokens are no fault: some servers send single characters. But then what comes twice is short.

@@ -8,8 +8,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.models.dialect import Dialect
+from cowest.models.tools import tool_fields, tool_turns
 from cowest.models.turns import merged
-from cowest.types import Message, Sampling
+from cowest.types import Message, Sampling, Tooled
 
 _PLAIN: Final = Dialect()
 
@@ -26,11 +27,13 @@ def request_body(
 
     A seed is left out where decoding is greedy.
     """
+    turns = messages if dialect.system else merged(messages)
+    tooled = sampling if isinstance(sampling, Tooled) and dialect.tools else None
     body: dict[str, JsonValue] = {
         "model": model,
-        "messages": [
-            {"role": m.role, "content": m.content} for m in (messages if dialect.system else merged(messages))
-        ],
+        "messages": [{"role": m.role, "content": m.content} for m in turns]
+        if tooled is None
+        else tool_turns(turns, tooled.tool),
         dialect.token_limit: sampling.max_tokens,
     }
     if dialect.temperature:
@@ -47,6 +50,8 @@ def request_body(
         named: JsonValue = {"name": "answer", "schema": strict_schema(sampling.json_schema), "strict": True}
         schema: JsonValue = {"type": "json_schema", "json_schema": named}
         body["response_format"] = schema if dialect.structured == "json_schema" else {"type": "json_object"}
+    if tooled is not None:
+        body |= tool_fields(tooled.tool, tooled.may_call)
     if n > 1:
         body["n"] = n
     return body | dict(extra or {})

@@ -261,6 +261,8 @@ def _resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     }
     if config.task is not None:
         update["task"] = config.task.resolved(folder)
+    if config.table is not None:
+        update["table"] = config.table.resolved(folder)
     if config.ledger is not None:
         update["ledger"] = (folder / config.ledger).resolve()
     resolved = config.model_copy(update=update)

@@ -107,7 +107,7 @@ class OpenAIModelConfig(Section):
         {
             "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout_s", "connect_timeout_s",
             "stall_timeout_s", "max_attempts", "stream", "token_limit", "temperature", "seed", "system_prompt", "structured",
-            "samples_per_call", "ca_file", "price", "tokenizer", "window", "batch",
+            "tools", "samples_per_call", "ca_file", "price", "tokenizer", "window", "batch",
         }
     )  # fmt: skip
     model_config = ConfigDict(hide_input_in_errors=True)  # what is wrong may be a key in the wrong place
@@ -148,6 +148,10 @@ class OpenAIModelConfig(Section):
     )
     structured: Literal["auto", "json_schema", "json_object", "prompt"] = Field(
         default="auto", description="How JSON is asked for (judges)."
+    )
+    tools: Literal["auto", "send", "omit"] = Field(
+        default="auto",
+        description="Whether collab_consult offers its question as a tool call; omit: as a line of text.",
     )
     samples_per_call: int = Field(default=1, ge=1, description="Most samples bought in one request (n).")
     extra: dict[str, JsonValue] = Field(

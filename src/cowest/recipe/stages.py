@@ -250,6 +250,23 @@ class GuardConfig(Section):
         return self
 
 
+class InteractionPrompts(Section):
+    """Your own turns of the interactions (docs/interactions.md).
+
+    ``{input}``, ``{context}`` and ``{instruction}`` are filled in, and what each turn is about.
+    """
+
+    critique: str | None = Field(default=None, description="The strong model on {draft}.")
+    revise: str | None = Field(default=None, description="The weak model with its {draft} and the {critique}.")
+    advise: str | None = Field(default=None, description="The weak model on the strong one's {attempt}.")
+    decide: str | None = Field(default=None, description="The strong model with its {attempt} and the {advice}.")
+    consult: str | None = Field(
+        default=None, description="The strong model, which may ask up to {questions} times by a line 'ASK: ...'."
+    )
+    consulted: str | None = Field(default=None, description="The weak model, asked the {question}.")
+    several: str | None = Field(default=None, description="The strong model with several {drafts}.")
+
+
 class PromptsConfig(Section):
     """Your own frames. ``{input}``, ``{context}``, ``{instruction}`` and (in refine) ``{draft}`` are filled in."""
 
@@ -261,3 +278,4 @@ class PromptsConfig(Section):
         description="Without templates: the strong model thinks in words before it answers, alone and with a draft alike. false: "
         "it answers at once, which small models do better (try both on training questions: python -m benchmarks.frames).",
     )
+    interactions: InteractionPrompts = InteractionPrompts()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, JsonValue
+import re
+from pathlib import Path
 
-from cowest.recipe.models import Section
+from pydantic import Field, JsonValue, field_validator
+
+from cowest.recipe.models import ModelConfig, Section
 
 
 class TableConfig(Section):
@@ -30,7 +33,17 @@ class TableConfig(Section):
         "place of the recipe's. Unlike the points of a grid all are rows of one table, and compared query by query.",
     )
     shots: int = Field(default=4, ge=1, description="In-context examples of the few-shot rows and SuperICL.")
-    samples: int = Field(default=5, ge=2, description="Samples of self-consistency, and drafts of best_of_k.")
+    samples: int = Field(
+        default=5, ge=2, description="Samples of self-consistency, and drafts of best_of_k and collab_drafts."
+    )
+    questions: int = Field(
+        default=2, ge=1, description="Most questions that the strong model puts to the weak one in collab_consult."
+    )
+    specialists: dict[str, ModelConfig] = Field(
+        default_factory=dict,
+        description="Weak models by name that draft beside the recipe's own in collab_specialists, as they are: they are not "
+        "trained here. The strong model is told the names.",
+    )
     temperature: float = Field(default=0.7, gt=0, description="Of self-consistency's samples.")
     passages: int = Field(default=3, ge=1, description="Passages that a retrieval row shows.")
     embedder: str = Field(
@@ -44,3 +57,16 @@ class TableConfig(Section):
         description="FLARE looks something up for a sentence with a token less likely than this.",
     )
     flare_rounds: int = Field(default=3, ge=1, description="Most look-ups of FLARE for one query.")
+
+    @field_validator("specialists")
+    @classmethod
+    def _names(cls, specialists: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        for name in specialists:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,39}", name):
+                raise ValueError(f"{name!r} goes into the prompt: use up to 40 letters, digits, spaces, '-' and '_'")
+        return specialists
+
+    def resolved(self, folder: Path) -> TableConfig:
+        """With the paths of its models from ``folder``."""
+        found = {name: model.resolved(folder) for name, model in self.specialists.items()}
+        return self.model_copy(update={"specialists": found})

@@ -23,6 +23,14 @@ def _number(breaker: Breaker) -> float:
     return _STATES[breaker.state]
 
 
+def _holds(guard: Guarding) -> float:
+    return float(bool(guard.promise()["promise"]))
+
+
+def _drifted(guard: Guarding) -> float:
+    return float(guard.drifted)
+
+
 class Metrics:
     """A registry of its own, so that several servers in one process (tests) do not share counts.
 
@@ -79,8 +87,8 @@ class Metrics:
         )
         drift = Gauge("cowest_guard_drift", "1: served queries differ.", ("model",), registry=self._registry)
         for model, guard in guards.items():
-            promise.labels(model).set_function(lambda guard=guard: float(bool(guard.promise()["promise"])))
-            drift.labels(model).set_function(lambda guard=guard: float(guard.drifted))
+            promise.labels(model).set_function(partial(_holds, guard))
+            drift.labels(model).set_function(partial(_drifted, guard))
 
     def attempted(self, outcome: str) -> None:
         """Count an attempt at the strong model."""

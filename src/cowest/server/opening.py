@@ -197,6 +197,10 @@ class _Opener:
 
     def _served(self, prefix: str, spec: SystemSpec, context: Context, name: str, retrievers: Retrievers) -> Served:
         """A system behind its id: streamed where it is no more than frames put to the models, else as a whole."""
+        if spec.specialists:
+            raise ConfigError(
+                f"--systems: {spec.name} asks models beside the pair (table.specialists), which are not served"
+            )
         variant, _ = variant_of(context.config, spec)
         if variant != "main":
             raise ConfigError(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cowest.assembly.build import build_baseline_frames
+from cowest.assembly.build import build_baseline_frames, build_interaction_frames
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers, build_system
 from cowest.collaboration.sight import QUOTE, Quotations, carried
@@ -28,7 +28,7 @@ from cowest.stages.preferred import ask_judges, measured, preferred_outcomes
 from cowest.stages.verdicts import judges_depend
 from cowest.systems.registry import STRONG, evaluated
 from cowest.systems.spec import SystemSpec, Which
-from cowest.types import Example, ModelRef, Prediction
+from cowest.types import Example, Message, ModelRef, Prediction
 
 EVALUATE = "evaluate"
 
@@ -71,6 +71,11 @@ def system_depends(context: Context, spec: SystemSpec) -> Depends:
     found = _asked(context)
     if not spec.live:
         found |= _beyond_the_frames(context)
+    if spec.interacts:
+        found |= _turns(context)
+    if spec.specialists:
+        for name, source in context.models.sources.specialists.items():
+            found |= depends.value(f"table.specialists.{name}", True) | source.identity(f"table.specialists.{name}")
     if spec.uses != "weak":
         found |= context.strong.identity("strong")
     if spec.uses != "strong" and (spec.needs == "nothing" or not context.weak.trainable):
@@ -96,7 +101,7 @@ def _beyond_the_frames(context: Context) -> Depends:
     baseline = build_baseline_frames(c, context.task)
     return (
         settings_of("draft.sampling", c.draft.sampling)
-        | settings_of("table", c.comparison, leave_out=("rows", "baseline", "seeds", "axis", "grid"))
+        | settings_of("table", c.comparison, leave_out=_NOT_OF_A_BASELINE)
         | depends.questions("training", context.task.examples("train"))
         | depends.prompt(
             "the baselines",
@@ -106,6 +111,27 @@ def _beyond_the_frames(context: Context) -> Depends:
             baseline.choose(first, ["A", "B"]),
         )
         | depends.value("seed", c.seed)
+    )
+
+
+_NOT_OF_A_BASELINE = ("rows", "baseline", "seeds", "axis", "grid", "questions", "specialists")
+
+
+def _turns(context: Context) -> Depends:
+    """What interactions are made of, beside what the baselines are."""
+    frames, first = build_interaction_frames, test_queries(context)[0]
+    turns = frames(context.config, context.task, context.objects.format)
+    questions = context.config.comparison.questions
+    return depends.value("table.questions", questions) | depends.prompt(
+        "the interactions",
+        turns.critique(first, "DRAFT"),
+        turns.revise(first, "DRAFT", "CRITIQUE"),
+        turns.advise(first, "ATTEMPT"),
+        turns.decide(first, "ATTEMPT", "ADVICE"),
+        turns.consult(first, questions),
+        (Message(role="user", content=turns.reply("REPLY", 0)),),
+        turns.consulted(first, "QUESTION"),
+        turns.several(first, [("A", "A"), ("B", "B")]),
     )
 
 

@@ -10,7 +10,8 @@ from cowest.collaboration.refine import ask_to_refine
 from cowest.errors import ConfigError
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
-from cowest.systems.calls import Series, Tally, predict
+from cowest.systems.calls import Tally, predict
+from cowest.systems.interactions.turns import sampled_drafts
 from cowest.tasks.answers import marked_answer
 from cowest.types import Completion, Example, Message, Prediction, Sampling
 
@@ -51,14 +52,10 @@ class BestOfK:
         return await predict(example, self.name, self._steps)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
-        series, asked = Series(self.seed, "best-of-k", example.id), self.frames.draft(example)
-        found = await tally.sample(
-            self.weak, asked, self.draft_sampling, series, self.samples, "draft", self.weak_window
+        drafts = await sampled_drafts(
+            tally, self.weak, self.frames, example, self.draft_sampling, self.samples, self.seed, self.weak_window
         )
-        drafts: dict[str, str] = {}
-        for done in found:
-            drafts.setdefault(done.text.strip(), done.text)
-        tally.draft = await self._chosen(example, tuple(drafts.values()), tally)
+        tally.draft = await self._chosen(example, drafts, tally)
         return await ask_to_refine(
             tally, self.strong, self.frames, example, tally.draft, self.answer_sampling, self.window
         )

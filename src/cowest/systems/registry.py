@@ -22,13 +22,14 @@ from pydantic import JsonValue
 
 from cowest.errors import ConfigError
 from cowest.protocols import System
-from cowest.recipe.config import Format, RunConfig, with_settings
+from cowest.recipe.config import Format, LabTaskConfig, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.flare import Flare
 from cowest.systems.guarded import build_guarded
+from cowest.systems.interactions.rows import INTERACTIONS
 from cowest.systems.retrieval import Retrieval
 from cowest.systems.self_rag import SelfRag
 from cowest.systems.self_refine import SelfRefine
@@ -238,6 +239,7 @@ SYSTEMS: tuple[SystemSpec, ...] = (
     STRONG_REASONS,
     *(s for s in TABLE if s not in (WEAK, STRONG)),
     *TAUGHT,
+    *INTERACTIONS,
     GUARDED,
     CASCADE,
 )
@@ -322,7 +324,23 @@ def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[Syst
     return tuple(spec for spec in specs if spec.name not in left_out), left_out
 
 
+NO_LAB_TURNS: Final = (
+    "a lab world's tiny models know a query, its context and one draft, and no other turn; take another kind of task, or "
+    "give prompts.draft, solo and refine for models that do"
+)
+
+
+def lab_frames(config: RunConfig) -> bool:
+    """Whether a single-task recipe's models are asked as the lab's are: a lab world, and no frames of the recipe's own."""
+    plain = config.prompts.model_copy(update={"interactions": type(config.prompts.interactions)()})
+    return isinstance(config.task, LabTaskConfig) and plain == type(config.prompts)()
+
+
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
+    if spec.interacts and any(map(lab_frames, config.by_task().values())):
+        return NO_LAB_TURNS
+    if spec.specialists and not config.comparison.specialists:
+        return "table.specialists names no weak model beside the recipe's"
     if spec.needs != "align":
         return None
     if not config.weak.trainable:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from cowest.collaboration.guard.policy import Guard
 from cowest.models.window import Window
-from cowest.protocols import BaselineFrames, ChatModel, Frames, Retriever, System, Task
+from cowest.protocols import BaselineFrames, ChatModel, Frames, InteractionFrames, Retriever, System, Task
 from cowest.recipe.config import Format
 from cowest.recipe.table import TableConfig
 from cowest.run.identity import derive_seed
@@ -28,6 +28,14 @@ from cowest.types import Example, Sampling
 Which = Literal["base", "sft", "aligned"]
 Index = Literal["bm25", "dense"]
 Needs = Literal["nothing", "sft", "sample", "align", "guard"]
+
+
+@dataclass(frozen=True, slots=True)
+class Specialist:
+    """A weak model that drafts beside others, and its window."""
+
+    model: ChatModel
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,15 @@ class Parts:
     own: Frames
     """In the recipe's own draft format."""
     baseline: BaselineFrames
+    interactions: Callable[[], InteractionFrames]
+    """Raises ConfigError where the task's models know no such turns."""
     open_strong: Callable[[], ChatModel]
     weak: Callable[[Which], ChatModel]
     retriever: Callable[[Index], Retriever]
     drafted: Callable[[], Mapping[str, str]]
     guard: Callable[[], Guard]
+    specialists: Callable[[], Mapping[str, Specialist]]
+    """The weak models beside the recipe's own (``table.specialists``), by name."""
     draft: Sampling
     answer: Sampling
     sampled: Sampling
@@ -92,6 +104,8 @@ class SystemSpec:
         uses: Which models it asks.
         retrieves: The index that it searches; '' for none.
         live: It puts the frames to the models and no more, so that a server can stream it, and answer where one is down.
+        interacts: It puts the turns of :class:`cowest.protocols.InteractionFrames` to the models.
+        specialists: It asks the weak models of ``table.specialists``, too.
         label: What it is, in two or three words; '' where the name says it.
         spoken: How a sentence speaks of it.
         aliases: What it was called in older recipes, runs and model ids.
@@ -105,6 +119,8 @@ class SystemSpec:
     uses: Literal["weak", "strong", "both"] = "strong"
     retrieves: Literal["", "bm25", "dense"] = ""
     live: bool = False
+    interacts: bool = False
+    specialists: bool = False
     label: str = ""
     spoken: str = ""
     aliases: tuple[str, ...] = ()

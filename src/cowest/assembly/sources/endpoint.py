@@ -139,4 +139,5 @@ class EndpointSource:
 
 
 def _quirks(config: OpenAIModelConfig) -> Quirks:
-    return Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured)
+    c = config
+    return Quirks(c.token_limit, c.temperature, c.seed, c.system_prompt, c.structured, c.tools)
