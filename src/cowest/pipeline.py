@@ -160,6 +160,7 @@ async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter
                 await run_stages(context, stages_with_guard)
     finally:
         await contexts[0].models.aclose()
+    await write_results(config, contexts, run)
     return contexts
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cowest.results import Results
+from cowest.results import MetricValue, Results
 from cowest.scoring.compare import Habits
 from cowest.scoring.powered import Agreement, Estimate
 from cowest.types import Message, Record
@@ -85,6 +85,39 @@ class JudgingView(Record):
     gain: Estimate | None = None
 
 
+class GuardRow(Record):
+    """A system beside the guard's rows on the test queries: per query its calls to the strong model, tokens and USD.
+
+    ``answered`` is the share of queries that each arm answers; empty for a system that decides nothing.
+    """
+
+    name: str
+    score: MetricValue
+    calls: float
+    tokens: float
+    cost_usd: float | None = None
+    answered: dict[str, float] = Field(default_factory=dict)
+
+
+class GuardPoint(Record):
+    """A policy that was tried: its mean score and strong calls on the certifying queries, and whether the promise holds for it."""
+
+    score: float
+    calls: float
+    kept: bool
+    name: str = ""
+
+
+class GuardView(Record):
+    """What `cowest guard` has come to; ``points`` are every policy, the three single systems and the two rows, with their names."""
+
+    promised: bool
+    told: tuple[str, ...]
+    metric: str
+    rows: tuple[GuardRow, ...]
+    points: tuple[GuardPoint, ...]
+
+
 class TaskReport(Record):
     """All that is shown about one task. ``gains`` are the collaborative feedback of the training drafts."""
 
@@ -94,6 +127,7 @@ class TaskReport(Record):
     gains: list[float] = Field(default_factory=list)
     counts: list[PipelineCounts] = Field(default_factory=list)
     judging: list[JudgingView] = Field(default_factory=list)
+    guard: GuardView | None = None
     queries: list[QueryView] = Field(default_factory=list)
     main_metric: str
 

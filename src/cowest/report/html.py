@@ -30,7 +30,7 @@ from cowest.report.naming import (
     target_of,
     visible,
 )
-from cowest.report.plots import Plot, checkpoints_plot, curve_plots, gains_plot, systems_plot
+from cowest.report.plots import Plot, checkpoints_plot, curve_plots, gains_plot, guard_plot, systems_plot
 from cowest.report.queries import OUTCOMES, QueryList, query_list
 from cowest.report.uptake import beyond, columns, counts_of, notes
 from cowest.report.verdict import Verdict, mean, verdicts
@@ -135,6 +135,15 @@ class RoundsView(Record):
     legend: str
 
 
+class GuardTable(Record):
+    """What `cowest guard` has come to: the promise, a row a system, and quality against calls."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    told: list[str]
+    plot: Plot
+
+
 class JudgingTable(Record):
     """What the judges that compare answers came to, a row a judge."""
 
@@ -164,6 +173,7 @@ class TaskView(Record):
     training_plots: list[Plot]
     rounds: RoundsView | None
     judging: JudgingTable | None
+    guard: GuardTable | None
     gains_plot: Plot | None
     counts: list[CountRow]
     stages: list[tuple[str, str, str]]
@@ -212,6 +222,7 @@ def _task_view(task: TaskReport, key: str) -> TaskView:
         training_plots=training,
         rounds=_rounds(results),
         judging=_judging(task),
+        guard=_guard(task, key),
         gains_plot=gains_plot(task.gains, f"{key}-gains"),
         counts=_counts(task.counts),
         stages=[
@@ -279,6 +290,29 @@ def _rounds(results: Results) -> RoundsView | None:
         ending=rounds.ending(results.rounds),
         legend=rounds.LEGEND,
     )
+
+
+def _guard(task: TaskReport, key: str) -> GuardTable | None:
+    view = task.guard
+    if view is None:
+        return None
+    rows = [
+        [
+            row.name,
+            _with_interval(row.score),
+            f"{row.calls:.2f}",
+            f"{row.tokens:,.0f}",
+            "—" if row.cost_usd is None else f"${row.cost_usd:.5f}",
+            ", ".join(f"{arm} {percent(share, 0)}%" for arm, share in row.answered.items()) or "—",
+        ]
+        for row in view.rows
+    ]
+    heads = ["System", metric_label(view.metric), "Strong calls", "Tokens", "Cost", "Answered by"]
+    return GuardTable(heads=heads, rows=rows, told=list(view.told), plot=guard_plot(view, f"{key}-guard"))
+
+
+def _with_interval(value: MetricValue) -> str:
+    return f"{percent(value.mean)} [{percent(value.ci_low)}, {percent(value.ci_high)}]"
 
 
 def _judging(task: TaskReport) -> JudgingTable | None:

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cowest.report.data import CheckpointView, TrainingCurve
+from cowest.report.data import CheckpointView, GuardView, TrainingCurve
 from cowest.report.naming import N_COLOURS, colour_of, finite, metric_label, number, order_systems, percent, visible
 from cowest.results import Results
 
@@ -203,6 +203,29 @@ def gains_plot(gains: Sequence[float], uid: str) -> Plot | None:
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         text = f"Gains of {values.size:,} training drafts: {said}."
         return Plot("Gain per draft", _svg(fig, uid, text), text)
+
+
+def guard_plot(view: GuardView, uid: str) -> Plot:
+    """Return quality against strong calls on the certifying queries: every policy, the single systems and the guard's rows."""
+    colours = {"weak": SYSTEM[0], "strong": SYSTEM[1], "both": SYSTEM[2], "guarded": SYSTEM[3], "cascade": SYSTEM[4]}
+    with _style():
+        fig, ax = _axes(2.9)
+        for kept, colour, label in ((True, GOOD, "policy, certified"), (False, MUTED, "policy, not certified")):
+            points = [p for p in view.points if not p.name and p.kept == kept]
+            if points:
+                x, y = [p.calls for p in points], [100 * p.score for p in points]
+                ax.plot(x, y, "o", color=colour, markersize=4, label=label)
+        for i, (name, colour) in enumerate(colours.items()):
+            for p in (p for p in view.points if p.name == name):
+                marker = _MARKERS[(i + 1) % len(_MARKERS)]
+                ax.plot(p.calls, 100 * p.score, marker, color=colour, markersize=8, linestyle="", label=name)
+        ax.set_xlabel("strong calls a query")
+        ax.set_ylabel(f"{metric_label(view.metric)}, %")
+        ax.margins(0.12)
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.2))
+        said = "; ".join(f"{p.name} {number(100 * p.score)}% at {p.calls:.2f} calls" for p in view.points if p.name)
+        text = f"On the certifying queries: {said}."
+        return Plot("Quality against strong calls", _svg(fig, uid, text), text)
 
 
 def _style() -> AbstractContextManager[None]:

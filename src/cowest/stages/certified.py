@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from cowest.assembly.context import Context
-from cowest.assembly.systems import GUARD, Retrievers
-from cowest.collaboration.guard.policy import CALLS
-from cowest.results import Results
+from cowest.assembly.systems import GUARD, Retrievers, guard_of
+from cowest.collaboration.guard.evidence import ARMS
+from cowest.collaboration.guard.policy import CALLS, Guard
+from cowest.report.data import GuardPoint, GuardRow, GuardView
+from cowest.results import Results, SystemResult
 from cowest.run.freshness import Depends
 from cowest.run.store import write_atomic
 from cowest.stages import depends
 from cowest.stages.answers import results_of_systems
 from cowest.stages.base import Done, Stage, failures
 from cowest.stages.evaluate import answer_queries, system_depends, systems_of, test_queries
+from cowest.stages.guard import told
 from cowest.stages.preferred import measured
-from cowest.systems.registry import CASCADE, GUARDED, STRONG
+from cowest.systems.registry import CASCADE, COLLAB, COLLAB_ALIGNED, GUARDED, STRONG, WEAK
 from cowest.types import Prediction
 
 RESULTS = "guard/results.json"
@@ -72,3 +76,48 @@ def certified_stage() -> Stage:
     """After the evaluation, whose predictions it stands beside."""
     writes = (*(_file(spec.name) for spec in ROWS), RESULTS)
     return Stage("certified", 1, (GUARD, "predictions"), writes, _depends, _certified)
+
+
+STRONG_CALLS = {WEAK.name: 0, STRONG.name: 1, COLLAB.name: 1, COLLAB_ALIGNED.name: 1}
+"""Calls to the strong model of the systems that always make as many."""
+
+
+def guard_view(context: Context) -> GuardView | None:
+    """The guard as report and command show it; None where the run has none, or its rows have not been evaluated."""
+    if not context.path(GUARD).is_file() or not context.path(RESULTS).is_file():
+        return None
+    guard, results, routes = guard_of(context), certified_results(context), routes_of(context)
+    metric = next(iter(next(iter(results.systems.values())).metrics))
+    shown = [name for name in (*STRONG_CALLS, *routes) if name in results.systems]
+    return GuardView(
+        promised=guard.promised,
+        told=tuple(told(guard)),
+        metric=metric,
+        rows=tuple(_row(name, results.systems[name], metric, routes.get(name)) for name in shown),
+        points=tuple(_points(guard)),
+    )
+
+
+def _row(name: str, found: SystemResult, metric: str, routes: Counter[str] | None) -> GuardRow:
+    value, used = found.metrics[metric], found.usage
+    n = max(value.n + value.n_cut + value.n_failed, 1)
+    calls = STRONG_CALLS.get(name, 0) if routes is None else routes["calls"] / n
+    decided = sum(routes[arm] for arm in ARMS) if routes is not None else 0
+    return GuardRow(
+        name=name,
+        score=value,
+        calls=calls,
+        tokens=(used.input_tokens + used.output_tokens) / n,
+        cost_usd=None if not used.cost_usd else used.cost_usd / n,
+        answered={arm: routes[arm] / decided for arm in ARMS if routes is not None and routes[arm]},
+    )
+
+
+def _points(guard: Guard) -> Iterator[GuardPoint]:
+    """The policies, then by name the systems that are no policy, and the two that were taken."""
+    for one in guard.tried:
+        yield GuardPoint(score=one.score, calls=one.calls, kept=one.kept)
+    for arm, score in guard.alone.items():
+        yield GuardPoint(score=score, calls=float(arm != "weak"), kept=False, name=arm)
+    for name, one in (("guarded", guard.guarded), ("cascade", guard.cascade)):
+        yield GuardPoint(score=one.score, calls=one.calls, kept=one.kept, name=name)

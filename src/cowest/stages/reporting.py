@@ -28,6 +28,7 @@ from cowest.results import Results
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
+from cowest.stages.certified import guard_view
 from cowest.stages.comparing import Judging
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import learned_from
@@ -118,6 +119,7 @@ async def task_report(context: Context) -> TaskReport:
         gains=[g for g in gains if g is not None],
         counts=_counts(results),
         judging=_judging(context),
+        guard=guard_view(context),
         queries=await _queries(context, list(results.systems)),
         main_metric=measured(context, test_queries(context))[0],
     )
