@@ -222,7 +222,7 @@ def guard_plot(view: GuardView, uid: str) -> Plot:
         ax.set_xlabel("strong calls a query")
         ax.set_ylabel(f"{metric_label(view.metric)}, %")
         ax.margins(0.12)
-        ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.2))
+        ax.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.27))
         said = "; ".join(f"{p.name} {number(100 * p.score)}% at {p.calls:.2f} calls" for p in view.points if p.name)
         text = f"On the certifying queries: {said}."
         return Plot("Quality against strong calls", _svg(fig, uid, text), text)
