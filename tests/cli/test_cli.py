@@ -60,6 +60,7 @@ def test_the_commands_are_known() -> None:
         "validate",
         "report",
         "estimate",
+        "guard",
         "ledger",
         "ledger show",
         "ledger recover",

@@ -60,7 +60,8 @@ def context_of(folder: Path, **recipe: JsonValue) -> Context:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return context_of(tmp_path)
+    law: JsonValue = {"kind": "openai", "model": "law", "base_url": URL, "api_key_env": None}
+    return context_of(tmp_path, table={"specialists": {"law": law}})
 
 
 @pytest.mark.parametrize("spec", SYSTEMS, ids=lambda spec: spec.name)
@@ -71,12 +72,16 @@ def test_every_system_puts_the_turns_before_the_question(spec: SystemSpec, conte
     _, asked = asyncio.run(dry_run(context, spec, example, Retrievers(), sure=0.1))
     assert asked
     for request in asked:
-        system, *others, before, answered, question = request.messages
+        system, *others = request.messages
+        first = others.index(example.turns[1])  # in-context examples may come before
+        (before, answered, question), later = others[first : first + 3], others[first + 3 :]
         assert (before, answered) == example.turns[1:], request
+        # A strong model that asks has a conversation of its own after the client's.
+        assert [m.role for m in later] == ["assistant", "user"] * (len(later) // 2)
+        assert not [m for m in others if m.role == "system"]
         assert system.role == "system" and example.turns[0].content in system.content
         assert question.role == "user" and example.input in question.content
         assert example.turns[1].content not in question.content, "turns are not told once more as text"
-        assert not [m for m in others if m.role == "system"]
 
 
 def test_templates_and_the_labs_frames_do_so_too(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from cowest.report.data import (
     AnswerView,
     CheckpointView,
     CurvePoint,
+    GuardPoint,
+    GuardRow,
+    GuardView,
     JudgeView,
     JudgingView,
     QueryView,
@@ -142,6 +145,30 @@ def test_what_judges_say_is_a_table_of_their_habits_and_agreement(make_task: Mak
     lazy = one.model_copy(update={"judges": (same,)})
     told = Page(render(RunReport(title="t", tasks=[task.model_copy(update={"judging": [lazy]})]))).words
     assert "c prefers the answer that is shown first in more than 95% of its verdicts" in told
+
+
+def test_a_guard_is_a_promise_a_table_and_quality_against_calls(make_task: Make) -> None:
+    value = metric(0.5, 0.4, 0.6)
+    rows = (
+        GuardRow(name="weak", score=value, calls=0.0, tokens=1234.4),
+        GuardRow(
+            name=NASTY, score=value, calls=0.25, tokens=10, cost_usd=0.0012, answered={"weak": 0.75, "both": 0.25}
+        ),
+    )
+    points = (
+        GuardPoint(score=0.61, calls=0.3, kept=True),
+        GuardPoint(score=0.4, calls=0.8, kept=False),
+        GuardPoint(score=0.5, calls=0.0, kept=False, name="weak"),
+        GuardPoint(score=0.62, calls=0.25, kept=True, name="guarded"),
+    )
+    view = GuardView(promised=True, told=(f"promised: {NASTY}",), metric="em", rows=rows, points=points)
+    task = make_task()
+    assert "The guard" not in render(RunReport(title="t", tasks=[task]))
+    page = render(RunReport(title="t", tasks=[task.model_copy(update={"guard": view})]))
+    words = Page(page).words
+    assert NASTY not in page and words.count(NASTY) == 2
+    assert "weak50.0 [40.0, 60.0]0.001,234——" in words and "0.2510$0.00120weak 75%, both 25%" in words
+    assert "On the certifying queries: weak 50.0% at 0.00 calls; guarded 62.0% at 0.25 calls." in words
 
 
 def test_what_the_strong_model_does_with_a_draft_and_what_the_run_noticed(make_task: Make) -> None:
