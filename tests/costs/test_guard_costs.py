@@ -96,7 +96,7 @@ async def test_several_samples_of_one_request_are_one_call(tmp_path: Path) -> No
     assert bounds(line) == (2 * CALIBRATION, 2 * CALIBRATION, 4 * CALIBRATION)
 
 
-@pytest.mark.parametrize(("align", "drafts"), [({"objective": "dpo"}, (0, 60, 60)), ("off", None)])
+@pytest.mark.parametrize(("align", "drafts"), [({"objective": "preference"}, (0, 60, 60)), ("off", None)])
 def test_a_trained_weak_model_drafts_once_more_where_it_is_aligned(
     tmp_path: Path, align: JsonValue, drafts: tuple[int, int, int] | None
 ) -> None:
