@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import math
+import re
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -19,10 +23,13 @@ RECORDS = ("drafts", "solo", "refinements", "feedback", "pairs")
 
 
 class PaidEndpoint:
-    """Answers each request by a hash of its body; ``answered`` holds the body of every request that got its answer."""
+    """Answers each request by a hash of its body; ``answered`` holds the body of every request that got its answer.
 
-    def __init__(self, delay_s: float = 0.003) -> None:
-        self._delay_s = delay_s
+    ``logprobs``: it gives log-probabilities where they are asked for, by the same hash.
+    """
+
+    def __init__(self, delay_s: float = 0.003, logprobs: bool = False) -> None:
+        self._delay_s, self.logprobs = delay_s, logprobs
         self.answered: list[str] = []
         self._waiting: list[tuple[int, asyncio.Event]] = []
 
@@ -52,12 +59,45 @@ class PaidEndpoint:
         self.answered.append(json.dumps(body, sort_keys=True))
         self._wake()
         n = body.get("n", 1)
-        choices = [
+        choices: list[dict[str, Any]] = [
             {"index": i, "message": {"role": "assistant", "content": reply(body, i)}, "finish_reason": "stop"}
             for i in range(n)
         ]
+        if self.logprobs and body.get("logprobs"):
+            for choice in choices:
+                choice["logprobs"] = {"content": token_logprobs(choice["message"]["content"])}
         usage = {"prompt_tokens": 20, "completion_tokens": 5 * n, "total_tokens": 20 + 5 * n}
         return web.json_response({"id": "x", "object": "chat.completion", "choices": choices, "usage": usage})
+
+
+@contextmanager
+def answering(endpoint: PaidEndpoint) -> Iterator[str]:
+    """The endpoint in a thread of its own, for a command in this process; gives the base URL."""
+    ready, loop, found = threading.Event(), asyncio.new_event_loop(), list[str]()
+
+    async def until(stop: asyncio.Event) -> None:
+        async with endpoint.serve() as url:
+            found.append(url)
+            ready.set()
+            await stop.wait()
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(until(stop)))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield found[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+
+
+def token_logprobs(text: str) -> list[dict[str, JsonValue]]:
+    """A text's words as tokens, the surer the higher the hash."""
+    sure = 0.3 + 0.69 * hashlib.sha256(text.encode()).digest()[1] / 255
+    words = re.findall(r"\s*\S+", text)
+    return [{"token": word, "logprob": math.log(sure), "top_logprobs": []} for word in words]
 
 
 def reply(body: dict[str, JsonValue], index: int) -> str:

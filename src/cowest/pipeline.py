@@ -40,7 +40,7 @@ from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
-from cowest.stages.guard import calibration_queries, check_guarded, guard_stages
+from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
 from cowest.stages.pairs import pairs_stage
@@ -109,6 +109,7 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
     """
     check_installed(config)
     contexts = prepare(config, out, reporter, objects=objects)
+    check_guards(contexts)
     check_here(config)
     models = contexts[0].models
     try:
@@ -133,12 +134,22 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
         raise ConfigError(f"--only {name!r}: the recipe's domains are {', '.join(config.tasks) or 'not named'}")
     single = config.model_copy(update={"tasks": {name: config.tasks[name]}})
     context = prepare(single, out, reporter)[0]
+    check_guards([context])
     try:
         with context.run.locked():
             upgrade(context, stages_now(context), out)
             await run_stages(context)
     finally:
         await context.models.aclose()
+
+
+def check_guards(contexts: Sequence[Context]) -> None:
+    """Raise, before anything is paid, where a recipe evaluates ``guarded`` or ``cascade`` and can have no guard.
+
+    Raises MissingExtraError, ConfigError or DataError (no questions to calibrate on).
+    """
+    for context in contexts:
+        check_rows(context, evaluated(context.config)[0])
 
 
 async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter) -> list[Context]:

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
+from typing import Literal
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import Retrievers, build_system
+from cowest.collaboration.guard.evidence import ARMS, Arm
+from cowest.collaboration.guard.policy import Candidate, Certificate, Guard, Judgement, Judgements, Predictor
 from cowest.models.tools import call_text
 from cowest.protocols import ChatModel, Retriever, Task
+from cowest.recipe.config import RunConfig
 from cowest.systems.spec import Index, SystemSpec, Which
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Tooled, Usage
 
@@ -80,10 +84,50 @@ class _Nearest:
         return self._bm25().search(query, k)
 
 
+def stand_in_guard(config: RunConfig, sure: float) -> Guard:
+    """A guard that always takes the weak model's answer; for ``sure`` below 1/2 one that asks with the draft, then without."""
+    weak: Literal["base", "sft"] = "sft" if config.weak.trainable else "base"
+    aligns = config.weak.trainable and config.align.objective != "off"
+    best: dict[str, Arm] = {
+        "weak": "both",
+        "weak+strong": "strong",
+        "weak+both": "strong",
+        "weak+strong+both": "strong",
+    }
+    states = {state: _judgement("weak" if sure >= 0.5 else arm) for state, arm in best.items()}
+    costs: dict[Arm, float] = {"weak": 0.0, "strong": 1.0, "both": 1.0}
+    judged = Judgements(states=states, costs=costs, base="weak")
+    any_ = Certificate(candidate=Candidate(), kept=False, p=1.0, score=0.0, calls=0.0, cost=0.0, answered={})
+    return Guard(
+        risk=config.guard.risk,
+        delta=config.guard.delta,
+        judged=judged,
+        guarded=any_,
+        cascade=any_,
+        tried=(),
+        alone={},
+        learned_from=0,
+        certified_on=0,
+        weak=weak,
+        drafter="aligned" if aligns else weak,
+        samples=config.guard.samples,
+        confidence=config.guard.confidence,
+    )
+
+
+def _judgement(best: Arm) -> Judgement:
+    """What expects most of one arm, whatever is known of the query."""
+    arms = {arm: Predictor(bias=1.0 if arm == best else -1.0, weights=()) for arm in ARMS}
+    return Judgement(names=(), means=(), scales=(), arms=arms)
+
+
 async def dry_run(
     context: Context, spec: SystemSpec, example: Example, retrievers: Retrievers, sure: float = 1.0, busy: bool = True
 ) -> tuple[Prediction, list[Asked]]:
-    """Answer one query with stand-ins; ``sure`` below FLARE's threshold makes it look things up."""
+    """Answer one query with stand-ins.
+
+    ``sure`` below FLARE's threshold makes it look things up, and below 1/2 a guard asks the strong model both ways.
+    """
     asked: list[Asked] = []
 
     def strong() -> StandIn:
@@ -105,5 +149,8 @@ async def dry_run(
         names = context.models.sources.specialists
         return {n: StandIn(f"specialist {n}", context.task, example, asked, sure, busy) for n in names}
 
-    system = build_system(context, spec, strong, weak, retriever, drafted, specialists)
+    def guard() -> Guard:
+        return stand_in_guard(context.config, sure)
+
+    system = build_system(context, spec, strong, weak, retriever, drafted, specialists, guard=guard)
     return await system.answer(example), asked

@@ -28,6 +28,13 @@ Queries: TypeAlias = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Calibration queries at most; default: all that there are."),
 ]
+Confidence: TypeAlias = Annotated[
+    Optional[bool],  # noqa: UP045
+    typer.Option(
+        "--confidence/--no-confidence",
+        help="Whether the models tell how sure they are by log-probabilities; default: the recipe's, that they do.",
+    ),
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 
 
@@ -37,6 +44,7 @@ def guard(
     delta: Delta = None,
     samples: Samples = None,
     queries: Queries = None,
+    confidence: Confidence = None,
     as_json: Json = False,
 ) -> None:
     """Learn who answers (weak alone, strong alone, both), with a promise never to be worse than the better model alone."""
@@ -45,7 +53,13 @@ def guard(
     from cowest.run import stopping
     from cowest.run.progress import default_reporter
 
-    given = {"guard.risk": risk, "guard.delta": delta, "guard.samples": samples, "guard.queries": queries}
+    given = {
+        "guard.risk": risk,
+        "guard.delta": delta,
+        "guard.samples": samples,
+        "guard.queries": queries,
+        "guard.confidence": confidence,
+    }
     settings = {key: value for key, value in given.items() if value is not None}
     contexts = stopping.run(pipeline.guard(run, settings, default_reporter()))
     found: dict[str, Any] = {context.name or context.task.name: guard_as_json(context) for context in contexts}

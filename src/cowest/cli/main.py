@@ -78,8 +78,8 @@ def run(
     from cowest.assembly.here import check_here
     from cowest.assembly.prepare import check_installed, prepare
     from cowest.cli.output import print_results, results_json
+    from cowest.pipeline import check_guards, run_only
     from cowest.pipeline import run as run_pipeline
-    from cowest.pipeline import run_only
     from cowest.recipe.config import load_config
     from cowest.run.progress import default_reporter
     from cowest.run.side_by_side import side_by_side
@@ -91,7 +91,9 @@ def run(
         return
     if jobs > 1 and len(config.tasks) > 1:
         check_installed(config)
-        prepare(config, folder, reporter)  # what is wrong in the last domain is said before the first is paid for
+        check_guards(
+            prepare(config, folder, reporter)
+        )  # what is wrong in the last is said before the first is paid for
         check_here(config)
         side_by_side("run", list(config.tasks), recipe, folder, set_ or [], jobs, reporter)
     done = stopping.run(run_pipeline(config, folder, reporter))
@@ -112,6 +114,7 @@ def validate(
 ) -> None:
     """Check everything that can be checked without loading a model or paying for a call."""
     from cowest.assembly.prepare import prepare
+    from cowest.pipeline import check_guards
     from cowest.recipe.config import RunConfig, load_config
     from cowest.run.progress import QuietReporter, default_reporter
 
@@ -121,6 +124,7 @@ def validate(
     config = load_config(recipe, set_ or [])
     reporter = QuietReporter() if as_json else default_reporter()
     contexts = prepare(config, Path("runs") / config.name, reporter)
+    check_guards(contexts)
     tasks = {
         c.task.name: {split: len(c.task.examples(split)) for split in ("train", "validation", "test")} for c in contexts
     }

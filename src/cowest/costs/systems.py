@@ -1,7 +1,7 @@
 """What a system will ask that does more than put the frames to the models: it answers some queries with stand-ins.
 
 Requests that an earlier system makes as well are free. What a system may do or not is bounded: FLARE's look-ups, questions that are
-asked and a choice among drafts are none, or as many as there can be.
+asked, a choice among drafts and the strong calls of a guard's rows are none, or as many as there can be.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.assembly.stand_ins import Asked, dry_run
 from cowest.assembly.systems import Retrievers
+from cowest.costs.guard import calls_seen
 from cowest.costs.work import Range, Work, spread
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_of
 from cowest.run.freshness import lineage
 from cowest.run.identity import fingerprint
 from cowest.stages.evaluate import test_queries
+from cowest.stages.guard import guard_stages
 from cowest.stages.loop import rounds_of
 from cowest.systems.spec import SystemSpec
 from cowest.types import Example, Message
@@ -30,13 +32,17 @@ SAMPLED = 6
 """Queries that are answered with stand-ins."""
 
 
-def lineage_of(context: Context) -> dict[str, str]:
+def lineage_of(context: Context, guarded: bool = False) -> dict[str, str]:
     """What each stage of a recipe follows from, by its name: equal for stages that would make the same.
 
     Of all rounds that may come; ``aligned`` is what the model that the run leaves follows from, whichever round's it is.
+    ``guarded``: with the stages of a guard, whether the recipe's own systems need one or not.
     """
     rounds = rounds_of(context.config)
-    found = lineage(stages_of(context.config, rounds), lambda stage: stage.depends(context))
+    stages = stages_of(context.config, rounds)
+    there = {stage.name for stage in stages}
+    more = [stage for stage in guard_stages(context.config, rounds) if stage.name not in there] if guarded else []
+    found = lineage((*stages, *more), lambda stage: stage.depends(context))
     left = [found[name] for round_ in rounds if (name := round_.stage("align")) in found]
     return found | {"aligned": left[0] if len(left) == 1 else fingerprint(*left)}
 
@@ -62,7 +68,7 @@ def system_work(
     """
     queries = test_queries(context)
     sampled = spread(queries, SAMPLED)
-    left = len([e for e in queries if e.id not in done])
+    left, seen_calls = len([e for e in queries if e.id not in done]), calls_seen(context, spec)
     others = context.models.sources.specialists.items() if spec.specialists else ()
     models = [(context.weak, "weak"), (context.strong, "strong")]
     for model, name in (*models, *((source, f"specialist {n}") for n, source in others)):
@@ -72,7 +78,10 @@ def system_work(
         for number in range(max(map(len, high.values()), default=0)):
             share_low = sum(number < len(asked) for asked in low.values()) / len(sampled)
             share_high = sum(number < len(asked) for asked in high.values()) / len(sampled)
-            calls = Range(low=left * share_low, expected=left * (share_low + share_high) / 2, high=left * share_high)
+            expected = (share_low + share_high) / 2
+            if seen_calls is not None and name == "strong":  # of a guard that is there already
+                expected = min(max(share_low, seen_calls - number), share_high)
+            calls = Range(low=left * share_low, expected=left * expected, high=left * share_high)
             yield _work(stage, spec, model, number, calls, high, len(done))
 
 
@@ -111,8 +120,8 @@ def _asked(
     """The requests to one model that no earlier system makes, by query; ``busy``: of a system that does as much as it may."""
     found = defaultdict[str, list[Asked]](list)
     stages = lineage_of(context)
-    needs = "aligned" if spec.needs == "align" else spec.needs
-    weak = stages.get(needs, "") if spec.uses == "both" else ""
+    from_ = {"align": ("aligned",), "guard": ("sft", "aligned")}.get(spec.needs, (spec.needs,))
+    weak = fingerprint(*(stages.get(name, "") for name in from_)) if spec.uses == "both" else ""
     weights = {"weak (sft)": stages.get("sft", ""), "weak (aligned)": stages["aligned"]}
 
     async def run() -> None:

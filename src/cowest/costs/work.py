@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cowest.assembly.sources import Source
+from cowest.ledger.ledger import call_of
 from cowest.stages.rounds import in_round
-from cowest.types import Example, Message, Record, Sampling
+from cowest.types import Example, Message, Record, Request, Sampling
 
 T = TypeVar("T")
 
@@ -67,6 +68,13 @@ class Work:
 def spread(items: Sequence[T], n: int = 20) -> Sequence[T]:
     """At most ``n`` of them, evenly."""
     return [items[i * len(items) // min(n, len(items))] for i in range(min(n, len(items)))]
+
+
+def bought(model: Source, requests: Sequence[Request], paid: frozenset[str]) -> tuple[int, int]:
+    """Of these requests, equal ones being one: how many calls are to come, and how many answers are among ``paid``."""
+    keys = {call_of(model.name, r.messages, r.sampling, model.extra, None).key for r in requests}
+    there = len(keys & paid)
+    return len(keys) - there, there
 
 
 def exactly(n: float) -> Range:

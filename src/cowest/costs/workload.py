@@ -15,7 +15,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
 from cowest.costs.contrast import until_contrast
-from cowest.costs.work import ZERO, Range, Work, exactly
+from cowest.costs.work import ZERO, Range, Work, bought, exactly
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
 from cowest.run.freshness import Verdict, review
@@ -432,9 +432,7 @@ class _Workload:
         """Of these requests: how many calls are to come, and how many answers the ledger has."""
         if not model.paid or not self._shares:
             return len(requests), 0
-        keys = {call_of(model.name, r.messages, r.sampling, model.extra, None).key for r in requests}
-        there = len(keys & self._paid)
-        return len(keys) - there, there
+        return bought(model, requests, self._paid)
 
     def _fewest(self, queries: Sequence[Example]) -> int:
         """The fewest refinements in a round: a later one may make the very requests of those before it."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -31,10 +31,12 @@ from cowest.stages.loop import selection
 from cowest.stages.rounds import Round
 from cowest.systems.guarded import Opinions, opinions_of
 from cowest.systems.registry import GUARDED
-from cowest.systems.spec import Which
+from cowest.systems.spec import SystemSpec, Which
 from cowest.tasks.base import CALIBRATION
 from cowest.types import Completion, Example, Usage
 
+CALIBRATE, CERTIFY = "calibrate", "guard"
+"""The names of the two stages."""
 CALIBRATED = "guard/calibration.jsonl"
 
 
@@ -224,9 +226,19 @@ def guard_stages(config: RunConfig, rounds: Sequence[Round]) -> tuple[Stage, ...
     aligns = tuple(round_.file("align") for round_ in rounds) if config.align.objective != "off" else ()
     trained = ("sft", *aligns) if config.weak.trainable else ()
     return (
-        Stage("calibrate", 1, trained, (CALIBRATED,), _calibrate_depends, _calibrate),
-        Stage("guard", 1, (CALIBRATED, *trained), (GUARD,), _guard_depends, _guard),
+        Stage(CALIBRATE, 1, trained, (CALIBRATED,), _calibrate_depends, _calibrate),
+        Stage(CERTIFY, 1, (CALIBRATED, *trained), (GUARD,), _guard_depends, _guard),
     )
+
+
+def check_rows(context: Context, specs: Iterable[SystemSpec]) -> None:
+    """See to it, before anything is paid, that a task can have a guard where some system needs one.
+
+    Raises what :func:`check_guarded` and :func:`calibration_queries` raise.
+    """
+    if any(spec.needs == "guard" for spec in specs):
+        check_guarded(context.config)
+        calibration_queries(context)
 
 
 def check_guarded(config: RunConfig) -> None:

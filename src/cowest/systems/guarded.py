@@ -59,7 +59,7 @@ class Opinions:
 
     async def begin(self, example: Example, tally: Tally) -> Opening:
         """All that costs no call of the strong model. Raises CallFailed where the weak model gives nothing to go by."""
-        series, window = Series(self.seed, "guard", example.id), self.weak_window
+        series, window = further_samples(self.seed, example), self.weak_window
         asked = self.frames.draft(example)
         weak = await self._cut_is_none(tally.ask(self.weak, asked, self._told(self.draft), "weak", window))
         drafted = weak
@@ -111,7 +111,7 @@ class Opinions:
         return Said(answer=answer, confidence=confidence, sureness=sureness_of(done), words=len(done.text.split()))
 
     def _told(self, sampling: Sampling) -> Sampling:
-        return sampling.model_copy(update={"logprobs": sampling.logprobs or 0}) if self.logprobs else sampling
+        return with_logprobs(sampling, self.logprobs)
 
     @staticmethod
     async def _cut_is_none(call: Awaitable[Completion]) -> Completion | None:
@@ -121,6 +121,16 @@ class Opinions:
             if error.cut:
                 return None
             raise
+
+
+def with_logprobs(sampling: Sampling, wanted: bool) -> Sampling:
+    """How a model is asked that is to say how sure it is of its tokens, where that is ``wanted``."""
+    return sampling.model_copy(update={"logprobs": sampling.logprobs or 0}) if wanted else sampling
+
+
+def further_samples(seed: int, example: Example) -> Series:
+    """The seeds of the weak model's further answers to a query."""
+    return Series(seed, "guard", example.id)
 
 
 def sureness_of(done: Completion) -> float | None:

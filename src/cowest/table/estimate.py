@@ -13,6 +13,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.systems import Retrievers
 from cowest.costs.estimate import Estimate, estimate_work, paid_requests
+from cowest.costs.guard import calibration_work
 from cowest.costs.local import Learner
 from cowest.costs.systems import known_as, lineage_of, system_work
 from cowest.costs.work import Work
@@ -21,10 +22,11 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.identity import fingerprint
 from cowest.run.progress import QuietReporter
+from cowest.stages.guard import CALIBRATE
 from cowest.stages.loop import rounds_of
 from cowest.table.plan import make_plan
 from cowest.table.row_stage import row_file
-from cowest.table.run import Variant, check_plan_here, open_plan
+from cowest.table.run import Variant, check_plan_here, open_plan, trained_for
 from cowest.types import Prediction
 
 
@@ -48,9 +50,11 @@ def estimate_table(config: RunConfig, out: Path, measure: Reporter | None = None
 def _needed(variant: Variant) -> tuple[str, ...]:
     """The stages that its rows need."""
     needs = {row.needs for row in variant.rows}
-    if "align" in needs:
-        return ("sft", "sample", "feedback", "align")
-    return ("sft", "sample") if "sample" in needs else ("sft",) if "sft" in needs else ()
+    trained = {trained_for(row, variant.context) for row in variant.rows}
+    guard = (CALIBRATE,) if "guard" in needs else ()
+    if "align" in trained:
+        return ("sft", "sample", "feedback", "align", *guard)
+    return (*(("sft", "sample") if "sample" in trained else ("sft",) if "sft" in trained else ()), *guard)
 
 
 def _learners(variants: Sequence[Variant]) -> Iterator[Learner]:
@@ -73,8 +77,10 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
     seen: set[str] = set()
     for variant in variants:
         wanted = _needed(variant)
-        prints = lineage_of(variant.context)
-        for work in workload(variant.context, paid):
+        guarded = CALIBRATE in wanted
+        prints = lineage_of(variant.context, guarded)
+        calibration = calibration_work(variant.context, paid) if guarded else ()
+        for work in (*workload(variant.context, paid), *calibration):
             if work.stage not in wanted:
                 continue
             key = prints[work.made_in]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 
 from cowest.assembly.context import Context
+from cowest.collaboration.guard.evidence import Answered
 from cowest.errors import StageError
 from cowest.results import Comparison, MetricValue, Uptake
 from cowest.scoring.statistics import Outcome, compare, holm, pool, summarise
@@ -18,6 +19,7 @@ from cowest.scoring.stratified import TaskOutcomes, compare_over_tasks
 from cowest.scoring.uptake import Case
 from cowest.stages.answers import cases_of, uptake
 from cowest.stages.evaluate import not_aligned, outcomes, test_queries
+from cowest.stages.guard import CALIBRATED
 from cowest.stages.loop import begun, calls_of, strong_answers
 from cowest.stages.rewards import REFINEMENTS, SOLO
 from cowest.systems.registry import STRONG, current_name
@@ -26,7 +28,7 @@ from cowest.table.claims import TableClaim, judge_claims
 from cowest.table.plan import Plan
 from cowest.table.pooled import OVER_ALL, PooledTable, TaskAnswers, pooled_table
 from cowest.table.row_stage import row_file
-from cowest.table.run import Variant
+from cowest.table.run import Variant, trained_for
 from cowest.training.objectives import as_online
 from cowest.types import Prediction, Record, Refinement, Usage
 
@@ -64,8 +66,8 @@ class RowResult(Record):
     is what its answers took, those included that another row had paid for; per query it is divided by ``queries``.
     ``latency_s`` is the mean of a query, over those that were answered. ``truncated`` answers were cut off at max_tokens; those
     of them without an answer are ``n_cut`` of the metrics. ``uptake`` is against the row ``strong``, where the table has it.
-    ``feedback_calls``: the different strong calls behind the feedback that its weak model is aligned on, of all seeds; 0 for a
-    row without, None in older results.
+    ``feedback_calls``: the different strong calls behind the feedback that its weak model is aligned on, and those that calibrated
+    its guard, of all seeds; 0 for a row without, None in older results.
     """
 
     about: str
@@ -166,10 +168,16 @@ def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence
 
 
 def _feedback_calls(row: SystemSpec, variants: Sequence[Variant]) -> int:
-    """The different strong calls behind the feedback that a row's weak model is aligned on."""
-    if row.needs != "align":
-        return 0
+    """The different strong calls behind the feedback that a row's weak model is aligned on, and those that calibrated its guard."""
     context = _variant(row, variants).context
+    calibrated = 0
+    if row.needs == "guard":
+        rows = context.run.file(CALIBRATED, Answered).load()
+        calibrated = sum(arm != "weak" for answered in rows for arm in answered.scores)
+    return calibrated + (_aligned_by(context) if trained_for(row, context) == "align" else 0)
+
+
+def _aligned_by(context: Context) -> int:
     if as_online(context.objective) is not None:
         return sum(calls_of(context.run.file(name, Refinement).load()) for name in (SOLO, REFINEMENTS))
     return sum(map(calls_of, strong_answers(context, begun(context))))

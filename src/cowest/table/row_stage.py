@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cowest.assembly.context import Context
-from cowest.assembly.systems import Retrievers
+from cowest.assembly.systems import GUARD, Retrievers
 from cowest.run.freshness import Depends
 from cowest.run.store import RunDir
 from cowest.stages import depends
@@ -22,10 +22,7 @@ def row_file(row: SystemSpec) -> str:
 
 def row_stage(row: SystemSpec, context: Context, retrievers: Retrievers) -> Stage:
     """The stage that evaluates ``row`` on the test queries."""
-    trained = context.weak.trainable
-    aligned = tuple(round_.file("align") for round_ in begun(context))
-    reads = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": aligned}[row.needs]
-    reads = reads if trained else tuple(name for name in reads if name != "sft")
+    reads = _reads(row, context)
 
     def follows_from(context: Context) -> Depends:
         return depends.value("row", row.name) | system_depends(context, row)
@@ -49,6 +46,15 @@ def row_stage(row: SystemSpec, context: Context, retrievers: Retrievers) -> Stag
         return Done(counts, failed, done.warnings)
 
     return Stage(f"row {row.name}", 1, reads, (row_file(row),), follows_from, evaluate)
+
+
+def _reads(row: SystemSpec, context: Context) -> tuple[str, ...]:
+    """What a row's answers follow from of what its variant's stages have left."""
+    trained = context.weak.trainable
+    aligned = tuple(round_.file("align") for round_ in begun(context))
+    of_guard = ("sft", *(aligned if trained and context.config.align.objective != "off" else ()), GUARD)
+    needs = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": aligned, "guard": of_guard}
+    return needs[row.needs] if trained else tuple(name for name in needs[row.needs] if name != "sft")
 
 
 def _alone(context: Context, row: SystemSpec) -> list[Prediction]:

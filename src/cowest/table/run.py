@@ -30,6 +30,8 @@ from cowest.recipe.kept import keep_recipe
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
+from cowest.stages.evaluate import EVALUATE
+from cowest.stages.guard import CALIBRATE, CERTIFY, check_rows, guard_stages
 from cowest.stages.loop import begun
 from cowest.stages.sample import sample_stage
 from cowest.systems.registry import variant_of
@@ -39,6 +41,7 @@ from cowest.table.row_stage import row_stage
 from cowest.tasks.base import notes_of
 
 ORDER = ("nothing", "sft", "sample", "align")
+"""How far the weak model is made, from what a system needs; a guard needs the last of these that the recipe has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
                 reporter=reporter,
                 models=models,
             )
+            if not offline:
+                check_rows(context, rows)
             yield Variant(label, name, tuple(rows), context)
 
 
@@ -99,19 +104,29 @@ def check_plan_here(plan: Plan) -> None:
 
 def stages_for(rows: Sequence[SystemSpec], retrievers: Retrievers, context: Context) -> list[Stage]:
     """The stages of the variant's recipe as far as its ``rows`` need them, then a stage for each row."""
-    wanted = max((row.needs for row in rows), key=ORDER.index)
-    stages = stages_now(context)
+    guarded = guard_stages(context.config, begun(context)) if any(row.needs == "guard" for row in rows) else ()
+    wanted = max((trained_for(row, context) for row in rows), key=ORDER.index)
+    stages = [stage for stage in stages_now(context) if stage.name not in (EVALUATE, CALIBRATE, CERTIFY)]
     last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
     if last == "sft" and not context.weak.trainable:
         last = None  # it is tuned elsewhere
     if any(row.needs == "sample" for row in rows) and all(stage.name != "sample" for stage in stages):
         drafting = sample_stage(begun(context)[0])  # an alignment that draws drafts of its own has no such stage
-        stages = (*stages[:1], drafting, *stages[1:])
+        stages = [*stages[:1], drafting, *stages[1:]]
     names = [stage.name for stage in stages]
     if last == "align":
-        last = names[-2]  # of the last round: what comes before the evaluation
+        last = names[-1]  # of the last round
     kept = stages[: names.index(last) + 1] if last else ()
-    return [*kept, *(row_stage(row, context, retrievers) for row in rows)]
+    return [*kept, *guarded, *(row_stage(row, context, retrievers) for row in rows)]
+
+
+def trained_for(row: SystemSpec, context: Context) -> str:
+    """How far a row's weak model has to be made in its variant, one of ``ORDER``; that of a guard is aligned where it can be."""
+    if row.needs != "guard":
+        return row.needs
+    if not context.weak.trainable:
+        return "nothing"
+    return "sft" if context.config.align.objective == "off" else "align"
 
 
 async def run_unit(

@@ -68,7 +68,8 @@ async def messages_of(
     for row in rows:
         _, changed = variant_of(context.config, row)
         mine = replace(context, config=changed, frames=build_frames(changed, context.task))
-        _, asked = await dry_run(mine, row, queries[number], retrievers)
+        sure = 1e-9 if row.needs == "guard" else 1.0  # a guard then asks all that it can
+        _, asked = await dry_run(mine, row, queries[number], retrievers, sure)
         shown += [
             Shown(row=row.name, call=i, model=a.model, sampling=a.sampling, messages=a.messages)
             for i, a in enumerate(asked, start=1)

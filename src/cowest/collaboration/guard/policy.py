@@ -194,5 +194,5 @@ class Guard(Record):
         return self.guarded.kept
 
     def certificate(self, name: str) -> Certificate:
-        """Of the row ``guarded`` or ``cascade``."""
-        return self.cascade if name == "cascade" else self.guarded
+        """Of the row ``guarded`` or ``cascade``, or one of these in a variant (``cascade@NAME``)."""
+        return self.cascade if name.partition("@")[0] == "cascade" else self.guarded
