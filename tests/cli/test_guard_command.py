@@ -61,7 +61,7 @@ def test_a_finished_run_gets_a_guard(
     assert cowest_main(monkeypatch, "guard", str(out), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     (one,) = found.values()
-    assert list(one["results"]["systems"]) == [*SYSTEMS, *ROWS] and set(one["routes"]) == set(ROWS)
+    assert list(one["results"]["systems"]) == [*SYSTEMS, *ROWS]
     assert one["risk"] == 0.2 and isinstance(one["promised"], bool)
     assert len(made.endpoint.answered) == paid
 

@@ -188,7 +188,7 @@ async def test_a_run_that_can_have_no_guard_is_refused_before_anything_is_paid(
 ) -> None:
     endpoint = PaidEndpoint(logprobs=True)
     with pytest.raises(error, match=message):
-        await guarded_run(endpoint, tmp_path, **changes)
+        await guarded_run(endpoint, tmp_path, None, **changes)
     assert not endpoint.answered and not (tmp_path / "recipe.yaml").exists()
 
 
@@ -208,7 +208,8 @@ def changed(**changes: JsonValue) -> dict[str, JsonValue]:
     evaluate = base["evaluate"]
     assert isinstance(evaluate, dict)
     systems: list[JsonValue] = ["weak", "strong", "collab", "collab_aligned", *ROWS]
-    return {"task": TASK, "evaluate": evaluate | {"systems": systems}, "guard": {"risk": 0.2}} | changes
+    found: dict[str, JsonValue] = {"task": TASK, "evaluate": evaluate | {"systems": systems}, "guard": {"risk": 0.2}}
+    return found | changes
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from tests.helpers import Log, tiny_recipe
 from tests.paid_endpoint import PaidEndpoint
 
 from cowest.assembly.prepare import prepare
+from cowest.assembly.stand_ins import stand_in_guard
 from cowest.assembly.systems import Retrievers
 from cowest.collaboration.guard.policy import Guard
 from cowest.errors import CowestError
@@ -74,10 +75,10 @@ async def test_rows_share_one_calibration_and_cost_what_was_estimated(tmp_path: 
 def test_a_variant_of_cascade_is_a_cascade() -> None:
     (spec,) = find_systems(["cascade@loose"], "x", {"loose": {"guard.risk": 0.5}})
     assert (spec.name, spec.needs, spec.variant) == ("cascade@loose", "guard", "loose")
-    one = Guard.model_construct(guarded="guarded", cascade="cascade")  # type: ignore[arg-type]
-    assert [one.certificate(name) for name in ("guarded", "cascade", "guarded@x", "cascade@x")] == [
-        *("guarded", "cascade", "guarded", "cascade"),
-    ]
+    made = stand_in_guard(recipe(NOWHERE), sure=1.0)
+    one = made.model_copy(update={"cascade": made.guarded.model_copy(update={"calls": 0.5})})
+    names = ("guarded", "cascade", "guarded@loose", "cascade@loose")
+    assert [one.certificate(name).calls for name in names] == [0.0, 0.5, 0.0, 0.5]
 
 
 TRAINED = ["sft", "sample", "feedback", "pairs", "align"]
