@@ -9,6 +9,8 @@ alone, both) answers a pool of questions that trained nothing. The pool is then 
 broken on a set where any policy that passed is worse than the better model alone by more than the risk; it may be on a share delta
 of sets. Where nothing passes the row is the single model that looked better, and nothing is promised: counted apart.
 
+With ``--worlds 3`` other worlds follow, each trained, calibrated and tested on questions of its own (OUT/worlds.json).
+
 One command continues where it was; numbers are in OUT/guard.json after each cell, the plot in OUT/guard.png.
 """
 
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.guard import held_out
 from benchmarks.guard.cells import DOMAINS, STRONGS, WHEN, Cell, Pool, evidence
 from benchmarks.guard.plot import drawn
 from benchmarks.guard.population import described, draws, rate
@@ -78,8 +81,8 @@ def tail(found: Mapping[str, Any], delta: float) -> str:
     for row in ("guarded", "cascade"):
         one = found[row]
         lines.append(
-            f"{row}: {100 * one['above_better']:+.1f} against the better single model, {100 * one['above_both']:+.1f} against both, "
-            f"{one['calls']:.2f} strong calls a query"
+            f"{row}: {100 * one['above_better']:+.1f} against the better single model, {100 * one['above_both']:+.1f} against "
+            f"both, {one['calls']:.2f} strong calls a query"
         )
     return "\n".join(lines)
 
@@ -117,6 +120,23 @@ async def run(args: argparse.Namespace) -> None:
     print("\n".join(["", HEADER, *(line(name, cell) for name, cell in chosen.items())]))
     print(tail(pooled(chosen), args.delta))
     drawn(chosen, args.out / "guard.png")
+    await run_worlds(args)
+
+
+async def run_worlds(args: argparse.Namespace) -> None:
+    """The held-out check: worlds after ``--seed``'s, each with a calibration and a test of its own."""
+    found: dict[str, Any] = {}
+    for seed in range(args.seed + 1, args.seed + 1 + args.worlds):
+        for domain in args.domains:
+            reporter = QuietReporter() if args.quiet else LineReporter(30.0)
+            name = f"{domain}-{seed}"
+            found[name] = await held_out.world(domain, seed, args.out, args.calibration, args.test, reporter)
+            means = {row: held_out.over_worlds(list(found.values()), row) for row in ("guarded", "cascade")}
+            write(args.out / "worlds.json", {"over_worlds": means, "worlds": found})
+            print(held_out.line(name, found[name]), flush=True)
+    if found:
+        print(f"\nover {len(found)} worlds, against the single model that is better on the test:")
+        print("\n".join(f"  {row}: {held_out.told(one)}" for row, one in means.items()))
 
 
 def write(file: Path, found: Mapping[str, Any]) -> None:
@@ -138,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--risk", type=float, default=0.02)
     parser.add_argument("--delta", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=5, help="of the worlds and the trainings")
+    parser.add_argument("--worlds", type=int, default=0, help="so many other worlds a domain, trained and tested apart")
+    parser.add_argument("--test", type=int, default=300, help="test questions of such a world")
     parser.add_argument("--quiet", action="store_true", help="no progress of the trainings")
     asyncio.run(run(parser.parse_args(argv)))
 

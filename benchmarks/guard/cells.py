@@ -57,8 +57,8 @@ class Pool:
     left_out: int
 
 
-def recipe(cell: Cell, pool: int, seed: int) -> RunConfig:
-    """recipes/lab.yaml, shorter; ``pool`` questions are kept for the guard."""
+def recipe(cell: Cell, pool: int, seed: int, test: int = 50) -> RunConfig:
+    """recipes/lab.yaml, shorter; ``pool`` questions are kept for the guard, ``test`` are of the split of that name."""
     greedy = {"temperature": 0.0}
     return RunConfig.model_validate(
         {
@@ -68,7 +68,7 @@ def recipe(cell: Cell, pool: int, seed: int) -> RunConfig:
                 "kind": "lab",
                 "domain": cell.domain,
                 "train": pool + TRAINED_ON,
-                "test": 50,
+                "test": test,
                 "calibration": pool,
             },
             "weak": {"kind": "local", "model": "lab:weak", "batch_size": 128},

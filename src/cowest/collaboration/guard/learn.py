@@ -320,10 +320,10 @@ def outcome(numbers: Numbers, judged: Judgements, candidate: Candidate, expected
     """What a candidate would have come to on these queries, by the policy's own steps."""
     who, asked = walk_all(judged, candidate, expected)
     table = np.column_stack([numbers.scores[arm] for arm in ARMS])
-    costs = sum((asked[arm] * judged.costs[arm] for arm in ARMS), np.zeros(len(numbers)))
+    calls = np.column_stack([asked[arm] for arm in ARMS]).astype(np.float64)
     return Outcome(
         scores=table[np.arange(len(numbers)), who],
-        costs=costs,
-        calls=sum((asked[arm].astype(float) for arm in ARMS), np.zeros(len(numbers))),
+        costs=calls @ np.array([judged.costs[arm] for arm in ARMS]),
+        calls=calls.sum(axis=1),
         arms=tuple(ARMS[i] for i in who),
     )

@@ -27,7 +27,8 @@ def walk_all(judged: Judgements, candidate: Candidate, expected: Expected) -> tu
     if candidate.trivial:
         asked[judged.base][:] = judged.base != FREE
         return np.full(n, ARMS.index(judged.base)), asked
-    who, there = np.zeros(n, dtype=np.int64), [((FREE,), np.arange(n))]
+    who: Indexes = np.zeros(n, dtype=np.int64)
+    there: list[tuple[tuple[Arm, ...], Indexes]] = [((FREE,), np.arange(n))]
     while there:
         known, rows = there.pop()
         seen = {arm: values[rows] for arm, values in expected[state_name(known)].items()}
@@ -54,4 +55,5 @@ def _choose_all(
         - (0.0 if arm in known else candidate.price * judged.costs[arm])
         for arm in (ARMS[i] for i in order)
     ]
-    return np.array(order)[np.argmax(worth, axis=0)]
+    best: Indexes = np.array(order)[np.argmax(worth, axis=0)]
+    return best
