@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from cowest.collaboration.guard.evidence import ARMS, Answered, Arm
 from cowest.collaboration.guard.learn import FEWEST, Learned, Numbers, learn
 from cowest.collaboration.guard.policy import Guard
 from cowest.collaboration.guard.promise import least_queries
-from cowest.errors import ConfigError, DataError, MissingExtraError, StageError
+from cowest.errors import ConfigError, DataError, StageError
 from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
@@ -230,9 +229,7 @@ def guard_stages(config: RunConfig, rounds: Sequence[Round]) -> tuple[Stage, ...
 
 
 def check_guarded(config: RunConfig) -> None:
-    """Raise MissingExtraError or ConfigError for a recipe that can have no guard."""
-    if find_spec("sklearn") is None:
-        raise MissingExtraError("cowest guard needs scikit-learn: pip install 'cowest[guard]'")
+    """Raise ConfigError for a recipe that can have no guard."""
     if config.feedback.compare or config.feedback.judge is not None:
         raise ConfigError(
             "guard: it certifies scores by the task's metric, and this recipe has its answers judged (feedback.judge or "
