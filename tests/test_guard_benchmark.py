@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from benchmarks.guard.__main__ import HEADER, line, pooled, tail
 from benchmarks.guard.held_out import of_results, over_worlds
-from benchmarks.guard.population import Draw, Row, described, draws, judged_on, rate
+from benchmarks.guard.population import Draw, Row, better_of, described, draws, judged_on, rate
 from tests.guard_rows import rows_of
 
-from cowest.collaboration.guard.learn import Numbers, learn
+from cowest.collaboration.guard.learn import Numbers, expected_of, learn, outcome
 from cowest.results import Comparison, MetricValue, Results, SystemResult
 from cowest.types import Usage
 
@@ -22,7 +22,7 @@ def population(**world: float) -> Numbers:
 
 def draw(promised: bool, *passed: float, fallback: float = 0.5) -> Draw:
     first = Row(passed[0] if passed else fallback, 0.5)
-    return Draw(promised=promised, routes=promised, guarded=first, cascade=first, passed=passed)
+    return Draw(promised=promised, routes=promised, guarded=first, cascade=first, passed=passed, unseen=0.0)
 
 
 def test_a_policy_that_passed_and_is_worse_than_promised_breaks_the_promise_of_its_set() -> None:
@@ -54,11 +54,16 @@ def test_the_interval_of_a_rate_is_the_exact_one() -> None:
 
 def test_what_passed_is_judged_on_the_whole_pool_and_by_the_policys_own_steps() -> None:
     pool = population()
-    learned = learn(pool.part(np.arange(300)), 0, RISK, 0.05)
-    seen = judged_on(pool, learned)
+    drawn = np.arange(300)
+    learned = learn(pool.part(drawn), 0, RISK, 0.05)
+    seen = judged_on(pool, learned, drawn)
+    rest = pool.part(np.arange(300, 500))
+    assert learned.best is not None
+    there = outcome(rest, learned.judged, learned.best.candidate, expected_of(rest, learned.judged)).scores
+    assert seen.unseen == pytest.approx(float((there - rest.scores[better_of(pool)]).mean()))
     assert seen.promised and seen.routes and len(seen.passed) == len(learned.passed)
     assert seen.guarded.score in seen.passed and seen.cascade.calls <= seen.guarded.calls
-    none = judged_on(pool, learn(pool.part(np.arange(60)), 0, RISK, 0.05))
+    none = judged_on(pool, learn(pool.part(drawn[:60]), 0, RISK, 0.05), drawn[:60])
     assert not none.promised and none.passed == () and none.guarded == none.cascade
     alone = {float(pool.scores["weak"].mean()): 0.0, float(pool.scores["strong"].mean()): 1.0}
     assert alone[none.guarded.score] == none.guarded.calls

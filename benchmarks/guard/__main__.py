@@ -66,6 +66,7 @@ def pooled(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "above_both": sum(c["rows"][row]["score"] - c["alone"]["both"] for c in each) / len(each),
             "calls": sum(c["rows"][row]["calls"] for c in each) / len(each),
         }
+    found["guarded"]["above_better_unseen"] = sum(c["unseen"] for c in each) / len(each)
     found["both_above_better"] = sum(c["alone"]["both"] - c["better"] for c in each) / len(each)
     found["promised"] = sum(c["promised"] for c in each) / found["sets"]
     return found
@@ -78,6 +79,8 @@ def tail(found: Mapping[str, Any], delta: float) -> str:
         f"themselves: {told(found['row_violations'])}); without a promise {told(found['fallback'])}",
         f"both, always: {100 * found['both_above_better']:+.1f} against the better single model, 1.00 strong calls a query",
     ]
+    unseen = 100 * found["guarded"]["above_better_unseen"]
+    lines.append(f"guarded: {unseen:+.1f} against the better single model on queries that were not drawn")
     for row in ("guarded", "cascade"):
         one = found[row]
         lines.append(
@@ -106,16 +109,15 @@ async def run(args: argparse.Namespace) -> None:
     file = args.out / "guard.json"
     known = json.loads(file.read_text("utf-8")) if file.exists() else {}
     cells: dict[str, Any] = known["cells"] if known.get("settings") == settings else {}
-    names = []
-    for domain in args.domains:
-        for cell in (Cell(domain, strong, when) for when in WHEN for strong in args.strong):
-            names.append(cell.name)
-            if cell.name not in cells:
-                reporter = QuietReporter() if args.quiet else LineReporter(30.0)
-                pool = await evidence(cell, args.out, args.pool, args.seed, reporter)
-                cells[cell.name] = measured(pool, settings, cell.name)
-                write(file, {"settings": settings, "pooled": pooled(cells), "cells": cells})
-            print(f"{HEADER}\n{line(cell.name, cells[cell.name])}", flush=True)
+    wanted = [Cell(domain, strong, when) for strong in args.strong for domain in args.domains for when in WHEN]
+    for cell in wanted:
+        if cell.name not in cells:
+            reporter = QuietReporter() if args.quiet else LineReporter(30.0)
+            pool = await evidence(cell, args.out, args.pool, args.seed, reporter)
+            cells[cell.name] = measured(pool, settings, cell.name)
+            write(file, {"settings": settings, "pooled": pooled(cells), "cells": cells})
+        print(f"{HEADER}\n{line(cell.name, cells[cell.name])}", flush=True)
+    names = [cell.name for cell in sorted(wanted, key=lambda c: (DOMAINS.index(c.domain), STRONGS.index(c.strong)))]
     chosen = {name: cells[name] for name in names}
     print("\n".join(["", HEADER, *(line(name, cell) for name, cell in chosen.items())]))
     print(tail(pooled(chosen), args.delta))

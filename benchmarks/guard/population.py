@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from cowest.collaboration.guard.learn import ALONE, Learned, Numbers, Tried, expected_of, learn, outcome
+from cowest.collaboration.guard.evidence import Arm
+from cowest.collaboration.guard.learn import ALONE, Learned, Numbers, expected_of, learn, outcome
+from cowest.collaboration.guard.many import Indexes
 
 EXACT = 1e-9
 """Of a mean's rounding: what is as bad as allowed breaks nothing."""
@@ -31,7 +33,8 @@ class Row:
 class Draw:
     """What one calibration set has come to. ``passed`` has the expected score of every policy that passed, in their order.
 
-    ``routes``: whether the row guarded is promised, and not just the single model that looked better.
+    ``routes``: whether the row guarded is promised, and not just the single model that looked better. ``unseen``: by how much it
+    is better than the better single model on the queries that were not drawn, of which nothing was learned.
     """
 
     promised: bool
@@ -39,6 +42,7 @@ class Draw:
     guarded: Row
     cascade: Row
     passed: tuple[float, ...]
+    unseen: float
 
     @property
     def worst(self) -> float:
@@ -46,22 +50,29 @@ class Draw:
         return min(self.passed, default=self.guarded.score)
 
 
-def judged_on(pool: Numbers, learned: Learned) -> Draw:
-    """The exact expected scores on the whole pool of what was learned on a part of it."""
+def better_of(pool: Numbers) -> Arm:
+    """The single model with the higher expected score."""
+    return max(ALONE, key=lambda arm: float(pool.scores[arm].mean()))
+
+
+def judged_on(pool: Numbers, learned: Learned, drawn: Indexes) -> Draw:
+    """The exact expected scores on the whole pool of what was learned on the part of it that was drawn."""
     expected = expected_of(pool, learned.judged)
-
-    def row(one: Tried) -> Row:
-        seen = outcome(pool, learned.judged, one.candidate, expected)
-        return Row(float(seen.scores.mean()), float(seen.calls.mean()))
-
-    rows = {one.candidate: row(one) for one in learned.passed}
     best, cheapest = learned.best or learned.base, learned.cheapest or learned.base
+    seen = {
+        one.candidate: outcome(pool, learned.judged, one.candidate, expected)
+        for one in (*learned.passed, best, cheapest)
+    }
+    rows = {candidate: Row(float(one.scores.mean()), float(one.calls.mean())) for candidate, one in seen.items()}
+    gains = seen[best.candidate].scores - pool.scores[better_of(pool)]
+    others = np.setdiff1d(np.arange(len(pool)), drawn)
     return Draw(
         promised=learned.best is not None,
         routes=learned.best is not None and not best.candidate.trivial,
-        guarded=rows.get(best.candidate) or row(best),
-        cascade=rows.get(cheapest.candidate) or row(cheapest),
+        guarded=rows[best.candidate],
+        cascade=rows[cheapest.candidate],
         passed=tuple(rows[one.candidate].score for one in learned.passed),
+        unseen=float(gains[others].mean()) if len(others) else 0.0,
     )
 
 
@@ -69,7 +80,7 @@ def draws(pool: Numbers, resamples: int, calibration: int, risk: float, delta: f
     """One for each calibration set, drawn from the pool with replacement; the set's number is its seed."""
     for number in range(resamples):
         drawn = np.random.default_rng([seed, number]).integers(0, len(pool), calibration)
-        yield judged_on(pool, learn(pool.part(drawn), number, risk, delta))
+        yield judged_on(pool, learn(pool.part(drawn), number, risk, delta), drawn)
 
 
 def rate(broken: int, n: int) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def described(pool: Numbers, found: Sequence[Draw], risk: float) -> dict[str, An
     sets without a promise, those whose fallback, the single model that looked better, is worse than that.
     """
     alone = {arm: float(scores.mean()) for arm, scores in pool.scores.items()}
-    better = max(alone[arm] for arm in ALONE)
+    better = alone[better_of(pool)]
     least = better - risk - EXACT
     promised = [d for d in found if d.promised]
     without = [d for d in found if not d.promised]
@@ -109,4 +120,5 @@ def described(pool: Numbers, found: Sequence[Draw], risk: float) -> dict[str, An
         "row_violations": rate(sum(min(d.guarded.score, d.cascade.score) < least for d in promised), len(found)),
         "fallback": rate(sum(d.guarded.score < least for d in without), len(without)),
         "rows": means,
+        "unseen": float(np.mean([d.unseen for d in found])),
     }
