@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from benchmarks.guard.__main__ import HEADER, line, pooled, tail
+from benchmarks.guard.cells import NEEDED, WHEN, Cell, recipe
 from benchmarks.guard.held_out import of_results, over_worlds
 from benchmarks.guard.population import Draw, Row, better_of, described, draws, judged_on, rate
 from tests.guard_rows import rows_of
 
+from cowest.assembly.prepare import prepare
 from cowest.collaboration.guard.learn import Numbers, expected_of, learn, outcome
+from cowest.pipeline import stages_with_guard
 from cowest.results import Comparison, MetricValue, Results, SystemResult
+from cowest.run.progress import QuietReporter
 from cowest.types import Usage
 
 RISK = 0.02
@@ -44,6 +50,15 @@ def test_a_policy_that_passed_and_is_worse_than_promised_breaks_the_promise_of_i
     over = pooled({"a": found, "b": found})
     assert (over["violations"]["broken"], over["violations"]["n"]) == (4, 10)
     assert "4/10" in tail(over, 0.05) and len(line("a", found)) >= len(HEADER) - len("without a promise")
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_a_cells_recipe_can_run_and_has_the_stages_that_it_needs(when: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    [context] = prepare(recipe(Cell("medicine", "strong-tiny", when), 100, 5), tmp_path, QuietReporter())
+    assert len(context.task.examples("calibration")) == 100 and len(context.task.examples("train")) == 1000
+    found = [stage.name for stage in stages_with_guard(context) if stage.name in NEEDED[when]]
+    assert found == list(NEEDED[when])
 
 
 def test_the_interval_of_a_rate_is_the_exact_one() -> None:

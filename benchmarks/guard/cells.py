@@ -91,7 +91,7 @@ def recipe(cell: Cell, pool: int, seed: int, test: int = 50) -> RunConfig:
             },
             "feedback": {"sampling": greedy | {"max_tokens": 96}},
             "align": {
-                "objective": "dpo" if cell.when == "after" else "off",
+                "objective": "preference" if cell.when == "after" else "off",
                 "method": "full",
                 "max_steps": 40,
                 "checkpoints": 1,
