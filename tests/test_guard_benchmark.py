@@ -41,13 +41,13 @@ def test_a_policy_that_passed_and_is_worse_than_promised_breaks_the_promise_of_i
         draw(False, fallback=better - RISK - 0.001),  # nothing was promised
         draw(False, fallback=better),
     ]
-    found = described(pool, sets, RISK)
+    found = described(pool, sets, RISK) | {"aligned": False}
     assert (found["sets"], found["promised"], found["routes"]) == (5, 3, 3)
     assert (found["violations"]["broken"], found["violations"]["n"]) == (2, 5)
     assert (found["row_violations"]["broken"], found["row_violations"]["n"]) == (1, 5)
     assert (found["fallback"]["broken"], found["fallback"]["n"]) == (1, 2)
     assert found["better"] == better and found["policies_passed"] == pytest.approx(1.0)
-    over = pooled({"a": found, "b": found})
+    over = pooled({"a": found, "b": found, "b after": found})  # the last is b itself: nothing was aligned
     assert (over["violations"]["broken"], over["violations"]["n"]) == (4, 10)
     assert "4/10" in tail(over, 0.05) and len(line("a", found)) >= len(HEADER) - len("without a promise")
 

@@ -11,6 +11,8 @@ of sets. Where nothing passes the row is the single model that looked better, an
 
 With ``--worlds 3`` other worlds follow, each trained, calibrated and tested on questions of its own (OUT/worlds.json).
 
+"(=)": alignment was not better on validation, so that the SFT model drafts, and the cell is the one before.
+
 One command continues where it was; numbers are in OUT/guard.json after each cell, the plot in OUT/guard.png.
 """
 
@@ -51,12 +53,19 @@ def line(name: str, cell: Mapping[str, Any]) -> str:
     scores = "".join(f"{100 * alone[arm]:{width}.1f}" for arm, width in (("weak", 6), ("strong", 7), ("both", 6)))
     both_rows = "".join(f"{100 * rows[r]['score']:8.1f}{rows[r]['calls']:6.2f}" for r in ("guarded", "cascade"))
     shares = f"{cell['promised'] / sets:8.0%}{cell['routes'] / sets:7.0%}"
+    if name.endswith(" after") and not cell["aligned"]:
+        name += " (=)"
     return f"{name:38}{scores}{both_rows}{shares}  {told(cell['violations']):22}{told(cell['fallback'])}"
 
 
 def pooled(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Over all cells: how often the promise was broken, and the rows beside the better single model and the pair, on average."""
-    each = list(cells.values())
+    """Over all cells: how often the promise was broken, and the rows beside the better single model and the pair, on average.
+
+    A cell after an alignment that validation rejected is the cell before it, and is left out.
+    """
+    each = [cell for name, cell in cells.items() if cell["aligned"] or not name.endswith(" after")] or list(
+        cells.values()
+    )
     found: dict[str, Any] = {"cells": len(each), "sets": sum(c["sets"] for c in each)}
     for name in ("violations", "row_violations", "fallback"):
         found[name] = rate(sum(c[name]["broken"] for c in each), sum(c[name]["n"] for c in each))
@@ -75,8 +84,8 @@ def pooled(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def tail(found: Mapping[str, Any], delta: float) -> str:
     """The lines below the table."""
     lines = [
-        f"over {found['cells']} cells: promise broken on {told(found['violations'])} of sets (delta: {delta:.0%}; the rows "
-        f"themselves: {told(found['row_violations'])}); without a promise {told(found['fallback'])}",
+        f"over {found['cells']} different cells: promise broken on {told(found['violations'])} of sets (delta: {delta:.0%}; the "
+        f"rows themselves: {told(found['row_violations'])}); without a promise {told(found['fallback'])}",
         f"both, always: {100 * found['both_above_better']:+.1f} against the better single model, 1.00 strong calls a query",
     ]
     unseen = 100 * found["guarded"]["above_better_unseen"]
