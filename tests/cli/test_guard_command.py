@@ -6,7 +6,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from tests.paid_endpoint import PaidEndpoint, answering
 
 from cowest.recipe.config import config_from_dict
 from cowest.recipe.kept import keep_recipe
-
-pytest.importorskip("sklearn")
 
 
 class Made:
@@ -118,7 +115,6 @@ JUDGE: JsonValue = {"kind": "openai", "model": "judge", "api_key_env": None, "ba
         ("no data", "8 questions are left to calibrate on"),
         ("one class", "calibration questions have the answer 'yes': nothing can be learned from one class"),
         ("judged", "this recipe has its answers judged"),
-        ("no scikit-learn", "pip install 'cowest[guard]'"),
         ("no run", "is no run directory"),
     ],
 )
@@ -139,10 +135,6 @@ def test_refusals_are_one_line_and_ask_nothing(
     if case != "no run":
         recipe = guarded_recipe(made.url, evaluate={"systems": SYSTEMS}) | changes.get(case, {})
         keep_recipe(config_from_dict(recipe), out)
-    if case == "no scikit-learn":
-        monkeypatch.setattr(
-            "cowest.stages.guard.find_spec", lambda name: None if name == "sklearn" else find_spec(name)
-        )
     before = sorted(tmp_path.rglob("*"))
     assert cowest_main(monkeypatch, "guard", str(out)) == 2
     told = capsys.readouterr()

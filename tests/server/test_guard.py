@@ -37,8 +37,6 @@ from cowest.server.runner import listening
 from cowest.server.settings import Settings
 from cowest.types import Prediction
 
-pytest.importorskip("sklearn")
-
 
 def guard_of(n: int = 300, promised: bool = True) -> Guard:
     rows = rows_of(n, 0)

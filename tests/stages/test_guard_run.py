@@ -28,8 +28,6 @@ from cowest.recipe.config import LabTaskConfig
 from cowest.run.store import JsonlFile
 from cowest.types import Prediction
 
-pytest.importorskip("sklearn")
-
 
 def guard_in(run: Path) -> Guard:
     return Guard.model_validate_json((run / "guard/guard.json").read_bytes())

@@ -113,7 +113,7 @@ def test_the_weak_answer_may_be_taken_after_a_call_that_disappoints() -> None:
 
 def test_the_better_model_alone_is_asked_alone() -> None:
     strong = saying("Answer: right")
-    found = ask(Timed("Answer: left", UNSURE), strong, guard(judgement(-9, -9, 9)), candidate=Candidate(margin=None))
+    found = ask(Timed("Answer: left", UNSURE), strong, guard(judgement(-9, -9, 9)), candidate=Candidate(only="weak"))
     assert found.text == "Answer: left" and not strong.requests
 
 

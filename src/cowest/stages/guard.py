@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from cowest.collaboration.guard.evidence import ARMS, Answered, Arm
 from cowest.collaboration.guard.learn import FEWEST, Learned, Numbers, learn
 from cowest.collaboration.guard.policy import Guard
 from cowest.collaboration.guard.promise import least_queries
-from cowest.errors import ConfigError, DataError, MissingExtraError, StageError
+from cowest.errors import ConfigError, DataError, StageError
 from cowest.recipe.config import RunConfig
 from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
@@ -168,7 +167,7 @@ async def _guard(context: Context) -> Done:
 
 def guard_from(context: Context, learned: Learned, rows: Sequence[Answered], left_out: int = 0) -> Guard:
     """The guard of a run."""
-    best, cheapest = learned.best or learned.base, learned.cheapest or learned.base
+    best, cheapest = learned.best or learned.alone, learned.cheapest or learned.alone
     numbers = Numbers.of(rows, context.task.labels)
     testing = numbers.part(learned.testing)
     weak, drafter = weak_models(context)
@@ -196,7 +195,7 @@ def guard_from(context: Context, learned: Learned, rows: Sequence[Answered], lef
 
 def told(guard: Guard) -> list[str]:
     """The promise in words, and what was seen."""
-    better = "weak" if guard.judged.base == "weak" else "strong"
+    better = guard.guarded.candidate.only
     lines = []
     if guard.left_out:
         lines.append(f"{guard.left_out} calibration queries are left out, since a call failed; run again to ask them")
@@ -242,9 +241,7 @@ def check_rows(context: Context, specs: Iterable[SystemSpec]) -> None:
 
 
 def check_guarded(config: RunConfig) -> None:
-    """Raise MissingExtraError or ConfigError for a recipe that can have no guard."""
-    if find_spec("sklearn") is None:
-        raise MissingExtraError("cowest guard needs scikit-learn: pip install 'cowest[guard]'")
+    """Raise ConfigError for a recipe that can have no guard."""
     if config.feedback.compare or config.feedback.judge is not None:
         raise ConfigError(
             "guard: it certifies scores by the task's metric, and this recipe has its answers judged (feedback.judge or "

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from cowest.collaboration.guard.evidence import ARMS, Answered, Arm, features
+from cowest.collaboration.guard.many import Expected, Indexes, walk_all
 from cowest.collaboration.guard.policy import (
     STATES,
     Candidate,
@@ -24,12 +24,10 @@ from cowest.collaboration.guard.policy import (
     Judgements,
     Predictor,
     state_name,
-    walk,
 )
 from cowest.collaboration.guard.promise import Floats, Pilot, certified, least_queries, p_value
 from cowest.types import Usage
 
-Indexes = NDArray[np.int64]
 ALONE: tuple[Arm, ...] = ("weak", "strong")
 """The single models that the promise is about."""
 TO_LEARN_FROM = 1 / 3
@@ -38,14 +36,16 @@ FOLDS = 5
 PENALTY = 0.3
 """Inverse strength of the regressions' ridge, scikit-learn's C, on standardised features."""
 CANDIDATES: tuple[Candidate, ...] = (
-    Candidate(margin=None),
+    *(Candidate(only=arm) for arm in ARMS),
     *(Candidate(margin=margin) for margin in (0.3, 0.2, 0.1, 0.05, 0.0)),
     *(Candidate(price=price) for price in (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)),
     *(Candidate(margin=0.05, price=price) for price in (0.05, 0.1, 0.2)),
 )
-"""What is tried; the first is the better model alone."""
+"""What is tried; the first three are no choice at all."""
 MORE = 1.5
 """Where these were not enough, so many times as many are the least that is advised."""
+MOST_STEPS = 100
+"""Of Newton's method; it takes about six."""
 FEWEST = 20
 """Queries of each part, fewer than which nothing is learned from."""
 
@@ -148,9 +148,13 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The judgements and every candidate, in the order of the tests; which queries are in which half."""
+    """The judgements and every candidate, in the order of the tests; which queries are in which part.
+
+    ``better`` is the model alone that did better on all queries; without a promise, nothing forbids to look at all of them.
+    """
 
     judged: Judgements
+    better: Arm
     risk: float
     delta: float
     tried: tuple[Tried, ...]
@@ -177,9 +181,9 @@ class Learned:
         return min(good, key=lambda t: (t.learning.costs.mean(), -t.learning.scores.mean()))
 
     @property
-    def base(self) -> Tried:
-        """The better model alone, which is what is left where nothing passed."""
-        return next(t for t in self.tried if t.candidate.trivial)
+    def alone(self) -> Tried:
+        """The model alone that did better on all queries, which is what is left where nothing passed."""
+        return next(t for t in self.tried if t.candidate.only == self.better)
 
     @property
     def more(self) -> int | None:
@@ -208,15 +212,14 @@ def learn(numbers: Numbers, seed: int, risk: float, delta: float) -> Learned:
         )
     learning, testing = numbers.part(first), numbers.part(second)
     judged = fitted(learning)
-    crossed, ahead = _cross_fitted(learning, seed, judged), expected_of(testing, judged)
+    crossed, ahead = _cross_fitted(learning, seed), expected_of(testing, judged)
     outcomes, found = list[tuple[Outcome, Outcome]](), list[dict[str, Floats | None]]()
     pilots, seen = list[Pilot](), list[Pilot]()
     for candidate in CANDIDATES:
-        only = judged.base if candidate.trivial else None
         both = outcome(learning, judged, candidate, crossed), outcome(testing, judged, candidate, ahead)
         outcomes.append(both)
-        before = both[0].differences(learning, only)
-        found.append(both[1].differences(testing, only))
+        before = both[0].differences(learning, candidate.only)
+        found.append(both[1].differences(testing, candidate.only))
         pilots.append(Pilot.of(before, risk))
         seen.append(Pilot.of(_together(before, found[-1]), risk, caution=0.0))
     order = sorted(range(len(pilots)), key=lambda i: (-pilots[i].growth, i))
@@ -225,7 +228,7 @@ def learn(numbers: Numbers, seed: int, risk: float, delta: float) -> Learned:
         Tried(CANDIDATES[i], pilots[i], seen[i], *outcomes[i], p_value(pilots[i], found[i], risk), i in passed)
         for i in order
     )
-    return Learned(judged, risk, delta, tried, first, second)
+    return Learned(judged, _better(numbers), risk, delta, tried, first, second)
 
 
 def _together(one: Mapping[str, Floats | None], other: Mapping[str, Floats | None]) -> dict[str, Floats | None]:
@@ -236,18 +239,22 @@ def _together(one: Mapping[str, Floats | None], other: Mapping[str, Floats | Non
     return found
 
 
+def _better(numbers: Numbers) -> Arm:
+    """The model alone with the higher mean score; of equals the weak one, which costs no call."""
+    return max(ALONE, key=lambda arm: numbers.scores[arm].mean())
+
+
 def fitted(numbers: Numbers) -> Judgements:
     """The regressions of every state, what the arms cost, and which model alone is better."""
     costs: dict[Arm, float] = {arm: float(costs.mean()) for arm, costs in numbers.costs.items()}
     dearest = max(costs.values()) or 1.0
-    weak, strong = (float(numbers.scores[arm].mean()) for arm in ALONE)
     return Judgements(
         labels=numbers.labels,
         states={
             name: _judgement(numbers.names[name], table, numbers.scores) for name, table in numbers.features.items()
         },
         costs={arm: cost / dearest for arm, cost in costs.items()},
-        base="weak" if weak >= strong else "strong",
+        base=_better(numbers),
     )
 
 
@@ -258,57 +265,72 @@ def _judgement(names: tuple[str, ...], raw: Floats, scores: Mapping[Arm, Floats]
     centred = np.where(there, raw - means, 0.0)
     scales = np.sqrt((centred**2).sum(axis=0) / counts)
     scales = np.where(scales > 1e-9, scales, 1.0)
-    arms = {arm: _regression(centred / scales, scores[arm]) for arm in ARMS}
+    arms = {arm: regression(centred / scales, scores[arm]) for arm in ARMS}
     return Judgement(names=names, means=tuple(map(float, means)), scales=tuple(map(float, scales)), arms=arms)
 
 
-def _regression(x: Floats, scores: Floats) -> Predictor:
-    """On scores in [0, 1]: a query counts as right with its score's weight and as wrong with the rest's."""
-    from sklearn.linear_model import LogisticRegression
+def regression(x: Floats, scores: Floats) -> Predictor:
+    """Logistic regression on scores in [0, 1]: a query is right with its score's weight and wrong with the rest's.
 
-    weights = np.concatenate([scores, 1 - scores])
-    right = np.concatenate([np.ones(len(scores)), np.zeros(len(scores))])
-    used = weights > 0
-    if len(set(right[used])) < 2:  # all right, or all wrong
+    Minimises the log-loss times :data:`PENALTY` plus half the squared weights (the bias is free) by Newton's method, which is
+    scikit-learn's ``LogisticRegression(C=PENALTY)`` at its optimum, many times faster on so few queries.
+    """
+    if scores.min() >= 1 or scores.max() <= 0:  # all right, or all wrong: no finite bias is best
         share = (scores.sum() + 0.5) / (len(scores) + 1)
         return Predictor(bias=float(np.log(share / (1 - share))), weights=(0.0,) * x.shape[1])
-    model = LogisticRegression(C=PENALTY, max_iter=300)
-    model.fit(np.vstack([x, x])[used], right[used], sample_weight=weights[used])
-    return Predictor(bias=float(model.intercept_[0]), weights=tuple(map(float, model.coef_[0])))
+    table = np.column_stack([np.ones(len(x)), x])
+    ridge = np.append(0.0, np.ones(x.shape[1]))
 
+    def loss(at: Floats) -> float:
+        z = table @ at
+        return float(PENALTY * (np.logaddexp(0, z) - scores * z).sum() + 0.5 * ridge @ at**2)
 
-Expected = list[dict[str, dict[Arm, float]]]
-"""For each query what is expected of each arm in each state."""
+    at = np.zeros(table.shape[1])
+    at[0] = logit(np.clip(scores.mean(), 1e-6, 1 - 1e-6))
+    for _ in range(MOST_STEPS):
+        right = expit(table @ at)
+        slope = PENALTY * table.T @ (right - scores) + ridge * at
+        if np.abs(slope).max() < 1e-9:
+            break
+        curvature = PENALTY * (table.T * (right * (1 - right))) @ table + np.diag(ridge)
+        step, before = np.linalg.solve(curvature, slope), loss(at)
+        while loss(at - step) > before and np.abs(step).max() > 1e-9:
+            step = step / 2  # too far: the loss is convex, and some shorter step lowers it
+        at = at - step
+    return Predictor(bias=float(at[0]), weights=tuple(map(float, at[1:])))
 
 
 def expected_of(numbers: Numbers, judged: Judgements) -> Expected:
     """What :meth:`Judgement.expected` says of each query, of all at once."""
-    tables = {name: _all_expected(numbers.features[name], judged.states[name]) for name in numbers.features}
-    return [{name: {arm: each[arm][i] for arm in ARMS} for name, each in tables.items()} for i in range(len(numbers))]
+    return {name: _all_expected(table, judged.states[name]) for name, table in numbers.features.items()}
 
 
-def _all_expected(raw: Floats, judgement: Judgement) -> dict[Arm, list[float]]:
+def _all_expected(raw: Floats, judgement: Judgement) -> dict[Arm, Floats]:
     x = np.nan_to_num((raw - np.array(judgement.means)) / np.array(judgement.scales), nan=0.0)
-    return {arm: expit(p.bias + x @ np.array(p.weights)).tolist() for arm, p in judgement.arms.items()}
+    return {arm: expit(p.bias + x @ np.array(p.weights)) for arm, p in judgement.arms.items()}
 
 
-def _cross_fitted(numbers: Numbers, seed: int, judged: Judgements) -> Expected:
+def _cross_fitted(numbers: Numbers, seed: int) -> Expected:
     """What is expected of each query by regressions on the others' folds."""
-    found: Expected = [{} for _ in range(len(numbers))]
+    found = {name: {arm: np.zeros(len(numbers)) for arm in ARMS} for name in numbers.features}
     fold = np.random.default_rng(seed).permutation(len(numbers)) % FOLDS
     for k in range(FOLDS):
         outside = np.flatnonzero(fold == k)
         others = fitted(numbers.part(np.flatnonzero(fold != k)))
-        for i, seen in zip(outside, expected_of(numbers.part(outside), others), strict=True):
-            found[i] = seen
+        for name, each in expected_of(numbers.part(outside), others).items():
+            for arm, values in each.items():
+                found[name][arm][outside] = values
     return found
 
 
 def outcome(numbers: Numbers, judged: Judgements, candidate: Candidate, expected: Expected) -> Outcome:
     """What a candidate would have come to on these queries, by the policy's own steps."""
-    walked = [walk(judged, candidate, seen) for seen in expected]
-    scores = [numbers.scores[arm][i] for i, (arm, _) in enumerate(walked)]
-    costs = [sum(judged.costs[arm] for arm in asked) for _, asked in walked]
-    calls = [len(asked) for _, asked in walked]
-    arms = tuple(arm for arm, _ in walked)
-    return Outcome(np.array(scores, dtype=float), np.array(costs, dtype=float), np.array(calls, dtype=float), arms)
+    who, asked = walk_all(judged, candidate, expected)
+    table = np.column_stack([numbers.scores[arm] for arm in ARMS])
+    calls = np.column_stack([asked[arm] for arm in ARMS]).astype(np.float64)
+    return Outcome(
+        scores=table[np.arange(len(numbers)), who],
+        costs=calls @ np.array([judged.costs[arm] for arm in ARMS]),
+        calls=calls.sum(axis=1),
+        arms=tuple(ARMS[i] for i in who),
+    )

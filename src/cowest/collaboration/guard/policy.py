@@ -74,17 +74,13 @@ class Judgements(Record):
 class Candidate(Record):
     """A policy over judgements, in units of the score.
 
-    ``margin``: how much better than the base another arm has to be expected to be; None: the base always. ``price``: what a call
-    as dear as the dearest arm's is worth.
+    ``only``: this arm always, whatever is expected. Else ``margin``: how much better than the base another arm has to be expected
+    to be; ``price``: what a call as dear as the dearest arm's is worth.
     """
 
-    margin: float | None = Field(default=0.0, ge=0)
+    only: Arm | None = None
+    margin: float = Field(default=0.0, ge=0)
     price: float = Field(default=0.0, ge=0)
-
-    @property
-    def trivial(self) -> bool:
-        """Whether it is the base alone."""
-        return self.margin is None
 
 
 ASKED: dict[tuple[Arm, ...], str] = {
@@ -114,8 +110,8 @@ def reason_of(evidence: Evidence) -> str:
 def next_step(judged: Judgements, candidate: Candidate, evidence: Evidence) -> Step:
     """What to do, once the arms of ``evidence`` have answered. It asks no arm twice, and so ends after two."""
     known = tuple(arm for arm in ARMS if arm in evidence.arms)
-    if candidate.trivial:
-        return Step(judged.base, judged.base in known)
+    if candidate.only is not None:
+        return Step(candidate.only, candidate.only in known)
     judgement = judged.states[state_name(known)]
     expected = judgement.expected(features(evidence, known, judged.labels))
     return choose(judged, candidate, known, expected)
@@ -123,7 +119,7 @@ def next_step(judged: Judgements, candidate: Candidate, evidence: Evidence) -> S
 
 def choose(judged: Judgements, candidate: Candidate, known: Collection[Arm], expected: Mapping[Arm, float]) -> Step:
     """The arm of the highest expected score less its price; of equals one that has answered, then the cheaper."""
-    bonus = candidate.margin or 0.0
+    bonus = candidate.margin
 
     def worth(arm: Arm) -> tuple[float, bool, float]:
         paid = 0.0 if arm in known else candidate.price * judged.costs[arm]
@@ -138,8 +134,8 @@ def walk(
 ) -> tuple[Arm, tuple[Arm, ...]]:
     """Who answers a query, and who would have been asked for it; ``expected`` is by state, of what would be known there."""
     known: tuple[Arm, ...] = (FREE,)
-    if candidate.trivial:
-        return judged.base, () if judged.base == FREE else (judged.base,)
+    if candidate.only is not None:
+        return candidate.only, () if candidate.only == FREE else (candidate.only,)
     while True:
         step = choose(judged, candidate, known, expected[state_name(known)])
         if step.done:
@@ -190,7 +186,7 @@ class Guard(Record):
 
     @property
     def promised(self) -> bool:
-        """Whether anything is. Where not, both rows are the model alone that looked better."""
+        """Whether anything is. Where not, both rows are the model alone that did better on all calibration queries."""
         return self.guarded.kept
 
     def certificate(self, name: str) -> Certificate:
