@@ -217,7 +217,7 @@ def require_trained(context: Context, which: str = "aligned") -> None:
 
 def require_guarded(context: Context) -> None:
     """Raise StageError where the guard was made with other models, prompts or settings than the recipe says."""
-    require_current(context, stages_with_guard(context), {"calibrate", "guard"})
+    require_current(context, stages_with_guard(context), {"calibrate", "guard"}, "cowest guard")
 
 
 async def run_stages(

@@ -9,15 +9,17 @@ from cowest.assembly.context import Context
 from cowest.assembly.systems import GUARD, Retrievers, guard_of
 from cowest.collaboration.guard.evidence import ARMS
 from cowest.collaboration.guard.policy import CALLS, Guard
+from cowest.errors import ConfigError, DataError
 from cowest.report.data import GuardPoint, GuardRow, GuardView
 from cowest.results import Results, SystemResult
-from cowest.run.freshness import Depends
+from cowest.run.freshness import Depends, inputs_of, judge
 from cowest.run.store import write_atomic
 from cowest.stages import depends
 from cowest.stages.answers import results_of_systems
 from cowest.stages.base import Done, Stage, failures
 from cowest.stages.evaluate import answer_queries, system_depends, systems_of, test_queries
-from cowest.stages.guard import told
+from cowest.stages.guard import guard_stages, told
+from cowest.stages.loop import begun
 from cowest.stages.preferred import measured
 from cowest.systems.registry import CASCADE, COLLAB, COLLAB_ALIGNED, GUARDED, STRONG, WEAK
 from cowest.types import Prediction
@@ -80,6 +82,23 @@ def certified_stage() -> Stage:
 
 STRONG_CALLS = {WEAK.name: 0, STRONG.name: 1, COLLAB.name: 1, COLLAB_ALIGNED.name: 1}
 """Calls to the strong model of the systems that always make as many."""
+
+
+def outdated(context: Context) -> str | None:
+    """Why what a run has of a guard is not what its recipe says; None where it is, or there is none.
+
+    A guard is made by a command of its own, so that ``cowest run`` may go on with other models, or another risk, and leave it.
+    """
+    if not context.path(GUARD).is_file() or not context.path(RESULTS).is_file():
+        return None
+    for stage in (*guard_stages(context.config, begun(context)), certified_stage()):
+        try:
+            verdict = judge(context.run, stage, stage.depends(context), inputs_of(context.run, stage))
+        except (ConfigError, DataError) as error:  # no questions to calibrate on any more, answers that are judged
+            return str(error)
+        if not verdict.settled:
+            return f"stage {stage.name} is to be {verdict}"
+    return None
 
 
 def guard_view(context: Context) -> GuardView | None:

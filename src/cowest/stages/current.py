@@ -11,12 +11,14 @@ from cowest.stages.base import Stage
 from cowest.stages.upgrade import follows
 
 
-def require_current(context: Context, stages: Sequence[Stage], names: Collection[str] | None = None) -> None:
+def require_current(
+    context: Context, stages: Sequence[Stage], names: Collection[str] | None = None, mends: str = "cowest run"
+) -> None:
     """Raise StageError for a finished stage (of ``names``) that is not what the recipe says.
 
     It was made with something else, is damaged, or what it was made from is being made anew. To read it would put one model's
     numbers under another's name. Stages that are not there are passed over. Of runs of versions of cowest that did not keep what a
-    stage was made with, only the last of these can be told.
+    stage was made with, only the last of these can be told. ``mends`` is the command that brings it up to date.
     """
     entries = context.run.manifest().stages
     older = any(entry.fingerprint is not None for entry in entries.values())
@@ -37,7 +39,7 @@ def require_current(context: Context, stages: Sequence[Stage], names: Collection
             why = verdict.why if anew or verdict.todo == "mend" else ""
         if why and entry is not None and entry.status == "done" and (names is None or stage.name in names):
             raise StageError(
-                f"{context.run.path}: stage {stage.name} is not what recipe.yaml says: {why}. `cowest run` brings it up to date."
+                f"{context.run.path}: stage {stage.name} is not what recipe.yaml says: {why}. `{mends}` brings it up to date."
             )
         if anew:
             unsettled |= dict.fromkeys(stage.writes, first or stage.name)

@@ -17,6 +17,7 @@ from cowest.report.data import (
     AnswerView,
     CheckpointView,
     CurvePoint,
+    GuardView,
     JudgingView,
     PipelineCounts,
     QueryView,
@@ -28,7 +29,7 @@ from cowest.results import Results
 from cowest.run.store import write_atomic
 from cowest.scoring.scorer import MetricScorer, cut_score
 from cowest.stages.answers import cases_of, outcomes_of, uptake
-from cowest.stages.certified import guard_view
+from cowest.stages.certified import guard_view, outdated
 from cowest.stages.comparing import Judging
 from cowest.stages.evaluate import compared_name, test_queries
 from cowest.stages.learn import learned_from
@@ -119,10 +120,21 @@ async def task_report(context: Context) -> TaskReport:
         gains=[g for g in gains if g is not None],
         counts=_counts(results),
         judging=_judging(context),
-        guard=guard_view(context),
+        guard=_guard(context),
         queries=await _queries(context, list(results.systems)),
         main_metric=measured(context, test_queries(context))[0],
     )
+
+
+def _guard(context: Context) -> GuardView | None:
+    """The run's guard, where it is of the models beside which it would stand; where not, that is said."""
+    why = outdated(context)
+    if why is None:
+        return guard_view(context)
+    context.reporter.info(
+        f"{context.label}the guard is left out of the report: {why}. `cowest guard {context.run.path}` brings it up to date."
+    )
+    return None
 
 
 def _judging(context: Context) -> list[JudgingView]:
