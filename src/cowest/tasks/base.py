@@ -146,28 +146,38 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True)
 class ReservedTask(WrappedTask):
-    """A task of which some training examples (by their ids) are in a split of their own."""
+    """A task of which some training examples (by their ids) are in a split of their own.
+
+    ``alike`` are others that ask the same, and train nothing either.
+    """
 
     reserved: frozenset[str]
+    alike: frozenset[str] = frozenset()
 
     def examples(self, split: str) -> Sequence[Example]:
         if split == CALIBRATION:
             return [e for e in self.inner.examples("train") if e.id in self.reserved]
         found = self.inner.examples(split)
-        return [e for e in found if e.id not in self.reserved] if split == "train" else found
+        away = self.reserved | self.alike
+        return [e for e in found if e.id not in away] if split == "train" else found
 
 
 def reserving(task: Task, n: int, seed: int) -> Task:
     """The task with ``n`` of its training questions, drawn by the seed, kept for calibration; the task itself for 0.
 
-    Raises DataError where it has not as many to spare.
+    A training question that is asked again under another id does not train, either, where one of them is kept: the promise is
+    about queries that the models have not learned. Raises DataError where it has not as many to spare.
     """
     if not n:
         return task
-    train = [e.id for e in task.examples("train")]
-    if n >= len(train):
+    train = {e.id: (e.input, e.turns, e.context) for e in task.examples("train")}
+    reserved = frozenset(random.Random(seed).sample(list(train), n)) if n < len(train) else frozenset(train)
+    kept = {train[id_] for id_ in reserved}
+    alike = frozenset(id_ for id_, asked in train.items() if asked in kept and id_ not in reserved)
+    if len(reserved) + len(alike) >= len(train):
         raise DataError(f"task.calibration: {n} of {len(train)} training questions would leave none to train on")
-    return ReservedTask(task, notes_of(task), frozenset(random.Random(seed).sample(train, n)))
+    again = f"{len(alike)} training questions ask what a calibration question asks, and are left out of training"
+    return ReservedTask(task, (*notes_of(task), *((again,) if alike else ())), reserved, alike)
 
 
 @dataclass(frozen=True)
