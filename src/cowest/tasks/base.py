@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cowest.errors import ConfigError, DataError
 from cowest.protocols import Task
 from cowest.tasks.answers import MARKER, extract_answer, label_key
+from cowest.tasks.jsonl_rows import overlap_key
 from cowest.types import Example, Message
 
 SPLITS = ("train", "validation", "test")
@@ -170,7 +171,7 @@ def reserving(task: Task, n: int, seed: int) -> Task:
     """
     if not n:
         return task
-    train = {e.id: (e.input, e.turns, e.context) for e in task.examples("train")}
+    train = {e.id: overlap_key(e) for e in task.examples("train")}
     reserved = frozenset(random.Random(seed).sample(list(train), n)) if n < len(train) else frozenset(train)
     kept = {train[id_] for id_ in reserved}
     alike = frozenset(id_ for id_, asked in train.items() if asked in kept and id_ not in reserved)
