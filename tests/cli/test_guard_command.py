@@ -50,7 +50,8 @@ def test_a_finished_run_gets_a_guard(
     said = capsys.readouterr()
     assert "guarded" in said.out and "cascade" in said.out and "evaluate: reused" in said.out + said.err
     asked = by_model(made.endpoint) - before
-    assert asked["weak"] == (CALIBRATION + TEST) * (1 + SAMPLES)
+    # Rows that are one arm always ask what its own system has asked.
+    assert CALIBRATION * (1 + SAMPLES) <= asked["weak"] <= (CALIBRATION + TEST) * (1 + SAMPLES)
     assert 2 * CALIBRATION <= asked["strong"] <= 2 * (CALIBRATION + TEST)
     assert (out / "results.json").read_bytes() == report
 

@@ -13,7 +13,7 @@ from cowest.collaboration.guard.policy import Candidate, Certificate, Guard, Jud
 from cowest.collaboration.prompts import DefaultFrames
 from cowest.models.scripted import ScriptedChatModel
 from cowest.protocols import ChatModel
-from cowest.systems.guarded import Guarded, Opinions, sureness_of
+from cowest.systems.guarded import Guarded, Opinions, further_samples, sureness_of
 from cowest.tasks.answers import extract_answer
 from cowest.types import Completion, Example, Message, Prediction, Sampling, TokenLogprob
 
@@ -54,6 +54,7 @@ def ask(
     drafter: ChatModel | None = None,
     candidate: Candidate | None = None,
     samples: int = 0,
+    falls_back: bool = False,
 ) -> Prediction:
     opinions = Opinions(
         weak=weak,
@@ -68,7 +69,7 @@ def ask(
         logprobs=it.confidence,
         seed=1,
     )
-    system = Guarded(opinions, it, candidate or Candidate(), "guarded")
+    system = Guarded(opinions, it, candidate or Candidate(), "guarded", falls_back)
     return asyncio.run(system.answer(QUESTION))
 
 
@@ -115,6 +116,34 @@ def test_the_better_model_alone_is_asked_alone() -> None:
     strong = saying("Answer: right")
     found = ask(Timed("Answer: left", UNSURE), strong, guard(judgement(-9, -9, 9)), candidate=Candidate(only="weak"))
     assert found.text == "Answer: left" and not strong.requests
+
+
+def test_what_is_decided_for_all_queries_asks_for_no_evidence() -> None:
+    weak, drafter, strong = saying("Answer: left"), saying("Answer: up"), saying("Answer: right")
+    calls = {"weak": (1, 0, 0), "strong": (1, 0, 1), "both": (1, 1, 2)}
+    for arm, asked in calls.items():
+        only = Candidate.model_validate({"only": arm})
+        found = ask(weak, strong, guard(judgement(0, 0, 0)), drafter, only, samples=3)
+        assert (len(weak.requests), len(drafter.requests), len(strong.requests)) == asked
+        assert found.route is not None and found.route.who == arm
+        assert found.draft == ("Answer: up" if arm == "both" else None)
+
+
+def test_equal_questions_draw_equal_samples_whatever_their_id() -> None:
+    one, other = (further_samples(1, QUESTION.model_copy(update={"id": id_})) for id_ in ("a", "b"))
+    changed = further_samples(1, QUESTION.model_copy(update={"context": "Of roads."}))
+    seeds = [s.nth(Sampling(), 0).seed for s in (one, other, changed)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_when_serving_the_strong_answer_that_is_there_stands_in() -> None:
+    strong = ScriptedChatModel(lambda m, s: "Answer: right", fail=[None, DOWN])
+    first = judgement(-9, 9, -9)
+    it = guard(first)
+    judged = it.judged.model_copy(update={"states": {**it.judged.states, "weak+strong": judgement(-9, -9, 9)}})
+    found = ask(Timed("Answer: left", UNSURE), strong, it.model_copy(update={"judged": judged}), falls_back=True)
+    assert found.text == "Answer: right" and found.route is not None
+    assert (found.route.who, found.route.reason) == ("strong", "strong_failed")
 
 
 def test_a_weak_model_that_fails_leaves_the_strong_one() -> None:

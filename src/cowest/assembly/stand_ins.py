@@ -85,7 +85,7 @@ class _Nearest:
 
 
 def stand_in_guard(config: RunConfig, sure: float) -> Guard:
-    """A guard that always takes the weak model's answer; for ``sure`` below 1/2 one that asks with the draft, then without."""
+    """A guard that asks the weak model alone; for ``sure`` below 1/2 one that asks for all evidence, and the strong model twice."""
     weak: Literal["base", "sft"] = "sft" if config.weak.trainable else "base"
     aligns = config.weak.trainable and config.align.objective != "off"
     best: dict[str, Arm] = {
@@ -94,10 +94,11 @@ def stand_in_guard(config: RunConfig, sure: float) -> Guard:
         "weak+both": "strong",
         "weak+strong+both": "strong",
     }
-    states = {state: _judgement("weak" if sure >= 0.5 else arm) for state, arm in best.items()}
+    states = {state: _judgement(arm) for state, arm in best.items()}
     costs: dict[Arm, float] = {"weak": 0.0, "strong": 1.0, "both": 1.0}
     judged = Judgements(states=states, costs=costs, base="weak")
-    any_ = Certificate(candidate=Candidate(), kept=False, p=1.0, score=0.0, calls=0.0, cost=0.0, answered={})
+    candidate = Candidate(only="weak") if sure >= 0.5 else Candidate()
+    any_ = Certificate(candidate=candidate, kept=False, p=1.0, score=0.0, calls=0.0, cost=0.0, answered={})
     return Guard(
         risk=config.guard.risk,
         delta=config.guard.delta,

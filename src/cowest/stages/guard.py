@@ -36,6 +36,8 @@ from cowest.types import Completion, Example, Usage
 
 CALIBRATE, CERTIFY = "calibrate", "guard"
 """The names of the two stages."""
+AT_ONCE = 128
+"""Queries under way together: enough to fill a batch, and a run that is killed has kept those before."""
 CALIBRATED = "guard/calibration.jsonl"
 
 
@@ -135,6 +137,7 @@ async def _calibrate(context: Context) -> Done:
             lambda e: e.id,
             lambda a: a.example_id,
             lambda e: _answered(context, opinions, e),
+            at_once=AT_ONCE,
             limit="evaluate.answer.max_tokens",
         )
     finally:

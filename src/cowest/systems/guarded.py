@@ -9,10 +9,20 @@ from dataclasses import dataclass
 from cowest.collaboration.calls import CallFailed, Series, Tally
 from cowest.collaboration.draft import ask_for_draft
 from cowest.collaboration.guard.evidence import Arm, Evidence, Said, agreement, words_of
-from cowest.collaboration.guard.policy import STRONG_FAILED, WEAK_FAILED, Candidate, Guard, next_step, reason_of
+from cowest.collaboration.guard.policy import (
+    ASKED,
+    FREE,
+    STRONG_FAILED,
+    WEAK_FAILED,
+    Candidate,
+    Guard,
+    next_step,
+    reason_of,
+)
 from cowest.collaboration.refine import ask_to_refine
 from cowest.models.window import Window
 from cowest.protocols import ChatModel, Frames
+from cowest.run.identity import fingerprint
 from cowest.systems.calls import predict
 from cowest.systems.confidence import confidence_of
 from cowest.systems.spec import Parts
@@ -102,6 +112,20 @@ class Opinions:
             ask_to_refine(tally, self.open_strong(), self.frames, example, opening.draft, sampling, window)
         )
 
+    async def only(self, arm: Arm, example: Example, tally: Tally) -> Completion:
+        """The answer of an arm that is asked whatever is known: the requests of the system ``weak``, ``strong`` or the pair."""
+        if arm == "strong":
+            asked = self.frames.solo(example)
+            return await tally.ask(self.open_strong(), asked, self.answer, "solo", self.strong_window)
+        writer = self.drafter or self.weak if arm == "both" else self.weak
+        text = await ask_for_draft(tally, writer, self.frames, example, self.draft, self.weak_window)
+        if arm == "weak":
+            tally.draft = tally.draft_thinking = None
+            return text
+        return await ask_to_refine(
+            tally, self.open_strong(), self.frames, example, text.text, self.answer, self.strong_window
+        )
+
     def said(self, done: Completion | None, example: Example) -> Said:
         """A text as evidence."""
         if done is None:
@@ -129,8 +153,9 @@ def with_logprobs(sampling: Sampling, wanted: bool) -> Sampling:
 
 
 def further_samples(seed: int, example: Example) -> Series:
-    """The seeds of the weak model's further answers to a query."""
-    return Series(seed, "guard", example.id)
+    """The seeds of the weak model's further answers: they follow from what is asked, as a server's queries have new ids."""
+    turns = [f"{turn.role}: {turn.content}" for turn in example.turns]
+    return Series(seed, "guard", fingerprint(example.input, example.context, *turns))
 
 
 def sureness_of(done: Completion) -> float | None:
@@ -198,25 +223,29 @@ class Guarded:
         return made.model_copy(update={"route": route[-1]}) if route else made
 
     async def _steps(self, example: Example, tally: Tally, route: list[RouteDecision]) -> Completion:
+        only = self.candidate.only
+        if only is not None and self.seen is None:  # nothing of the query is needed to decide
+            route.append(RouteDecision(who=only, reason=ASKED[() if only == FREE else (only,)]))
+            return await self.opinions.only(only, example, tally)
         try:
             opening = await self.opinions.begin(example, tally)
         except CallFailed:
             route.append(RouteDecision(who="strong", reason=WEAK_FAILED))
-            strong = self.opinions.open_strong()
-            solo = self.opinions.frames.solo(example)
-            return await tally.ask(strong, solo, self.opinions.answer, "solo", self.opinions.strong_window)
-        evidence, said = opening.evidence, {"weak": opening.weak}
+            return await self.opinions.only("strong", example, tally)
+        evidence, said = opening.evidence, dict[Arm, Completion | None](weak=opening.weak)
         if self.seen is not None:
             self.seen(evidence)
         while not (step := next_step(self.guard.judged, self.candidate, evidence)).done:
             try:
                 done = await self.opinions.ask(step.arm, example, opening, tally)
             except CallFailed:
-                if not self.falls_back or opening.weak is None:
+                instead: Arm = "strong" if said.get("strong") is not None else "weak"
+                other = said.get(instead)
+                if not self.falls_back or other is None:
                     raise
-                route.append(RouteDecision(who="weak", reason=STRONG_FAILED))
+                route.append(RouteDecision(who=instead, reason=STRONG_FAILED))
                 tally.draft = None
-                return opening.weak
+                return other
             said[step.arm] = done
             arms = {**evidence.arms, step.arm: self.opinions.said(done, example)}
             evidence = evidence.model_copy(update={"arms": arms})
