@@ -123,7 +123,9 @@ async def run(args: argparse.Namespace) -> None:
         if cell.name not in cells:
             reporter = QuietReporter() if args.quiet else LineReporter(30.0)
             pool = await evidence(cell, args.out, args.pool, args.seed, reporter)
-            cells[cell.name] = measured(pool, settings, cell.name)
+            before = cells.get(f"{cell.domain} {cell.strong} before") if cell.when == "after" else None
+            same = before is not None and not pool.aligned  # the same models: the same pool
+            cells[cell.name] = dict(before or {}) if same else measured(pool, settings, cell.name)
             write(file, {"settings": settings, "pooled": pooled(cells), "cells": cells})
         print(f"{HEADER}\n{line(cell.name, cells[cell.name])}", flush=True)
     names = [cell.name for cell in sorted(wanted, key=lambda c: (DOMAINS.index(c.domain), STRONGS.index(c.strong)))]

@@ -41,9 +41,9 @@ def drawn(cells: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     for panel in list(panels.flat)[len(cells) :]:
         panel.set_axis_off()
     figure.supxlabel("strong calls a query", fontsize=9)
-    figure.supylabel("expected score, %", fontsize=9)
+    figure.supylabel("expected score, %", fontsize=9, x=0.005)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.tight_layout(rect=(0.015, 0.01, 1, 0.95))
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
