@@ -24,7 +24,7 @@ from cowest.collaboration.guard.drift import EVERY, FIRST, Drift
 from cowest.collaboration.guard.evidence import Evidence
 from cowest.collaboration.guard.learn import Numbers, fitted
 from cowest.collaboration.guard.policy import CALLS, Candidate, Certificate, Guard
-from cowest.errors import ConfigError, StageError
+from cowest.errors import ConfigError, DataError, StageError
 from cowest.lab.task import lab_task
 from cowest.models.endpoint import make_app, serve
 from cowest.recipe.config import LabTaskConfig, config_from_dict
@@ -200,6 +200,12 @@ async def test_a_guard_that_is_not_there_or_not_the_runs_is_refused(run: Path) -
     recipe["strong"]["model"] = "another"
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(StageError):
+        open_served(run, Settings(), only=["guarded"])
+    kept = (run / "guard/guard.json").read_text()
+    (run / "guard/guard.json").write_text(kept[: len(kept) // 2])
+    recipe["strong"]["model"] = "strong"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(DataError, match=r"guard\.json: damaged.*cowest guard"):
         open_served(run, Settings(), only=["guarded"])
     (run / "guard/guard.json").unlink()
     recipe["strong"]["model"] = "strong"

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+from pydantic import ValidationError
+
 from cowest.assembly.build import build_baseline_frames, build_frames, build_interaction_frames
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_path, model_source, standing_in
 from cowest.collaboration.guard.policy import Guard
 from cowest.collaboration.sight import BlindBaselines, BlindSystem, Side, SightedFrames, sees, task_for
-from cowest.errors import ConfigError, MissingExtraError
+from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import ChatModel, Frames, Retriever, System
 from cowest.recipe.config import Format, with_settings
 from cowest.retrieval.bm25 import Bm25Retriever
@@ -75,11 +77,17 @@ def _bare(context: Context, spec: SystemSpec) -> bool:
 
 
 def guard_of(context: Context) -> Guard:
-    """What a run's calibration has come to. Raises ConfigError where it has none."""
+    """What a run's calibration has come to. Raises ConfigError where it has none, DataError where it cannot be read."""
     path = context.path(GUARD)
     if not path.is_file():
         raise ConfigError(f"{context.run.path} has no guard: `cowest guard {context.run.path}` makes one")
-    return Guard.model_validate_json(path.read_bytes())
+    try:
+        return Guard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"{path}: damaged, or of another version of cowest ({error.error_count()} problems): `cowest guard {context.run.path}` "
+            "makes it again"
+        ) from None
 
 
 def parts_of(

@@ -229,7 +229,7 @@ def guard_stages(config: RunConfig, rounds: Sequence[Round]) -> tuple[Stage, ...
     trained = ("sft", *aligns) if config.weak.trainable else ()
     return (
         Stage(CALIBRATE, 1, trained, (CALIBRATED,), _calibrate_depends, _calibrate),
-        Stage(CERTIFY, 1, (CALIBRATED, *trained), (GUARD,), _guard_depends, _guard),
+        Stage(CERTIFY, 2, (CALIBRATED, *trained), (GUARD,), _guard_depends, _guard),
     )
 
 
