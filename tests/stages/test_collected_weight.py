@@ -35,10 +35,16 @@ def collected(folder: Path) -> str:
     return str(path)
 
 
-async def made(out: Path, task: dict[str, JsonValue], **pairs: JsonValue) -> tuple[list[PreferencePair], Log]:
+async def made(
+    out: Path, task: dict[str, JsonValue], seed: int = 0, **pairs: JsonValue
+) -> tuple[list[PreferencePair], Log]:
     log = Log()
     async with PaidEndpoint(0).serve() as url:
-        changes: dict[str, JsonValue] = {"pairs": pairs, "evaluate": {"queries": 1, "systems": ["strong"]}}
+        changes: dict[str, JsonValue] = {
+            "seed": seed,
+            "pairs": pairs,
+            "evaluate": {"queries": 1, "systems": ["strong"]},
+        }
         await run(config_from_dict(paid_recipe(url, task=task, **changes)), out, log)
     return RunDir(out).file("pairs.jsonl", PreferencePair).load(), log
 
@@ -52,6 +58,14 @@ async def test_pairs_of_people_have_their_own_weight(tmp_path: Path) -> None:
     assert [pair.weight for pair in weighed] == [None] * (len(plain) - 1) + [2.5]
     assert weighed[-1].model_copy(update={"weight": None}) == plain[-1] and weighed[:-1] == plain[:-1]
     assert "pairs.collected_weight" in log.verdicts["pairs"] and log.verdicts["feedback"].startswith("reused")
+
+
+async def test_what_people_said_of_a_calibration_question_teaches_nothing(tmp_path: Path) -> None:
+    task: dict[str, JsonValue] = {**WORLD, **SIZES, "collected": collected(tmp_path)}
+    few_pairs, _ = await made(tmp_path / "few", task | {"calibration": 1}, seed=3)  # of 41 training questions
+    most_pairs, _ = await made(tmp_path / "most", task | {"calibration": 30}, seed=3)
+    assert "collected-a" in [pair.example_id for pair in few_pairs]
+    assert "collected-a" not in [pair.example_id for pair in most_pairs]
 
 
 async def test_where_nothing_was_collected_it_is_no_matter(tmp_path: Path) -> None:

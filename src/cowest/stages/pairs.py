@@ -20,6 +20,7 @@ from cowest.stages.base import Done, Stage
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price, toll
+from cowest.tasks.base import CALIBRATION
 from cowest.tasks.collected import pairs_file
 from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import Draft, Feedback, LabelledDraft, PreferencePair
@@ -44,11 +45,18 @@ def _depends(context: Context, labels: bool) -> Depends:
 
 
 def _collected(context: Context) -> list[PreferencePair]:
-    """The preference pairs of ``cowest collect``, where the recipe names a file of it, with what each counts."""
+    """The preference pairs of ``cowest collect``, where the recipe names a file of it, with what each counts.
+
+    Those about a question that is kept for calibration teach nothing.
+    """
     task, weight = context.config.task, context.config.pairs.collected_weight
     if task is None or task.collected is None:
         return []
     pairs = JsonlFile(pairs_file(task.collected), PreferencePair).load()
+    if task.calibration:
+        kept = context.task.examples(CALIBRATION)
+        ids, prompts = {e.id for e in kept}, {tuple(context.frames.draft(e)) for e in kept}
+        pairs = [pair for pair in pairs if pair.example_id not in ids and pair.prompt not in prompts]
     return pairs if weight == 1 else [pair.model_copy(update={"weight": weight}) for pair in pairs]
 
 
