@@ -186,7 +186,8 @@ async def test_each_way_is_told_and_streamed(run: Path, monkeypatch: pytest.Monk
                 assert got.json["cowest"]["mode"] == mode
                 assert (got.json["cowest"]["draft"] is not None) == (arm == "both")
                 streamed = await client.ask(question, model="tiny", stream=True, cowest=DETAILS)
-                assert streamed.status == 200
+                pieces = [choice["delta"].get("content") or "" for c in streamed.chunks for choice in c["choices"]]
+                assert "".join(pieces) == got.text and streamed.chunks[-1]["cowest"]["mode"] == mode
 
 
 @pytest.mark.slow

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cowest.assembly.context import Context
 from cowest.assembly.systems import guard_of
-from cowest.report.data import GuardRow, GuardView
+from cowest.report.data import GuardView
+from cowest.report.guard import heads, rows
 from cowest.results import Results
 from cowest.stages.certified import ROWS, certified_results, guard_view
 
@@ -34,30 +36,22 @@ def print_guard(context: Context) -> None:
 
 def _table(title: str, view: GuardView) -> Table:
     table = Table(title=f"{title}: test queries", title_justify="left", title_style="bold")
-    for column in ("system", f"{view.metric} [95% CI]", "strong calls", "tokens", "USD", "answered by"):
-        table.add_column(column, justify="left" if column in ("system", "answered by") else "right")
-    for row in view.rows:
-        usd = "-" if row.cost_usd is None else f"{row.cost_usd:.5f}"
-        who = ", ".join(f"{arm} {share:.0%}" for arm, share in row.answered.items())
-        table.add_row(row.name, _mean(row), f"{row.calls:.2f}", f"{row.tokens:,.0f}", usd, who)
+    columns = heads(view)
+    for column in columns:
+        table.add_column(escape(column), justify="left" if column in (columns[0], columns[-1]) else "right")
+    for row in rows(view):
+        table.add_row(*map(escape, row))
     return table
-
-
-def _mean(row: GuardRow) -> str:
-    score = row.score
-    if score.mean is None or score.ci_low is None or score.ci_high is None:
-        return "-"
-    return f"{100 * score.mean:.1f} [{100 * score.ci_low:.1f}, {100 * score.ci_high:.1f}]"
 
 
 def compared(results: Results, metric: str) -> list[str]:
     """The guard's rows against each model alone, paired."""
-    rows, lines = {spec.name for spec in ROWS}, []
+    mine_all, lines = {spec.name for spec in ROWS}, []
     for c in results.comparisons:
-        mine, other = {c.a, c.b} & rows, {c.a, c.b} & {"weak", "strong"}
+        mine, other = {c.a, c.b} & mine_all, {c.a, c.b} & {"weak", "strong"}
         if not mine or not other or c.metric != metric or c.test != "paired_bootstrap" or c.diff is None:
             continue
-        sign = 100 if c.a in mine else -100
+        sign = 100 if c.a in mine_all else -100
         low, high = sorted((sign * (c.ci_low or 0.0), sign * (c.ci_high or 0.0)))
         lines.append(
             f"{mine.pop()} - {other.pop()}: {sign * c.diff:+.1f} [{low:+.1f}, {high:+.1f}], p = {c.p or 0.0:.2g}"

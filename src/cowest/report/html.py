@@ -15,7 +15,7 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from cowest.report import judging, rounds
+from cowest.report import guard, judging, rounds
 from cowest.report.data import PipelineCounts, RunReport, TaskReport
 from cowest.report.naming import (
     colour_of,
@@ -296,23 +296,8 @@ def _guard(task: TaskReport, key: str) -> GuardTable | None:
     view = task.guard
     if view is None:
         return None
-    rows = [
-        [
-            row.name,
-            _with_interval(row.score),
-            f"{row.calls:.2f}",
-            f"{row.tokens:,.0f}",
-            "—" if row.cost_usd is None else f"${row.cost_usd:.5f}",
-            ", ".join(f"{arm} {percent(share, 0)}%" for arm, share in row.answered.items()) or "—",
-        ]
-        for row in view.rows
-    ]
-    heads = ["System", metric_label(view.metric), "Strong calls", "Tokens", "Cost", "Answered by"]
-    return GuardTable(heads=heads, rows=rows, told=list(view.told), plot=guard_plot(view, f"{key}-guard"))
-
-
-def _with_interval(value: MetricValue) -> str:
-    return f"{percent(value.mean)} [{percent(value.ci_low)}, {percent(value.ci_high)}]"
+    plot = guard_plot(view, f"{key}-guard")
+    return GuardTable(heads=guard.heads(view), rows=guard.rows(view), told=list(view.told), plot=plot)
 
 
 def _judging(task: TaskReport) -> JudgingTable | None:
