@@ -1,8 +1,9 @@
-# `make` alone lists what there is. Settings: PYTHON (3.11 or newer), VENV, ARGS (for demo, test and bench),
+# `make` alone lists what there is. Settings: PYTHON (3.11 or newer), VENV, JOBS (for test), ARGS (for demo, test and bench),
 # TORCH_INDEX (Linux without a GPU: https://download.pytorch.org/whl/cpu saves some GB).
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+JOBS ?= 2
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
@@ -33,8 +34,8 @@ real: install ## the loop with really pretrained models on real data (recipes/re
 	 prosocial/ (labelled.jsonl, or the published files). recipes/README.md has more." >&2; exit 1; }
 	$(OFFLINE) $(BIN)/cowest run $(REAL) $(ARGS)
 
-test: install-dev ## run the tests; ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest $(ARGS)
+test: install-dev ## run the tests, two files at a time; JOBS=4 for more, ARGS="-m 'not slow'" for the quick ones
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: install-dev ## format, lint, types and import contracts, without the tests
 	$(BIN)/ruff format --check .
