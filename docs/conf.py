@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import cowest
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "cowest"
 author = "the cowest developers"
-copyright = "2026, the cowest developers"  # noqa: A001 - Sphinx reads this name
+copyright = "2026, the cowest developers"
 version = release = cowest.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "reference"]
+exclude_patterns = ["_build", "lab-pretraining/*"]
 nitpicky = False  # names in signatures belong to a dozen other libraries, whose inventories no build here may fetch
 
 myst_heading_anchors = 4  # pages link to each other's headings as a git host does
-myst_enable_extensions = ["colon_fence"]
+suppress_warnings = [
+    "myst.header",
+    "toc.not_included",
+]  # tables that a command wrote, linked from the page that tells of them
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -32,7 +40,5 @@ python_display_short_literal_types = True
 
 html_theme = "furo"
 html_title = f"cowest {release}"
-html_static_path = ["_static"]
-html_theme_options = {"source_directory": "docs/"}
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True

@@ -77,11 +77,10 @@ def _commands(line: str) -> Iterator[tuple[str, ...]]:
     part: list[str] = []
     for word in (*words, "&&"):
         if word in {"&&", ";", "&", "|", ">", "<<"} or word.startswith((">", "2>", "<<")):
-            if part and word in {">", "<<"} or word.startswith((">", "2>", "<<")):
-                yield from _one(part)
-                return
             yield from _one(part)
             part = []
+            if word.startswith((">", "2>", "<<")):
+                return
         else:
             part.append(word)
 

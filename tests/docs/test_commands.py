@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from tests.docs.blocks import ROOT, Command, commands
 
 from cowest.cli.main import app
 from cowest.recipe.config import load_config
-from tests.docs.blocks import ROOT, Command, commands
 
 COWEST: Any = typer.main.get_command(app)  # typer's own copy of click, which has no public types
 OURS = commands("cowest")
