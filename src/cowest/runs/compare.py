@@ -101,8 +101,9 @@ def _task(names: Mapping[str, Found], task: str, system: str | None, seed: int) 
     ids = _common([{o.example_id for o in rows} for rows in outcomes.values()])
     if not ids:
         raise DataError(f"{task or 'these runs'}: no query is in all of them; they were evaluated on other questions")
-    _same_references(outcomes, set(ids))
-    kept = {name: [o for o in rows if o.example_id in set(ids)] for name, rows in outcomes.items()}
+    common = frozenset(ids)
+    _same_references(outcomes, common)
+    kept = {name: [o for o in rows if o.example_id in common] for name, rows in outcomes.items()}
     labels = sorted({label for rows in kept.values() for o in rows for label in o.references})
     sides = [
         Side(
@@ -179,7 +180,7 @@ def _read_anew(folder: Path, run: Found, rows: Sequence[Prediction]) -> list[Out
     return outcomes_of(context.task, [by_id[row.example_id] for row in known], known)
 
 
-def _same_references(outcomes: Mapping[str, Sequence[Outcome]], ids: set[str]) -> None:
+def _same_references(outcomes: Mapping[str, Sequence[Outcome]], ids: frozenset[str]) -> None:
     """A query that is called the same has to be the same."""
     seen: dict[str, tuple[str, ...]] = {}
     for name, rows in outcomes.items():
