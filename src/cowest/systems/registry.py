@@ -21,8 +21,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.errors import ConfigError
+from cowest.lab.frames import NO_LAB_TURNS
 from cowest.protocols import System
-from cowest.recipe.config import Format, LabTaskConfig, RunConfig, with_settings
+from cowest.recipe.config import Format, LabTaskConfig, LocalModelConfig, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
@@ -324,10 +325,7 @@ def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[Syst
     return tuple(spec for spec in specs if spec.name not in left_out), left_out
 
 
-NO_LAB_TURNS: Final = (
-    "a lab world's tiny models know a query, its context and one draft, and no other turn; take another kind of task, or "
-    "give prompts.draft, solo and refine for models that do"
-)
+_LAB_ASKS: Final = ("collab_consult", "collab_consult_aligned")
 
 
 def lab_frames(config: RunConfig) -> bool:
@@ -336,8 +334,16 @@ def lab_frames(config: RunConfig) -> bool:
     return isinstance(config.task, LabTaskConfig) and plain == type(config.prompts)()
 
 
+def _lab_asks(config: RunConfig, spec: SystemSpec) -> bool:
+    """Whether this is the one interaction that a shipped model knows; one that is served may be that model too."""
+    if not isinstance(config.task, LabTaskConfig) or config.task.domain != "lineage":
+        return False
+    name = config.strong.model if isinstance(config.strong, LocalModelConfig) else ""
+    return spec.name.partition("@")[0] in _LAB_ASKS and (not name.startswith("lab:") or name == "lab:strong-asks")
+
+
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
-    if spec.interacts and any(map(lab_frames, config.by_task().values())):
+    if spec.interacts and any(lab_frames(c) and not _lab_asks(c, spec) for c in config.by_task().values()):
         return NO_LAB_TURNS
     if spec.specialists and not config.comparison.specialists:
         return "table.specialists names no weak model beside the recipe's"
