@@ -189,9 +189,6 @@ def test_frames_are_what_it_was_trained_on() -> None:
     assert [m.content for m in TURNS.consult(example, 2)] == ["C.\nQ?\nAsk: 2"]
     assert TURNS.reply("Kasti taught Velmo.\nAnswer: Kasti", 1) == "Kasti taught Velmo.\nAnswer: Kasti\nAsk: 1"
     assert [m.content for m in TURNS.consulted(example, "Who taught Velmo?")] == ["C.\nWho taught Velmo?"]
-    for refused in (lambda: TURNS.critique(example, "d"), lambda: TURNS.several(example, [("a", "d")])):
-        with pytest.raises(ConfigError, match="a lab world's tiny models"):
-            refused()
 
 
 class Asked:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cowest.errors import ConfigError
 from cowest.models.turns import in_conversation
 from cowest.types import Example, Message, Passage
 
@@ -34,8 +33,8 @@ class LabFrames:
 class LabInteractionFrames:
     """Implements :class:`cowest.protocols.InteractionFrames` as far as ``lab:strong-asks`` follows: it asks, and reads the reply.
 
-    It is told how many questions are left. The weak model is asked each as a question of its own. Every other turn raises
-    ConfigError; its rows are refused before any model is called.
+    It is told how many questions are left. The weak model is asked each as a question of its own. The other turns are text that
+    no lab model has ever seen: their rows are refused (:data:`NO_LAB_TURNS`).
     """
 
     def consult(self, example: Example, questions: int) -> tuple[Message, ...]:
@@ -48,19 +47,19 @@ class LabInteractionFrames:
         return _plain(example.model_copy(update={"input": question}))
 
     def critique(self, example: Example, draft: str) -> tuple[Message, ...]:
-        raise ConfigError(NO_LAB_TURNS)
+        return _plain(example, f"\nDraft: {draft}\nLacks?")
 
     def revise(self, example: Example, draft: str, critique: str) -> tuple[Message, ...]:
-        raise ConfigError(NO_LAB_TURNS)
+        return _plain(example, f"\nDraft: {draft}\nLacks: {critique}")
 
     def advise(self, example: Example, attempt: str) -> tuple[Message, ...]:
-        raise ConfigError(NO_LAB_TURNS)
+        return _plain(example, f"\nAttempt: {attempt}\nAdvice?")
 
     def decide(self, example: Example, attempt: str, advice: str) -> tuple[Message, ...]:
-        raise ConfigError(NO_LAB_TURNS)
+        return _plain(example, f"\nAttempt: {attempt}\nAdvice: {advice}")
 
     def several(self, example: Example, drafts: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
-        raise ConfigError(NO_LAB_TURNS)
+        return _plain(example, "".join(f"\nDraft: {draft}" for _, draft in drafts))
 
 
 def _left(questions: int) -> str:
