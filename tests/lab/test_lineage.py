@@ -137,7 +137,7 @@ def test_complete_rationales_where_the_recipe_wants_them() -> None:
 
 
 def test_a_world_is_a_function_of_its_settings_and_says_where_it_is_too_small() -> None:
-    def task(**knobs: JsonValue) -> tuple[Example, ...]:
+    def task(**knobs: JsonValue) -> Sequence[Example]:
         return lab_task(LabTaskConfig.model_validate({"kind": "lab", "domain": "lineage", **knobs}), 1).examples(
             "train"
         )

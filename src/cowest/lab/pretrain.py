@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cowest.lab.corpus import Sample, samples
+from cowest.lab.corpus import samples
+from cowest.lab.sample import Sample
 from cowest.lab.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:

@@ -334,16 +334,20 @@ def lab_frames(config: RunConfig) -> bool:
     return isinstance(config.task, LabTaskConfig) and plain == type(config.prompts)()
 
 
-def _lab_asks(config: RunConfig, spec: SystemSpec) -> bool:
-    """Whether this is the one interaction that a shipped model knows; one that is served may be that model too."""
-    if not isinstance(config.task, LabTaskConfig) or config.task.domain != "lineage":
-        return False
+def no_lab_turns(config: RunConfig, spec: SystemSpec) -> str | None:
+    """Why the models of a single-task lab recipe cannot follow an interaction; None where they can, as where others are asked.
+
+    One interaction is known, by one shipped model; a model that is served may be that one too.
+    """
+    if not spec.interacts or not lab_frames(config):
+        return None
     name = config.strong.model if isinstance(config.strong, LocalModelConfig) else ""
-    return spec.name.partition("@")[0] in _LAB_ASKS and (not name.startswith("lab:") or name == "lab:strong-asks")
+    asks = spec.name.partition("@")[0] in _LAB_ASKS and (not name.startswith("lab:") or name == "lab:strong-asks")
+    return None if asks and isinstance(config.task, LabTaskConfig) and config.task.domain == "lineage" else NO_LAB_TURNS
 
 
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
-    if spec.interacts and any(lab_frames(c) and not _lab_asks(c, spec) for c in config.by_task().values()):
+    if any(no_lab_turns(single, spec) for single in config.by_task().values()):
         return NO_LAB_TURNS
     if spec.specialists and not config.comparison.specialists:
         return "table.specialists names no weak model beside the recipe's"
