@@ -63,7 +63,6 @@ PLANS = {
         Plan("strong", "strong", hidden=128, layers=4, intermediate=384, steps=3200),
         Plan("strong-small", "strong", hidden=96, layers=3, intermediate=256, steps=2400),
         Plan("strong-tiny", "strong", hidden=64, layers=2, intermediate=160, steps=1200),
-        Plan("weak", "weak", hidden=96, layers=3, intermediate=256, steps=1200),
         Plan(
             "strong-asks",
             "strong-asks",
@@ -75,6 +74,7 @@ PLANS = {
             evaluate_every=160,
             start="strong-small",
         ),
+        Plan("weak", "weak", hidden=96, layers=3, intermediate=256, steps=1200),
         Plan("weak-small", "weak", hidden=64, layers=2, intermediate=160, steps=1200),
     )
 }
