@@ -10,7 +10,7 @@ from cowest.collaboration.formats import FORMATS
 from cowest.collaboration.prompts import DefaultFrames, TemplateFrames
 from cowest.collaboration.sight import SightedInteractions, sighted
 from cowest.errors import ConfigError
-from cowest.lab.frames import LabBaselineFrames, LabFrames
+from cowest.lab.frames import LabBaselineFrames, LabFrames, LabInteractionFrames
 from cowest.lab.task import lab_task
 from cowest.protocols import BaselineFrames, DraftFormat, Frames, InteractionFrames, Task
 from cowest.recipe.config import (
@@ -25,7 +25,7 @@ from cowest.recipe.config import (
 )
 from cowest.systems.interactions.frames import ASK, DefaultInteractionFrames, TemplateInteractionFrames
 from cowest.systems.prompts import DefaultBaselineFrames
-from cowest.systems.registry import NO_LAB_TURNS, lab_frames
+from cowest.systems.registry import lab_frames
 from cowest.tasks.base import reserving
 from cowest.tasks.collected import with_collected
 from cowest.tasks.ifqa import load_ifqa
@@ -123,10 +123,10 @@ def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) ->
 def build_interaction_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> InteractionFrames:
     """The turns of the interactions: the recipe's own where it has them, else the defaults; shown the context as in build_frames.
 
-    Raises ConfigError for a lab world, whose models know no such turns, and for a template that leaves a text out.
+    Raises ConfigError for a template that leaves a text out.
     """
     if lab_frames(config):
-        raise ConfigError(NO_LAB_TURNS)
+        return SightedInteractions(LabInteractionFrames(), "both" if config.task is None else config.task.sight)
     prompts = config.prompts
     templates = {name: text for name, text in prompts.interactions.model_dump().items() if text is not None}
     for name, template in templates.items():

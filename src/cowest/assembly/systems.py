@@ -19,7 +19,7 @@ from cowest.recipe.config import Format, with_settings
 from cowest.retrieval.bm25 import Bm25Retriever
 from cowest.retrieval.dense import DenseRetriever
 from cowest.retrieval.documents import documents_of
-from cowest.systems.registry import variant_of
+from cowest.systems.registry import no_lab_turns, variant_of
 from cowest.systems.spec import Index, Parts, Specialist, SystemSpec, Which
 from cowest.types import Draft
 
@@ -173,6 +173,8 @@ def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> 
 
 
 def _check_interaction(context: Context, spec: SystemSpec, where: str) -> None:
+    if why := no_lab_turns(context.config, spec):
+        raise ConfigError(f"{where}: {spec.name}: {why}")
     try:
         build_interaction_frames(context.config, context.task, context.objects.format)
     except ConfigError as error:

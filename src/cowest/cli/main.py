@@ -293,7 +293,7 @@ def study(
 
 @lab.command(epilog="Example: cowest lab pretrain strong --out lab-weights")
 def pretrain(
-    which: Annotated[str, typer.Argument(help="strong, strong-small, strong-tiny, weak or weak-small.")],
+    which: Annotated[str, typer.Argument(help="strong, strong-small, strong-tiny, strong-asks, weak or weak-small.")],
     out: Annotated[Path, typer.Option(help="Where checkpoints, log and model go.")] = Path("lab-weights"),
     steps: Annotated[Optional[int], typer.Option(min=1, help="Fewer or more steps than the plan's.")] = None,  # noqa: UP045
 ) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from cowest.lab.asking import asking_sample
 from cowest.lab.domains import DOMAINS, Domain, Fact, Question
 from cowest.lab.frames import LabFrames
 from cowest.lab.names import written_comparison, written_difference, written_sum
+from cowest.lab.sample import Sample
 from cowest.lab.worlds import STYLES, Dealer, invent_pools, rationale, state
 from cowest.types import Example, Message
 
@@ -22,16 +23,6 @@ FRAMES = LabFrames()
 # The shares of complete, partial and bare rationales that the shipped weak base saw. Not tied to a world's annotators: the
 # tokenizer is trained on this text, and changing it would make the shipped weights irreproducible.
 STYLE_MIXES = ((0.75, 0.15, 0.10), (0.30, 0.40, 0.30), (0.20, 0.25, 0.55))
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One training conversation; ``kind`` names what it exercises, for the accuracy log."""
-
-    kind: str
-    messages: tuple[Message, ...]
-    reply: str
-    answer: str
 
 
 def fresh_question(domain: Domain, rng: random.Random) -> tuple[Question, list[Fact]]:
@@ -132,7 +123,7 @@ def weak_sample(rng: random.Random) -> Sample:
 
 def samples(role: str, seed: int, start: int = 0) -> Iterator[Sample]:
     """An endless stream; item ``i`` depends on (role, seed, i) alone, so that a resumed run continues it exactly."""
-    make = {"strong": strong_sample, "weak": weak_sample}[role]
+    make = {"strong": strong_sample, "weak": weak_sample, "strong-asks": asking_sample}[role]
     index = start
     while True:
         yield make(random.Random(f"cowest-corpus/{role}/{seed}/{index}"))

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cowest.models.turns import in_conversation
 from cowest.types import Example, Message, Passage
+
+NO_LAB_TURNS: Final = (
+    "a lab world's tiny models know a query, its context and one draft, and no other turn (but collab_consult's, in the domain "
+    "lineage with lab:strong-asks); take another kind of task, or give prompts.draft, solo and refine for models that do"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,43 @@ class LabFrames:
 
     def refine(self, example: Example, draft: str) -> tuple[Message, ...]:
         return _plain(example, f"\nDraft: {draft}")
+
+
+@dataclass(frozen=True, slots=True)
+class LabInteractionFrames:
+    """Implements :class:`cowest.protocols.InteractionFrames` as far as ``lab:strong-asks`` follows: it asks, and reads the reply.
+
+    It is told how many questions are left. The weak model is asked each as a question of its own. The other turns are text that
+    no lab model has ever seen: their rows are refused (:data:`NO_LAB_TURNS`).
+    """
+
+    def consult(self, example: Example, questions: int) -> tuple[Message, ...]:
+        return _plain(example, _left(questions))
+
+    def reply(self, reply: str, left: int) -> str:
+        return f"{reply}{_left(left)}"
+
+    def consulted(self, example: Example, question: str) -> tuple[Message, ...]:
+        return _plain(example.model_copy(update={"input": question}))
+
+    def critique(self, example: Example, draft: str) -> tuple[Message, ...]:
+        return _plain(example, f"\nDraft: {draft}\nLacks?")
+
+    def revise(self, example: Example, draft: str, critique: str) -> tuple[Message, ...]:
+        return _plain(example, f"\nDraft: {draft}\nLacks: {critique}")
+
+    def advise(self, example: Example, attempt: str) -> tuple[Message, ...]:
+        return _plain(example, f"\nAttempt: {attempt}\nAdvice?")
+
+    def decide(self, example: Example, attempt: str, advice: str) -> tuple[Message, ...]:
+        return _plain(example, f"\nAttempt: {attempt}\nAdvice: {advice}")
+
+    def several(self, example: Example, drafts: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+        return _plain(example, "".join(f"\nDraft: {draft}" for _, draft in drafts))
+
+
+def _left(questions: int) -> str:
+    return f"\nAsk: {questions}"
 
 
 @dataclass(frozen=True, slots=True)

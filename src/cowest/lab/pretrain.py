@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cowest.lab.corpus import Sample, samples
+from cowest.lab.corpus import samples
+from cowest.lab.sample import Sample
 from cowest.lab.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
 BLOCK = 16  # batches that are drawn together and grouped by length
 HELD_OUT_SEED = 1_000_003
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Size and schedule of one model; ``role`` is what it is trained on, ``learning_rate`` the peak of both optimizers."""
+    """Size and schedule of one model; ``role`` is what it is trained on, ``learning_rate`` the peak of both optimizers.
+
+    ``start`` is a shipped model of this size whose weights it begins with, '' for random ones.
+    """
 
     name: str
     role: str
@@ -49,6 +54,7 @@ class Plan:
     prompt_weight: float = 0.5
     seed: int = 0
     evaluate_every: int = 400
+    start: str = ""
 
 
 PLANS = {
@@ -57,6 +63,17 @@ PLANS = {
         Plan("strong", "strong", hidden=128, layers=4, intermediate=384, steps=3200),
         Plan("strong-small", "strong", hidden=96, layers=3, intermediate=256, steps=2400),
         Plan("strong-tiny", "strong", hidden=64, layers=2, intermediate=160, steps=1200),
+        Plan(
+            "strong-asks",
+            "strong-asks",
+            hidden=96,
+            layers=3,
+            intermediate=256,
+            steps=400,
+            decay_share=0.2,
+            evaluate_every=160,
+            start="strong-small",
+        ),
         Plan("weak", "weak", hidden=96, layers=3, intermediate=256, steps=1200),
         Plan("weak-small", "weak", hidden=64, layers=2, intermediate=160, steps=1200),
     )
@@ -64,8 +81,10 @@ PLANS = {
 
 
 def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised model of the plan's size."""
+    """A model of the plan's size, freshly initialised or with the weights of the model that it starts from."""
     torch.manual_seed(plan.seed)
+    if plan.start:
+        return LlamaForCausalLM.from_pretrained(WEIGHTS / plan.start, dtype=torch.float32)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=plan.hidden,

@@ -100,7 +100,7 @@ class LabTaskConfig(WorldConfig, TaskSection):
     """A synthetic domain of the lab."""
 
     kind: Literal["lab"]
-    domain: Literal["counterfactuals", "medicine", "ethics"]
+    domain: Literal["counterfactuals", "medicine", "ethics", "lineage"]
 
 
 class JsonlTaskConfig(TaskSection):

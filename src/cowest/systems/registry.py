@@ -21,8 +21,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from cowest.errors import ConfigError
+from cowest.lab.frames import NO_LAB_TURNS
 from cowest.protocols import System
-from cowest.recipe.config import Format, LabTaskConfig, RunConfig, with_settings
+from cowest.recipe.config import Format, LabTaskConfig, LocalModelConfig, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
@@ -324,10 +325,7 @@ def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[Syst
     return tuple(spec for spec in specs if spec.name not in left_out), left_out
 
 
-NO_LAB_TURNS: Final = (
-    "a lab world's tiny models know a query, its context and one draft, and no other turn; take another kind of task, or "
-    "give prompts.draft, solo and refine for models that do"
-)
+_LAB_ASKS: Final = ("collab_consult", "collab_consult_aligned")
 
 
 def lab_frames(config: RunConfig) -> bool:
@@ -336,8 +334,20 @@ def lab_frames(config: RunConfig) -> bool:
     return isinstance(config.task, LabTaskConfig) and plain == type(config.prompts)()
 
 
+def no_lab_turns(config: RunConfig, spec: SystemSpec) -> str | None:
+    """Why the models of a single-task lab recipe cannot follow an interaction; None where they can, as where others are asked.
+
+    One interaction is known, by one shipped model; a model that is served may be that one too.
+    """
+    if not spec.interacts or not lab_frames(config):
+        return None
+    name = config.strong.model if isinstance(config.strong, LocalModelConfig) else ""
+    asks = spec.name.partition("@")[0] in _LAB_ASKS and (not name.startswith("lab:") or name == "lab:strong-asks")
+    return None if asks and isinstance(config.task, LabTaskConfig) and config.task.domain == "lineage" else NO_LAB_TURNS
+
+
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
-    if spec.interacts and any(map(lab_frames, config.by_task().values())):
+    if any(no_lab_turns(single, spec) for single in config.by_task().values()):
         return NO_LAB_TURNS
     if spec.specialists and not config.comparison.specialists:
         return "table.specialists names no weak model beside the recipe's"
