@@ -21,6 +21,7 @@ import typer
 import cowest
 from cowest.cli.guard import guard
 from cowest.cli.ledger import ledger
+from cowest.cli.prices import prices
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
 from cowest.errors import CowestError, StageError
@@ -264,6 +265,7 @@ def merge(
 app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
+app.command(epilog="Example: cowest prices --check recipes/paper/*.yaml")(prices)
 app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)
 
 
