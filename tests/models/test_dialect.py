@@ -32,6 +32,10 @@ WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=50, seed=3)
         ("openai/gpt-5-nano", True),
         ("openai/o3-mini:free", True),
         ("gpt-5-codex", True),
+        ("gpt-5.4-nano", True),
+        ("gpt-5.6-luna", True),
+        ("gpt-6.1-sol", True),
+        ("openai/gpt-6-luna-2026-09-22", True),
         ("gpt-4o", False),
         ("gpt-4.1-mini", False),
         ("o-mini", False),
@@ -45,6 +49,31 @@ def test_reasoning_models_are_known_by_name(model: str, reasoning: bool) -> None
     assert ("max_completion_tokens" in body) is reasoning and ("max_tokens" in body) is not reasoning
     assert ("temperature" in body) is not reasoning and ("top_p" in body) is not reasoning
     assert ("logprobs" in body) is not reasoning
+
+
+def test_a_reasoning_model_that_is_told_not_to_think_takes_what_others_take() -> None:
+    sampling = WARM.model_copy(update={"logprobs": 2})
+    body = request_body("gpt-6-sol", ASK, sampling, dialect_of("gpt-6-sol", Quirks(thinks=False)))
+    assert body["max_completion_tokens"] == 50 and body["temperature"] == 0.7 and body["logprobs"] is True
+    omitted = dialect_of("gpt-6-sol", Quirks(thinks=False, temperature="omit"))
+    assert "temperature" not in request_body("gpt-6-sol", ASK, sampling, omitted)
+
+
+@pytest.mark.parametrize(
+    ("model", "sampled"),
+    [
+        ("claude-haiku-5-5", False),
+        ("anthropic/claude-opus-4.7", False),
+        ("claude-sonnet-5-20260630", False),
+        ("claude-fable-5-2", False),
+        ("claude-haiku-4-5", True),
+        ("claude-sonnet-4-6", True),
+        ("claude-opus-4-6", True),
+    ],
+)
+def test_models_that_refuse_sampling_parameters_are_known_by_name(model: str, sampled: bool) -> None:
+    body = request_body(model, ASK, WARM, dialect_of(model))
+    assert body["max_tokens"] == 50 and ("temperature" in body) is sampled and ("top_p" in body) is sampled
 
 
 @pytest.mark.parametrize(
@@ -134,6 +163,7 @@ async def _ask(picky: Step, sampling: Sampling = WARM, **settings: object) -> tu
         ("max_tokens", "Unrecognized request argument supplied: max_tokens"),
         ("system", "Only user and assistant roles are supported!"),
         ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default is."),
+        ("temperature", "`temperature` is deprecated for this model."),
         ("top_p", "Unsupported parameter: 'top_p' is not supported with this model."),
         ("seed", "Unrecognized request argument supplied: seed"),
         ("logprobs", "This model does not support logprobs."),

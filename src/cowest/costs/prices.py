@@ -91,7 +91,7 @@ def _named(recipes: Sequence[Path], today: date) -> Iterator[Found]:
             early.append(f"the price of {model} is unknown; give `price`")
         line = _line(model, found, price, ending, found.until if found is not None and listing else None, places)
         at = ", ".join(places)
-        yield line, [f"{at}: {text}" for text in late], [f"{at}: {text}" for text in early]
+        yield line, [f"{text} ({at})" for text in late], [f"{text} ({at})" for text in early]
 
 
 def _endpoints(config: RunConfig) -> Iterator[tuple[str, EndpointSource]]:
