@@ -12,7 +12,14 @@ from datetime import UTC, datetime
 
 from cowest.ledger.prices import Listed, Price, price_list
 
-IDS = {"OpenAI": "openai", "Anthropic": "anthropic", "Google": "google", "DeepSeek": "deepseek", "Mistral": "mistral", "xAI": "x-ai"}
+IDS = {
+    "OpenAI": "openai",
+    "Anthropic": "anthropic",
+    "Google": "google",
+    "DeepSeek": "deepseek",
+    "Mistral": "mistral",
+    "xAI": "x-ai",
+}
 
 
 def main() -> int:
@@ -24,7 +31,9 @@ def main() -> int:
             print(f"{found.model}: not known there")
         elif now != found.price:
             differing += 1
-            print(f"{found.model}: {now.input:g} and {now.output:g}; here {found.price.input:g} and {found.price.output:g}")
+            print(
+                f"{found.model}: {now.input:g} and {now.output:g}; here {found.price.input:g} and {found.price.output:g}"
+            )
     print(f"{len(price_list().models)} models of {price_list().date}, {differing} differ")
     return int(differing > 0)
 

@@ -146,7 +146,7 @@ def test_a_judge_reads_every_text_of_a_query(starter: Path, tmp_path: Path) -> N
     assert line.input_tokens.expected > 900 * 150  # its instruction, the schema, question, reference and answer
     assert line.cost_usd is not None
     assert line.cost_usd.high == pytest.approx(
-        (line.input_tokens.high * 0.15 + line.output_tokens.high * 0.60) / 1e6, rel=1e-3
+        (line.input_tokens.high * 0.10 + line.output_tokens.high * 0.50) / 1e6, rel=1e-3
     )
 
 

@@ -60,7 +60,9 @@ def test_recipes_that_ship_name_models_that_can_be_had(path: Path) -> None:
 
 
 def test_what_is_old_is_told_apart_from_what_will_be(tmp_path: Path) -> None:
-    grid = "table: {rows: [weak, strong], grid: {new: {}, old: {strong.model: gpt-4.1-nano}, own: {strong.model: mine}}}\n"
+    grid = (
+        "table: {rows: [weak, strong], grid: {new: {}, old: {strong.model: gpt-4.1-nano}, own: {strong.model: mine}}}\n"
+    )
     path = recipe(tmp_path, "model: gpt-4.1", grid)
     found = check_prices([path], TODAY)
     assert [line.model for line in found.models] == ["gpt-4.1", "gpt-4.1-nano", "mine"]

@@ -8,11 +8,13 @@ import pytest
 from aiohttp import web
 from tests.models.scripted_endpoint import Endpoint, Step, endpoint, reply, step
 
+from cowest.assembly.sources.endpoint import EndpointSource
 from cowest.errors import ModelCallError
 from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
 from cowest.models.openai import OpenAIChatModel
 from cowest.models.turns import merged
 from cowest.models.wire import request_body
+from cowest.recipe.models import OpenAIModelConfig
 from cowest.types import Completion, Message, Sampling
 
 ASK = (Message(role="system", content="Be brief."), Message(role="user", content="Why?"))
@@ -178,6 +180,32 @@ async def test_an_error_that_names_a_field_is_learned_from_once(field: str, mess
     assert got.text == "fine"
     assert len(server.bodies) == 3, "one lesson, and the second call has learned it"
     assert [a.outcome for a in got.attempts] == ["ok"]
+
+
+@pytest.mark.parametrize(("effort", "sampled"), [("none", True), ("low", False), (None, False)])
+async def test_an_endpoint_is_asked_as_the_recipe_s_effort_has_it(effort: str | None, sampled: bool) -> None:
+    async with endpoint(step(reply())) as server:
+        config = OpenAIModelConfig(
+            kind="openai",
+            model="gpt-6-sol",
+            base_url=server.url,
+            api_key_env=None,
+            extra={} if effort is None else {"reasoning_effort": effort},
+        )
+        model = EndpointSource(config).open()
+        await model.generate(ASK, WARM.model_copy(update={"logprobs": 1}))
+        await model.aclose()
+    assert ("temperature" in server.bodies[0]) is sampled and ("logprobs" in server.bodies[0]) is sampled
+    assert server.bodies[0].get("reasoning_effort") == effort and "max_completion_tokens" in server.bodies[0]
+
+
+def test_function_tools_that_want_another_address_are_not_offered_again() -> None:
+    said = (
+        "Function tools with reasoning_effort are not supported for gpt-6-luna in /v1/chat/completions. To use function tools, "
+        "use /v1/responses or set reasoning_effort to 'none'."
+    )
+    learned = learn(dialect_of("gpt-6-luna"), {"tools": [], "reasoning_effort": "low"}, said, "reasoning_effort")
+    assert learned is not None and not learned.tools
 
 
 async def test_several_lessons_in_a_row() -> None:
