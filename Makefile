@@ -16,7 +16,7 @@ REAL := recipes/real/ethics.yaml
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo real test lint check format bench clean
+.PHONY: help install install-dev demo real test lint docs dist check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +43,14 @@ lint: install-dev ## format, lint, types and import contracts, without the tests
 	$(BIN)/mypy src/cowest tests benchmarks
 	$(BIN)/lint-imports
 
-check: lint test ## everything that CI checks
+docs: install-dev ## build the documentation site into build/docs; a broken link is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
+dist: install-dev ## build the release's wheel and source archive into dist/
+	$(BIN)/python -m build --outdir dist .
+
+check: lint test docs ## everything that CI checks
 
 format: install-dev ## put the code into shape
 	$(BIN)/ruff check --fix-only --quiet .

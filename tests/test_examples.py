@@ -1,4 +1,4 @@
-"""Every example runs as a user would run it, the README's among them."""
+"""Every example runs as a user would run it, the guides' among them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_example_runs(example: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readme_s_python_runs_beside_a_new_recipe(tmp_path: Path) -> None:
-    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_guide_s_python_runs_beside_a_new_recipe(tmp_path: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
     for command in (["-m", "cowest", "init", "my-domain"], ["-c", script]):
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, env=ENV, cwd=tmp_path, timeout=280
@@ -45,10 +45,10 @@ def test_the_readme_s_python_runs_beside_a_new_recipe(tmp_path: Path) -> None:
     assert float(found["always_no"]) == 0.4
 
 
-def test_the_readme_names_every_entry_point_group() -> None:
+def test_the_guide_names_every_entry_point_group() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     groups = {
         group for call in re.findall(r"Registry\(([^)]*)", sources) for group in re.findall(r'"(cowest\.\w+)"', call)
     }
-    listed = set(re.findall(r"^\| `(cowest\.\w+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(re.findall(r"^\| `(cowest\.\w+)` \|", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert len(groups) >= 8 and listed == groups | {"cowest.tasks"}

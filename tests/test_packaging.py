@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import pkgutil
 import re
@@ -177,7 +178,7 @@ def test_core_needs_no_model_library() -> None:
     assert {"torch", "transformers", "trl", "peft", "datasets", "matplotlib"}.isdisjoint(requirements())
     assert "torch" not in requirements("dev")
     assert {"torch", "trl", "peft"} <= set(requirements("train"))
-    assert set(EXTRAS) == {"local", "train", "plots", "serve", "retrieval", "llamacpp", "all", "dev"}
+    assert set(EXTRAS) == {"local", "train", "plots", "serve", "retrieval", "llamacpp", "all", "docs", "dev"}
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
@@ -196,4 +197,5 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
 
 def test_the_command_is_declared() -> None:
     assert PROJECT["scripts"] == {"cowest": "cowest.cli.main:main"}
-    assert cowest.__version__ == PROJECT["version"]
+    assert PROJECT["dynamic"] == ["version"]  # it is in the package, once
+    assert cowest.__version__ == importlib.metadata.version("cowest")

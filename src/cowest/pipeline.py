@@ -30,6 +30,7 @@ from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig, with_settings
 from cowest.recipe.kept import keep_recipe, kept_recipe, kept_task
 from cowest.run.freshness import Verdict, inputs_of, judge, make_room
+from cowest.run.live import LoggedReporter
 from cowest.run.manifest import StageEntry
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
@@ -107,24 +108,26 @@ async def run(config: RunConfig, out: Path, reporter: Reporter, objects: Objects
 
     Raises ConfigError, DataError, ModelNotFoundError (before anything is paid) and StageError (a stage could not do its work).
     """
+    logged = LoggedReporter(reporter, out, "run")
     check_installed(config)
-    contexts = prepare(config, out, reporter, objects=objects)
+    contexts = prepare(config, out, logged, objects=objects)
     check_guards(contexts)
     check_here(config)
     models = contexts[0].models
-    try:
-        for context in contexts:
-            with context.run.locked():
-                upgrade(context, stages_now(context), out)
-        for number, context in enumerate(contexts):
-            with context.run.locked():
-                if number == 0:
-                    keep_recipe(config, out)
-                await run_stages(context)
-        bill = models.bill()
-    finally:
-        await models.aclose()
-    written = await write_results(config, contexts, out)
+    with logged.opened():
+        try:
+            for context in contexts:
+                with context.run.locked():
+                    upgrade(context, stages_now(context), out)
+            for number, context in enumerate(contexts):
+                with context.run.locked():
+                    if number == 0:
+                        keep_recipe(config, out)
+                    await run_stages(context)
+            bill = models.bill()
+        finally:
+            await models.aclose()
+        written = await write_results(config, contexts, out)
     return RunSummary(out, written.report, written.results, bill)
 
 
@@ -133,14 +136,16 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
     if name not in config.tasks:
         raise ConfigError(f"--only {name!r}: the recipe's domains are {', '.join(config.tasks) or 'not named'}")
     single = config.model_copy(update={"tasks": {name: config.tasks[name]}})
-    context = prepare(single, out, reporter)[0]
+    logged = LoggedReporter(reporter, out / name, "run", log=False)  # what it prints is kept there by who started it
+    context = prepare(single, out, logged)[0]
     check_guards([context])
-    try:
-        with context.run.locked():
-            upgrade(context, stages_now(context), out)
-            await run_stages(context)
-    finally:
-        await context.models.aclose()
+    with logged.opened():
+        try:
+            with context.run.locked():
+                upgrade(context, stages_now(context), out)
+                await run_stages(context)
+        finally:
+            await context.models.aclose()
 
 
 def check_guards(contexts: Sequence[Context]) -> None:
@@ -159,19 +164,21 @@ async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter
     """
     config = with_settings(kept_recipe(run), settings)
     check_guarded(config)
-    contexts = prepare(config, run, reporter)
+    logged = LoggedReporter(reporter, run, "guard")
+    contexts = prepare(config, run, logged)
     check_here(config)
-    try:
-        for context in contexts:
-            calibration_queries(context)  # raises before anything is paid
-        for number, context in enumerate(contexts):
-            with context.run.locked():
-                if number == 0:
-                    keep_recipe(config, run)
-                await run_stages(context, stages_with_guard)
-    finally:
-        await contexts[0].models.aclose()
-    await write_results(config, contexts, run)
+    with logged.opened():
+        try:
+            for context in contexts:
+                calibration_queries(context)  # raises before anything is paid
+            for number, context in enumerate(contexts):
+                with context.run.locked():
+                    if number == 0:
+                        keep_recipe(config, run)
+                    await run_stages(context, stages_with_guard)
+        finally:
+            await contexts[0].models.aclose()
+        await write_results(config, contexts, run)
     return contexts
 
 

@@ -389,6 +389,8 @@ class Prediction(Record):
     is none, it is counted as cut, neither right nor wrong. ``thinking`` was hidden before the text, ``draft_thinking`` before the
     draft. ``truncated_context``: passages, in-context examples or earlier turns were left out of a prompt, since they did
     not fit the model's window (:mod:`cowest.models.window`). ``route``: who answered, where that was decided for each query.
+    ``answer``, ``score`` and ``references`` stand in the files of an evaluation, for whoever reads them: what was read out of the
+    text, what that is worth by the task's first metric of single queries, and what is right. Results are computed from the text.
     """
 
     example_id: str
@@ -403,3 +405,6 @@ class Prediction(Record):
     usage: Usage = Usage()
     latency_s: float = 0.0
     route: RouteDecision | None = Field(default=None, exclude_if=_is_none)
+    answer: str | None = Field(default=None, exclude_if=_is_none)
+    score: float | None = Field(default=None, exclude_if=_is_none)
+    references: tuple[str, ...] | None = Field(default=None, exclude_if=_is_none)

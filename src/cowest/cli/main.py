@@ -22,6 +22,7 @@ import cowest
 from cowest.cli.guard import guard
 from cowest.cli.ledger import ledger
 from cowest.cli.prices import prices
+from cowest.cli.runs import compare, prune, runs, watch
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
 from cowest.errors import CowestError, StageError
@@ -266,6 +267,10 @@ app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(gu
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
 app.command(epilog="Example: cowest prices --check recipes/paper/*.yaml")(prices)
+app.command(epilog="Example: cowest runs")(runs)
+app.command(epilog="Example: cowest watch runs/lab")(watch)
+app.command(epilog="Example: cowest compare runs/lab runs/lab-2 --system collab")(compare)
+app.command(epilog="Example: cowest prune runs/lab --dry-run")(prune)
 app.command(epilog="Example: cowest prompts pubmedqa supericl")(prompts)
 
 

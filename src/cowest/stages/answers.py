@@ -12,6 +12,7 @@ from cowest.errors import DataError
 from cowest.protocols import Reporter, System, Task
 from cowest.results import Comparison, Results, StageResult, SystemResult, Uptake
 from cowest.run.store import JsonlFile
+from cowest.scoring.metrics import get_metric
 from cowest.scoring.statistics import Outcome, compare, summarise
 from cowest.scoring.uptake import Case, right_by, uptake_of
 from cowest.stages.base import fill
@@ -31,6 +32,23 @@ def outcomes_of(task: Task, queries: Sequence[Example], predictions: Sequence[Pr
         failed = p.text is None and not cut
         found.append(Outcome(example_id=e.id, answer=answer, references=e.references, failed=failed, cut=cut))
     return found
+
+
+def marked(task: Task, example: Example, prediction: Prediction) -> Prediction:
+    """A prediction with what was read out of it, its score and what is right, for whoever reads the file.
+
+    No score where the call failed, the answer was cut off before it came, or there is no reference.
+    """
+    (found,) = outcomes_of(task, [example], [prediction])
+    value = next((metric.per_query for name in task.metrics if (metric := get_metric(name)).per_query), None)
+    scored = value is not None and example.references and not found.failed and not found.cut
+    return prediction.model_copy(
+        update={
+            "answer": found.answer,
+            "references": example.references or None,
+            "score": value(found.answer, example.references) if scored and value is not None else None,
+        }
+    )
 
 
 def cases_of(
@@ -120,6 +138,10 @@ async def answer_all(
     with TemporaryDirectory() as passing:
         file = JsonlFile((folder or Path(passing)) / f"{system.name}.jsonl", Prediction)
         asking = _Asking(task, reporter)
+
+        async def answered(example: Example) -> Prediction:
+            return marked(task, example, await system.answer(example))
+
         return await fill(
             system.name,
             asking,
@@ -127,6 +149,6 @@ async def answer_all(
             queries,
             lambda e: e.id,
             lambda p: p.example_id,
-            system.answer,
+            answered,
             limit="max_tokens",
         )

@@ -18,7 +18,7 @@ from cowest.run.freshness import Depends
 from cowest.run.store import JsonlFile, write_atomic
 from cowest.scoring.statistics import Outcome
 from cowest.stages import depends
-from cowest.stages.answers import outcomes_of, results_of_systems
+from cowest.stages.answers import marked, outcomes_of, results_of_systems
 from cowest.stages.base import Done, Stage, failures, fill
 from cowest.stages.by_round import round_results
 from cowest.stages.draft_watch import DraftWatch, Limits
@@ -218,6 +218,10 @@ async def answer_queries(
 
     try:
         system = build_system(context, spec, context.models.strong, weak, lambda kind: retrievers.of(kind, context))
+
+        async def answered(example: Example) -> Prediction:
+            return marked(context.task, example, await system.answer(example))
+
         made = await fill(
             label,
             context,
@@ -225,7 +229,7 @@ async def answer_queries(
             queries,
             lambda e: e.id,
             lambda p: p.example_id,
-            system.answer,
+            answered,
             limit=_limit(spec),
             proven=proven,
             looking=watch,

@@ -27,6 +27,7 @@ from cowest.pipeline import run_stages, stages_now
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.recipe.kept import keep_recipe
+from cowest.run.live import LoggedReporter
 from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
@@ -175,6 +176,8 @@ async def run_table(
     open_plan(plan, out, QuietReporter())  # what is wrong in the last unit is said before the first is paid for
     check_plan_here(plan)
     bill: LedgerSummary | None = None
-    for unit in units:
-        bill = await run_unit(plan, unit, out, reporter, reuse, keep=only is None) or bill
+    logged = LoggedReporter(reporter, out / (only or ""), "table", log=only is None)
+    with logged.opened():
+        for unit in units:
+            bill = await run_unit(plan, unit, out, logged, reuse, keep=only is None) or bill
     return bill
