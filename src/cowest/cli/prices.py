@@ -44,7 +44,7 @@ def _print_check(found: PriceCheck) -> None:
             print("".join(f"  {line}\n" for line in lines), end="")
     if not found.old:
         models = f"{len(found.models)} model{'' if len(found.models) == 1 else 's'}"
-        print(f"nothing is old: {models}, prices known on {found.date}")
+        print(f"nothing is old: {models}, prices known on {found.known}")
 
 
 def _print_list(found: PriceCheck) -> None:
@@ -58,7 +58,7 @@ def _print_list(found: PriceCheck) -> None:
         ended = line.ends is not None and line.ends <= found.today
         ends = "" if line.ends is None else f"{line.ends}{' (ended)' if ended else ''}"
         table.add_row(line.model, line.provider or "", _usd(line.input), _usd(line.output), ends, line.instead or "")
-    print(f"USD for a million tokens, known on {found.date}; `price` in a recipe overrides")
+    print(f"USD for a million tokens, known on {found.known}; `price` in a recipe overrides")
     Console(width=None if Console().is_terminal else 132, highlight=False, markup=False).print(table)
 
 

@@ -35,11 +35,11 @@ class PriceLine(BaseModel):
 
 
 class PriceCheck(BaseModel):
-    """What is known on ``today``. ``old``: to be mended now; ``soon``: to be known."""
+    """What the table of the day ``known`` says on ``today``. ``old`` is to be mended now, ``soon`` is to be known."""
 
     model_config = ConfigDict(frozen=True)
 
-    date: date
+    known: date
     today: date
     models: list[PriceLine]
     old: list[str]
@@ -61,7 +61,7 @@ def check_prices(recipes: Sequence[Path], today: date) -> PriceCheck:
         lines.append(line)
         old += late
         soon += early
-    return PriceCheck(date=table.date, today=today, models=lines, old=old, soon=soon)
+    return PriceCheck(known=table.date, today=today, models=lines, old=old, soon=soon)
 
 
 Found = tuple[PriceLine, list[str], list[str]]

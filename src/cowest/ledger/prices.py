@@ -119,4 +119,4 @@ def price_of(model: str, override: PriceConfig | None = None) -> Price | None:
     if override is not None:
         return Price(override.input, override.output)
     found = listed(model)
-    return found and found.price
+    return None if found is None else found.price
