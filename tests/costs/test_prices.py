@@ -64,7 +64,7 @@ def test_what_is_old_is_told_apart_from_what_will_be(tmp_path: Path) -> None:
         "table: {rows: [weak, strong], grid: {new: {}, old: {strong.model: gpt-4.1-nano}, own: {strong.model: mine}}}\n"
     )
     path = recipe(tmp_path, "model: gpt-4.1", grid)
-    found = check_prices([path], TODAY)
+    found = check_prices([path, path], TODAY)
     assert [line.model for line in found.models] == ["gpt-4.1", "gpt-4.1-nano", "mine"]
     assert found.models[1].where == [f"{path}: table.grid.old: strong"]
     [old] = found.old
@@ -106,6 +106,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "OpenAI ended gpt-4.1-nano" in capsys.readouterr().out
     assert cowest(monkeypatch, "prices", path, "--json") == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["ends"] == "2026-10-23"
+    local = next(p for p in RECIPES if p.name == "lab.yaml")
+    assert cowest(monkeypatch, "prices", "--check", local) == 0
+    assert capsys.readouterr().out == "no model behind an endpoint is named\n"
     assert cowest(monkeypatch, "prices", tmp_path / "none.yaml") == 2
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         check_prices([tmp_path / "none.yaml"], TODAY)

@@ -78,7 +78,7 @@ def _all(today: date) -> Iterator[Found]:
 
 def _named(recipes: Sequence[Path], today: date) -> Iterator[Found]:
     where: dict[tuple[str, str, Price | None, bool], list[str]] = {}
-    for path in recipes:
+    for path in dict.fromkeys(recipes):
         for place, source in _endpoints(load_config(path)):
             c = source.config
             where.setdefault((c.model, c.base_url, source.price, c.price is None), []).append(f"{path}: {place}")
