@@ -27,7 +27,7 @@ def prices(
     from cowest.costs.prices import check_prices
 
     found = check_prices(recipes or [], date.today())
-    if not (found.models or as_json):
+    if not (found.models or found.old or as_json):
         print("no model behind an endpoint is named")
     elif as_json:
         print(found.model_dump_json(indent=2))
