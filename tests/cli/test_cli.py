@@ -59,6 +59,7 @@ def test_the_commands_are_known() -> None:
         "run",
         "validate",
         "report",
+        "doctor",
         "estimate",
         "guard",
         "ledger",

@@ -19,6 +19,7 @@ from typing import Annotated, Optional
 import typer
 
 import cowest
+from cowest.cli.doctor import doctor
 from cowest.cli.guard import guard
 from cowest.cli.ledger import ledger
 from cowest.cli.prices import prices
@@ -33,7 +34,6 @@ app = typer.Typer(
     help="Pair a small model you can train with a strong model you cannot: the weak one drafts, the strong one refines.",
     epilog="Example: cowest run recipes/lab.yaml --out runs/lab",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -263,6 +263,7 @@ def merge(
     print(export_weak(directory, which, out, task).base)
 
 
+app.command(epilog="Example: cowest doctor my-domain/real-pair.yaml")(doctor)
 app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
