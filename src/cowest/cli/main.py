@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import io
 import json
 import os
 import sys
@@ -356,6 +357,11 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     relax_gc()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a pipe on Windows has the code page's few characters; a "?" ends no run
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
         with stopping.handled():
             app(standalone_mode=True)
