@@ -357,11 +357,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     relax_gc()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a pipe on Windows has the code page's few characters; a "?" ends no run
-            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the few characters of its code page
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # which JSON reads as what it was
     try:
         with stopping.handled():
             app(standalone_mode=True)

@@ -248,28 +248,28 @@ def process_identity(pid: int) -> str | None:
     return ""
 
 
-def _windows_identity(pid: int) -> str | None:
-    """The same on Windows, where ``os.kill(pid, 0)`` would not ask but send a Ctrl-C."""
-    if sys.platform != "win32":
-        raise OSError("asked elsewhere than on Windows")
-    import ctypes
-    from ctypes import wintypes
+if sys.platform == "win32":
 
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-    kernel.OpenProcess.restype = wintypes.HANDLE
-    handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
-    if not handle:
-        return "" if ctypes.get_last_error() == 5 else None  # ERROR_ACCESS_DENIED: it is another user's
-    try:
-        code, times = wintypes.DWORD(), [wintypes.FILETIME() for _ in range(4)]
-        held = wintypes.HANDLE(handle)
-        if not kernel.GetExitCodeProcess(held, ctypes.byref(code)) or code.value != 259:  # STILL_ACTIVE
-            return None
-        if not kernel.GetProcessTimes(held, *(ctypes.byref(time) for time in times)):
-            return ""
-        return str((times[0].dwHighDateTime << 32) + times[0].dwLowDateTime)  # when it was started
-    finally:
-        kernel.CloseHandle(wintypes.HANDLE(handle))
+    def _windows_identity(pid: int) -> str | None:
+        """The same on Windows, where ``os.kill(pid, 0)`` would not ask but send a Ctrl-C."""
+        import ctypes
+        from ctypes import wintypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.OpenProcess.restype = wintypes.HANDLE
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return "" if ctypes.get_last_error() == 5 else None  # ERROR_ACCESS_DENIED: it is another user's
+        try:
+            code, times = wintypes.DWORD(), [wintypes.FILETIME() for _ in range(4)]
+            held = wintypes.HANDLE(handle)
+            if not kernel.GetExitCodeProcess(held, ctypes.byref(code)) or code.value != 259:  # STILL_ACTIVE
+                return None
+            if not kernel.GetProcessTimes(held, *(ctypes.byref(time) for time in times)):
+                return ""
+            return str((times[0].dwHighDateTime << 32) + times[0].dwLowDateTime)  # when it was started
+        finally:
+            kernel.CloseHandle(wintypes.HANDLE(handle))
 
 
 class _Living:
