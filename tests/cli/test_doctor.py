@@ -171,6 +171,20 @@ def test_a_budget_that_is_spent_is_kept(
     assert found["strong: call"]["state"] == "broken" and "budget" in found["strong: call"]["said"]
 
 
+def test_what_cannot_run_here_is_told_from_what_has_no_endpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "local.yaml"
+    recipe = paid_recipe("x") | {"weak": {"kind": "local", "model": "org/not-here"}}
+    path.write_text(yaml.safe_dump(recipe | {"strong": {"kind": "local", "model": "lab:strong"}}), encoding="utf-8")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("COWEST_MODELS_DIR", raising=False)
+    code, found, _ = diagnosed(monkeypatch, capsys, path, "--call")
+    assert code == 1 and found["call"]["state"] == "note"
+    if found["packages"]["state"] == "ok":
+        assert found["models"]["state"] == "broken" and "org/not-here" in found["models"]["said"]
+
+
 def test_call_wants_a_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cowest_main(monkeypatch, "doctor", "--call") == 2
     assert "name the recipe" in capsys.readouterr().err

@@ -35,13 +35,19 @@ def _finding(name: str, state: State, said: str, todo: str | None = None) -> Fin
 
 def local(config: RunConfig) -> Iterator[Finding]:
     """The packages, models, files and keys that the recipe needs on this machine."""
-    for name, check in (("packages", check_installed), ("models", check_here)):
+    try:
+        check_installed(config)
+    except CowestError as error:
+        yield _finding("packages", "broken", str(error))
+        yield _finding("models", "note", "can be told when the packages are there")
+    else:
+        yield _finding("packages", "ok", "all that a run needs")
         try:
-            check(config)
+            check_here(config)
         except CowestError as error:
-            yield _finding(name, "broken", str(error))
+            yield _finding("models", "broken", str(error))
         else:
-            yield _finding(name, "ok", "all that a run needs")
+            yield _finding("models", "ok", "on this machine, behind endpoints, or fetched when they are wanted")
     for where, source in sources_of(config):
         try:
             source.check(where)
@@ -121,8 +127,10 @@ def _names(reply: HttpReply) -> set[str] | None:
 
 async def called(config: RunConfig, out: Path, tell: Callable[[str], None]) -> list[Finding]:
     """One short call to each model that is paid for, through the run's ledger and budget; ``tell`` gets the price before."""
+    if not (endpoints := _endpoints(config)):
+        return [_finding("call", "note", "no endpoint of this recipe can be asked")]
     found = []
-    for where, source in _endpoints(config):
+    for where, source in endpoints:
         price = source.price
         cost = "its price is not known" if price is None else f"at most {price.cost(MOST):.6f} USD"
         tell(f"{where}: asking {source.name} one question of a few words ({cost})")
