@@ -129,6 +129,22 @@ def test_a_name_that_is_not_listed_is_a_warning_and_no_list_a_note(
     assert code == 0 and found["strong"]["state"] == "note"
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, "null", '{"data": {"a": 1}}', '{"data": [null]}', "\xff", ""])
+def test_a_list_that_is_none_is_a_note(
+    body: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    class Odd(PaidEndpoint):
+        def routes(self, app: web.Application) -> None:
+            app.router.add_get("/v1/models", self._odd)
+
+        async def _odd(self, _: web.Request) -> web.Response:
+            return web.Response(body=body.encode("latin-1"))
+
+    with recipe_for(Odd(), tmp_path) as path:
+        code, found, _ = diagnosed(monkeypatch, capsys, path)
+    assert code == 0 and found["strong"]["state"] == "note"
+
+
 def test_a_server_that_is_down_or_wants_another_key_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

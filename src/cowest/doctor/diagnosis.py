@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cowest.doctor import machine
 from cowest.doctor.findings import Diagnosis, Finding
 from cowest.doctor.packages import packages
 from cowest.recipe.config import RunConfig
+from cowest.run import stopping
 
 
 def diagnose(
@@ -36,7 +36,7 @@ def diagnose(
         from cowest.doctor.recipe import called, local, reached
 
         found += local(config)
-        found += asyncio.run(reached(config))
+        found += stopping.run(reached(config))
         if call:
-            found += asyncio.run(called(config, runs / config.name, tell))
+            found += stopping.run(called(config, runs / config.name, tell))
     return Diagnosis(version=cowest.__version__, findings=tuple(found))

@@ -121,7 +121,7 @@ def _names(reply: HttpReply) -> set[str] | None:
     try:
         listed = json.loads(reply.body)["data"]
         return {str(model["id"]) for model in listed}
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):  # no list of models, whatever it is
         return None
 
 
