@@ -38,8 +38,12 @@ class PaidEndpoint:
         """Serve; gives the base URL."""
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._answer)
+        self.routes(app)
         async with TestServer(app, host="127.0.0.1") as server:
             yield str(server.make_url("/v1"))
+
+    def routes(self, app: web.Application) -> None:
+        """What else it answers: a subclass's."""
 
     async def after(self, answers: int) -> None:
         """Return when so many requests have been answered."""

@@ -50,5 +50,7 @@ def test_the_guide_names_every_entry_point_group() -> None:
     groups = {
         group for call in re.findall(r"Registry\(([^)]*)", sources) for group in re.findall(r'"(cowest\.\w+)"', call)
     }
-    listed = set(re.findall(r"^\| `(cowest\.\w+)` \|", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.MULTILINE))
+    listed = set(
+        re.findall(r"^\| `(cowest\.\w+)` \|", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert len(groups) >= 8 and listed == groups | {"cowest.tasks"}

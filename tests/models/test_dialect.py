@@ -8,11 +8,13 @@ import pytest
 from aiohttp import web
 from tests.models.scripted_endpoint import Endpoint, Step, endpoint, reply, step
 
+from cowest.assembly.sources.endpoint import EndpointSource
 from cowest.errors import ModelCallError
 from cowest.models.dialect import Dialect, Quirks, dialect_of, learn
 from cowest.models.openai import OpenAIChatModel
 from cowest.models.turns import merged
 from cowest.models.wire import request_body
+from cowest.recipe.models import OpenAIModelConfig
 from cowest.types import Completion, Message, Sampling
 
 ASK = (Message(role="system", content="Be brief."), Message(role="user", content="Why?"))
@@ -32,6 +34,10 @@ WARM = Sampling(temperature=0.7, top_p=0.9, max_tokens=50, seed=3)
         ("openai/gpt-5-nano", True),
         ("openai/o3-mini:free", True),
         ("gpt-5-codex", True),
+        ("gpt-5.4-nano", True),
+        ("gpt-5.6-luna", True),
+        ("gpt-6.1-sol", True),
+        ("openai/gpt-6-luna-2026-09-22", True),
         ("gpt-4o", False),
         ("gpt-4.1-mini", False),
         ("o-mini", False),
@@ -45,6 +51,31 @@ def test_reasoning_models_are_known_by_name(model: str, reasoning: bool) -> None
     assert ("max_completion_tokens" in body) is reasoning and ("max_tokens" in body) is not reasoning
     assert ("temperature" in body) is not reasoning and ("top_p" in body) is not reasoning
     assert ("logprobs" in body) is not reasoning
+
+
+def test_a_reasoning_model_that_is_told_not_to_think_takes_what_others_take() -> None:
+    sampling = WARM.model_copy(update={"logprobs": 2})
+    body = request_body("gpt-6-sol", ASK, sampling, dialect_of("gpt-6-sol", Quirks(thinks=False)))
+    assert body["max_completion_tokens"] == 50 and body["temperature"] == 0.7 and body["logprobs"] is True
+    omitted = dialect_of("gpt-6-sol", Quirks(thinks=False, temperature="omit"))
+    assert "temperature" not in request_body("gpt-6-sol", ASK, sampling, omitted)
+
+
+@pytest.mark.parametrize(
+    ("model", "sampled"),
+    [
+        ("claude-haiku-5-5", False),
+        ("anthropic/claude-opus-4.7", False),
+        ("claude-sonnet-5-20260630", False),
+        ("claude-fable-5-2", False),
+        ("claude-haiku-4-5", True),
+        ("claude-sonnet-4-6", True),
+        ("claude-opus-4-6", True),
+    ],
+)
+def test_models_that_refuse_sampling_parameters_are_known_by_name(model: str, sampled: bool) -> None:
+    body = request_body(model, ASK, WARM, dialect_of(model))
+    assert body["max_tokens"] == 50 and ("temperature" in body) is sampled and ("top_p" in body) is sampled
 
 
 @pytest.mark.parametrize(
@@ -134,6 +165,7 @@ async def _ask(picky: Step, sampling: Sampling = WARM, **settings: object) -> tu
         ("max_tokens", "Unrecognized request argument supplied: max_tokens"),
         ("system", "Only user and assistant roles are supported!"),
         ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default is."),
+        ("temperature", "`temperature` is deprecated for this model."),
         ("top_p", "Unsupported parameter: 'top_p' is not supported with this model."),
         ("seed", "Unrecognized request argument supplied: seed"),
         ("logprobs", "This model does not support logprobs."),
@@ -148,6 +180,32 @@ async def test_an_error_that_names_a_field_is_learned_from_once(field: str, mess
     assert got.text == "fine"
     assert len(server.bodies) == 3, "one lesson, and the second call has learned it"
     assert [a.outcome for a in got.attempts] == ["ok"]
+
+
+@pytest.mark.parametrize(("effort", "sampled"), [("none", True), ("low", False), (None, False)])
+async def test_an_endpoint_is_asked_as_the_recipe_s_effort_has_it(effort: str | None, sampled: bool) -> None:
+    async with endpoint(step(reply())) as server:
+        config = OpenAIModelConfig(
+            kind="openai",
+            model="gpt-6-sol",
+            base_url=server.url,
+            api_key_env=None,
+            extra={} if effort is None else {"reasoning_effort": effort},
+        )
+        model = EndpointSource(config).open()
+        await model.generate(ASK, WARM.model_copy(update={"logprobs": 1}))
+        await model.aclose()
+    assert ("temperature" in server.bodies[0]) is sampled and ("logprobs" in server.bodies[0]) is sampled
+    assert server.bodies[0].get("reasoning_effort") == effort and "max_completion_tokens" in server.bodies[0]
+
+
+def test_function_tools_that_want_another_address_are_not_offered_again() -> None:
+    said = (
+        "Function tools with reasoning_effort are not supported for gpt-6-luna in /v1/chat/completions. To use function tools, "
+        "use /v1/responses or set reasoning_effort to 'none'."
+    )
+    learned = learn(dialect_of("gpt-6-luna"), {"tools": [], "reasoning_effort": "low"}, said, "reasoning_effort")
+    assert learned is not None and not learned.tools
 
 
 async def test_several_lessons_in_a_row() -> None:

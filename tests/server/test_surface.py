@@ -286,6 +286,18 @@ async def test_a_rejected_default_of_ours_is_learned_from(client: Client, upstre
     assert rejected.status == 400 and rejected.json["error"]["param"] == "temperature"
 
 
+@pytest.mark.parametrize(("effort", "sampled"), [("none", True), ("low", False)])
+async def test_a_strong_model_that_is_told_not_to_think_is_sent_our_sampling(effort: str, sampled: bool) -> None:
+    async with (
+        strong() as upstream,
+        serving(upstream.url, model="gpt-6-sol", extra={"reasoning_effort": effort}) as client,
+    ):
+        assert (await client.ask()).status == 200
+    sent = upstream.bodies[0]
+    assert ("temperature" in sent) is sampled and sent["max_completion_tokens"] == 512
+    assert sent["reasoning_effort"] == effort
+
+
 async def test_every_request_leaves_one_log_line_without_texts(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,6 @@ from cowest.assembly.context import Context
 from cowest.assembly.conversations import with_fitting_turns
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
-from cowest.assembly.sources.local import LocalSource
 from cowest.assembly.systems import check_systems
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter, Task
@@ -35,7 +34,7 @@ def prepare(
     if not offline:
         check_models(config, objects)
         for where, source in sources_of(config, objects):
-            for note in source.notes() if isinstance(source, LocalSource) else ():
+            for note in source.notes():
                 reporter.info(f"{where}: {note}")
     if config.draft.samples < 2:
         raise ConfigError("draft.samples: alignment compares drafts of one query, so it needs at least 2")

@@ -15,6 +15,8 @@ class _BillFirst(TyperGroup):
     """``cowest ledger RUN`` is ``cowest ledger show RUN``."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]  # theirs is private
+        if not args and ctx.resilient_parsing:  # a shell asks what could come next: the commands
+            return super().parse_args(ctx, args)
         if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h")):
             args = ["show", *args]
         return super().parse_args(ctx, args)

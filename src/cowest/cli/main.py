@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import io
 import json
 import os
 import sys
@@ -19,8 +20,10 @@ from typing import Annotated, Optional
 import typer
 
 import cowest
+from cowest.cli.doctor import doctor
 from cowest.cli.guard import guard
 from cowest.cli.ledger import ledger
+from cowest.cli.prices import prices
 from cowest.cli.runs import compare, prune, runs, watch
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
@@ -32,7 +35,6 @@ app = typer.Typer(
     help="Pair a small model you can train with a strong model you cannot: the weak one drafts, the strong one refines.",
     epilog="Example: cowest run recipes/lab.yaml --out runs/lab",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -262,9 +264,11 @@ def merge(
     print(export_weak(directory, which, out, task).base)
 
 
+app.command(epilog="Example: cowest doctor my-domain/real-pair.yaml")(doctor)
 app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
+app.command(epilog="Example: cowest prices --check recipes/paper/*.yaml")(prices)
 app.command(epilog="Example: cowest runs")(runs)
 app.command(epilog="Example: cowest watch runs/lab")(watch)
 app.command(epilog="Example: cowest compare runs/lab runs/lab-2 --system collab")(compare)
@@ -353,6 +357,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     relax_gc()
+    for stream in (sys.stdout, sys.stderr):  # a pipe on Windows has the few characters of its code page
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # which JSON reads as what it was
     try:
         with stopping.handled():
             app(standalone_mode=True)

@@ -35,7 +35,7 @@ from cowest.costs.systems import known_as, system_work
 from cowest.costs.trainings import Training
 from cowest.costs.work import ZERO, Range, Work, spread
 from cowest.costs.workload import current_stages, workload
-from cowest.ledger.prices import Price, prices_date
+from cowest.ledger.prices import Price, price_list
 from cowest.ledger.summary import Line, answered_requests, summarise_ledger
 from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.protocols import Reporter
@@ -397,7 +397,9 @@ def _assumptions(
     if not bought:
         return
     yield f"time: {OVERHEAD_S:g} s and {TOKENS_PER_S:g} tokens/s an answer, at your concurrency and rate limits; a batch up to 24 h"
-    yield f"prices: the recipe's, else list prices known on {prices_date()}; check your provider's page"
+    yield f"prices: the recipe's, else list prices known on {price_list().date}; check your provider's page"
+    for note in dict.fromkeys(note for _, w in work if w.model.paid for note in w.model.notes()):
+        yield f"models: {note}"
     if config.cache != "read":
         yield f"cache: {config.cache}: answers in the ledger are asked for anew"
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -226,8 +227,10 @@ def forget_the_dead(db: sqlite3.Connection) -> None:
 
 def process_identity(pid: int) -> str | None:
     """Tells a process from a later one with the same number; None where there is no such process."""
+    if sys.platform == "win32":
+        return _windows_identity(pid)
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return (
             None if stat[0] in "ZX" else stat[19]
         )  # the start time, in ticks since boot; a zombie does nothing any more
@@ -243,6 +246,30 @@ def process_identity(pid: int) -> str | None:
     except PermissionError:
         pass
     return ""
+
+
+if sys.platform == "win32":
+
+    def _windows_identity(pid: int) -> str | None:
+        """The same on Windows, where ``os.kill(pid, 0)`` would not ask but send a Ctrl-C."""
+        import ctypes
+        from ctypes import wintypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.OpenProcess.restype = wintypes.HANDLE
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return "" if ctypes.get_last_error() == 5 else None  # ERROR_ACCESS_DENIED: it is another user's
+        try:
+            code, times = wintypes.DWORD(), [wintypes.FILETIME() for _ in range(4)]
+            held = wintypes.HANDLE(handle)
+            if not kernel.GetExitCodeProcess(held, ctypes.byref(code)) or code.value != 259:  # STILL_ACTIVE
+                return None
+            if not kernel.GetProcessTimes(held, *(ctypes.byref(time) for time in times)):
+                return ""
+            return str((times[0].dwHighDateTime << 32) + times[0].dwLowDateTime)  # when it was started
+        finally:
+            kernel.CloseHandle(wintypes.HANDLE(handle))
 
 
 class _Living:

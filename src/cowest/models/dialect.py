@@ -1,8 +1,9 @@
 """What an endpoint and its model want of a request: what is known by name, what the recipe says, what an error teaches.
 
-OpenAI's reasoning models take ``max_completion_tokens`` in place of ``max_tokens`` and no sampling parameters; some open
-models know no system role; many servers lack one optional field or another, and say so with a 400. Such an answer costs
-nothing, so the client learns from it: it drops or exchanges what was named, and tries again at once.
+OpenAI's reasoning models take ``max_completion_tokens`` in place of ``max_tokens`` and, unless they are told not to think,
+neither sampling parameters nor log-probabilities; Anthropic's newer ones take no sampling parameters; some open models know
+no system role; many servers lack one optional field or another, and say so with a 400. Such an answer costs nothing, so the
+client learns from it: it drops or exchanges what was named, and tries again at once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 Structured = Literal["json_schema", "json_object", "prompt"]
 
 _REASONING: Final = re.compile(
-    r"(o[134](-mini|-pro|-preview|-mini-high)?|gpt-5(\.\d+)?(-mini|-nano|-pro|-codex)?)(-\d{4}-\d{2}-\d{2}|-latest)?"
+    r"(o[134](-mini|-pro|-preview|-mini-high)?|gpt-[5-9](\.\d+)?(-(mini|nano|pro|codex|sol|terra|luna|astra))*)"
+    r"(-\d{4}-\d{2}-\d{2}|-latest)?"
 )
+_UNSAMPLED: Final = re.compile(r"claude-(opus-(4[-.][7-9]|[5-9])|(sonnet|haiku|fable)-[5-9])([-.]\d+)*(-latest)?")
+"""Anthropic's migration guides: from Opus 4.7, Sonnet 5 and Haiku 5.5 on, requests with temperature or top_p are refused."""
 _NO_SYSTEM: Final = re.compile(r"[a-z]*gemma.*|o1-(mini|preview).*")
 
 
@@ -44,7 +48,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """A recipe's word on what ``auto`` would decide."""
+    """A recipe's word on what ``auto`` would decide. ``thinks`` is False where it sets ``reasoning_effort: none``."""
 
     token_limit: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
     temperature: Literal["auto", "send", "omit"] = "auto"
@@ -52,6 +56,7 @@ class Quirks:
     system_prompt: Literal["auto", "keep", "merge"] = "auto"
     structured: Literal["auto", "json_schema", "json_object", "prompt"] = "auto"
     tools: Literal["auto", "send", "omit"] = "auto"
+    thinks: bool = True
 
 
 def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
@@ -59,12 +64,14 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
     name = model.rpartition("/")[2].partition(":")[0].lower()  # openai/o3-mini:free, gemma3:4b
     reasoning, systemless = bool(_REASONING.fullmatch(name)), bool(_NO_SYSTEM.fullmatch(name))
     q = quirks
-    sampled = not reasoning if q.temperature == "auto" else q.temperature == "send"
+    thinking = reasoning and q.thinks
+    takes = not thinking and not _UNSAMPLED.fullmatch(name)
+    sampled = takes if q.temperature == "auto" else q.temperature == "send"
     known = Dialect(
         token_limit="max_completion_tokens" if reasoning else "max_tokens",
         temperature=sampled,
         top_p=sampled,
-        logprobs=not reasoning,
+        logprobs=not thinking,
         system=not systemless,
     )
     return replace(
@@ -92,7 +99,7 @@ def dialect_of(model: str, quirks: Quirks = Quirks()) -> Dialect:
 
 _COMPLAINT: Final = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|extra (inputs|fields)|invalid|"
-    r"does ?n.t support|only|instead|cannot|must alternate|disabled|not available",
+    r"does ?n.t support|only|instead|cannot|must alternate|disabled|not available|deprecated",
     re.IGNORECASE,
 )
 _RANGE: Final = re.compile(

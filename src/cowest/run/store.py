@@ -43,12 +43,25 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
                 written += 1
             handle.flush()
             os.fsync(handle.fileno())
-        partial.replace(path)
+        _replace(partial, path)
     except BaseException:
         with suppress(OSError):
             partial.unlink()  # on a full disk it would take the room that is needed to go on
         raise
     return written
+
+
+def _replace(partial: Path, path: Path, wait_s: float = 2.0) -> None:
+    """Put the new file in the old one's place. Windows refuses that while somebody reads the old one: a moment later it works."""
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            partial.replace(path)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager

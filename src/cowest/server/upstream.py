@@ -125,7 +125,10 @@ class HttpBackend:
             )
             for total in (config.timeout_s, LONGEST_STREAM_S)
         )
-        quirks = Quirks(config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured)
+        thinks = config.extra.get("reasoning_effort") != "none"
+        quirks = Quirks(
+            config.token_limit, config.temperature, config.seed, config.system_prompt, config.structured, thinks=thinks
+        )
         limiter = Limiter(
             config.concurrency, config.requests_per_minute, config.tokens_per_minute, longest_pause_s=30.0
         )

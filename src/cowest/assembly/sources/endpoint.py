@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from cowest.assembly.sources.protocol import room_in
 from cowest.ledger.ledger import Ledger
-from cowest.ledger.prices import Price, price_of
+from cowest.ledger.prices import Price, end_of, price_list, price_of
 from cowest.models.address import address_of, secrets_of
 from cowest.models.dialect import Quirks
 from cowest.models.window import Window
@@ -83,6 +84,11 @@ class EndpointSource:
         """Its key and its other variables must be there, and its address must be one."""
         secrets_of(self.config, self.folder, where)
 
+    def notes(self) -> list[str]:
+        """That its provider has ended it, or will."""
+        found = end_of(self.config.model, self.config.base_url)
+        return [f"{found.end(date.today())} (known on {price_list().date})"] if found else []
+
     def window(self, answer_tokens: int) -> Window | None:
         """As the recipe has it."""
         return room_in(self.config.model, self.config.window, self.config.tokenizer, answer_tokens)
@@ -140,4 +146,12 @@ class EndpointSource:
 
 def _quirks(config: OpenAIModelConfig) -> Quirks:
     c = config
-    return Quirks(c.token_limit, c.temperature, c.seed, c.system_prompt, c.structured, c.tools)
+    return Quirks(
+        c.token_limit,
+        c.temperature,
+        c.seed,
+        c.system_prompt,
+        c.structured,
+        c.tools,
+        thinks=c.extra.get("reasoning_effort") != "none",
+    )

@@ -31,6 +31,10 @@ class PlainSource:
     per_minute: tuple[float | None, float | None] = (None, None)
     extra: dict[str, JsonValue] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
+
     def window(self, answer_tokens: int) -> Window | None:
         """It is not known."""
         return None

@@ -72,6 +72,10 @@ class Source(Protocol):
         """Look for its files or its key. Raises ConfigError or ModelNotFoundError; ``where`` is its section of the recipe."""
         ...
 
+    def notes(self) -> list[str]:
+        """What there is to say of it before it is opened."""
+        ...
+
     def window(self, answer_tokens: int) -> Window | None:
         """The room for a prompt: the model's window less that for its answer; None where the window is not known."""
         ...
