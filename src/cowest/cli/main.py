@@ -20,6 +20,7 @@ import typer
 
 import cowest
 from cowest.cli.guard import guard
+from cowest.cli.import_data import import_data
 from cowest.cli.ledger import ledger
 from cowest.cli.serve import serve
 from cowest.cli.table import prompts, table
@@ -261,6 +262,7 @@ def merge(
     print(export_weak(directory, which, out, task).base)
 
 
+app.command("import", epilog="Example: cowest import faq.csv --out mine --map frage=input --map antwort=answer")(import_data)
 app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)
