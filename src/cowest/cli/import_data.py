@@ -13,8 +13,8 @@ Source: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="FILE|FOLDER|HUB_NAME",
-        help="CSV, TSV, JSON, JSONL (also .gz, .bz2, .xz), Parquet; a folder with train.*, dev.*, test.*, or saved by `datasets`; a "
-        "dataset of the Hugging Face hub.",
+        help="CSV, TSV, JSON, JSONL (also .gz, .bz2, .xz), Parquet; a folder with train.*, dev.*, test.*, or saved by "
+        "`datasets`; a dataset of the Hugging Face hub.",
         show_default=False,
     ),
 ]
@@ -27,8 +27,8 @@ Map: TypeAlias = Annotated[
     typer.Option(
         "--map",
         metavar="COLUMN=FIELD",
-        help="What a column is: input, answer, context, rationale, choices, messages, completion, id, group, split, metadata; nothing "
-        "after = for a column that is not used. Repeat it; several columns of one field are joined.",
+        help="What a column is: input, answer, context, rationale, choices, messages, completion, id, group, split, metadata; "
+        "nothing after = for a column that is not used. Repeat it; several columns of one field are joined.",
     ),
 ]
 Split: TypeAlias = Annotated[

@@ -179,12 +179,17 @@ def import_data(
     """Write ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` and ``recipe.yaml`` into ``out``, a new or empty folder.
 
     Args:
-        source, mapping, config, encoding, first_index: As for :func:`look_at`; ``plan`` is what that returned, to look only once.
+        source: As for :func:`look_at`, and so are ``mapping``, ``config``, ``encoding`` and ``first_index``.
         out: The folder.
+        mapping: See above.
         split: Shares of train, validation and test, where the source has none. Its own are kept.
         seed: Of the split and of the rows' order.
         answers: ``classes`` or ``open``; found out unless given.
         overwrite: Replace what an earlier import wrote there.
+        config: See above.
+        encoding: See above.
+        first_index: See above.
+        plan: What ``look_at`` returned, to look only once.
         reporter: Where progress goes.
 
     Raises:
@@ -241,6 +246,8 @@ def _stage(plan: Plan, work: Path, reporter: Reporter | None) -> tuple[Staged, _
                     skips.add(raw, error)
                     continue
                 staged.add(row, row.split or part.split)
+            if reporter is not None:
+                reporter.advance(counted % 1000)
     finally:
         staged.close()
         if reporter is not None:
@@ -298,15 +305,16 @@ def _sides(staged: Staged, shares: Sequence[float], seed: int) -> tuple[NDArray[
     """Each row's split, and what there is to say of it."""
     keys, labels, given = staged.arrays()
     group, alike, too_many = staged.together()
-    notes = []
-    if alike:
+    notes: list[str] = []
+    own = bool((given == NOWHERE).all())
+    if alike and own:
         notes.append(f"{alike:,} rows are nearly equal to another, and are in one split with it")
-    if too_many:
+    if too_many and own:
         notes.append(
             f"{too_many:,} rows share most of their words with very many others (a template?); of these only equal ones are kept "
             "in one split"
         )
-    if (given == NOWHERE).all():
+    if own:
         return assign(group, labels, shares, seed), notes
     if (given == NOWHERE).any():
         raise DataError(

@@ -27,8 +27,8 @@ def parse_shares(text: str) -> tuple[float, ...]:
 def assign(group: NDArray[np.int32], label: NDArray[np.int32], shares: Sequence[float], seed: int) -> NDArray[np.uint8]:
     """The split (0, 1, 2: train, validation, test) of each row.
 
-    Groups are taken class by class (that of their first row) in an order of the seed, and each goes where its class and the whole lack
-    most. A split without a share gets nothing. Raises DataError for fewer groups than splits.
+    Groups are taken class by class (that of their first row) in an order of the seed, and each goes where its class and the whole
+    lack most. A split without a share gets nothing. Raises DataError for fewer groups than splits.
     """
     n, needed = int(group.max()) + 1 if len(group) else 0, [s for s, share in enumerate(shares) if share > 0]
     if n < len(needed):

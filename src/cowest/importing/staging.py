@@ -14,15 +14,16 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from cowest.tasks.alike import BANDS, Ints, Words, bands, groups, key_of, links, numbers_key, words_of
 from cowest.importing.rows import Row
 from cowest.importing.splitting import NOWHERE
+from cowest.tasks.alike import BANDS, Ints, Words, bands, groups, hashes_of, key_of, links, numbers_key, words_of
 from cowest.tasks.base import SPLITS
 
 MOST_LABELS: Final = 20
 """More different answers than this are no classes."""
 ROWS_A_LABEL: Final = 5
 LONGEST_LABEL: Final = 40
+_MOST_WORDS: Final = 4000
 _BATCH: Final = 20_000
 _SAMPLE: Final = 10_000
 """Rows of which lengths are kept."""
@@ -67,8 +68,8 @@ class Staged:
         asked = _asked(row.values)
         words = words_of(asked)
         self.keys.append(key_of(asked, words))
-        hashes = self._words.hashes(words[:4000])
-        self._hashes.write(hashes.tobytes())
+        hashes = array("I", hashes_of(words[:_MOST_WORDS]))
+        self._hashes.write(hashes)
         self.lengths.append(len(hashes))
         self.numbers.append(numbers_key(words))
         id_ = row.values.get("id")
@@ -158,6 +159,10 @@ class Staged:
         paths = [self.folder / f"band-{band}" for band in range(BANDS)]
         files = [path.open("wb") for path in paths]
         with (self.folder / "words").open("rb") as words:
+            for at in range(0, n, _BATCH):
+                some = lengths[at : at + _BATCH]
+                self._words.count(np.frombuffer(words.read(4 * int(some.sum())), dtype=np.uint32), len(some))
+            words.seek(0)
             for at in range(0, n, _BATCH):
                 some = lengths[at : at + _BATCH]
                 hashes = np.frombuffer(words.read(4 * int(some.sum())), dtype=np.uint32)

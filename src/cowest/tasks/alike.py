@@ -1,8 +1,8 @@
 """Questions that are equal, or nearly, among any number of them.
 
-Equal: the same words in the same order, without case, punctuation, accents of compatibility and spaces. Nearly: by MinHash (Broder 1997)
-with bands (Leskovec et al., Mining of Massive Datasets, 3.4), of words that weigh by how rare they are, and with the same numbers: in a
-template ("May a patient with X take N mg of Y?") the template says nothing, so that its questions are not taken for one.
+Equal: the same words in the same order, whatever their case, punctuation and spaces. Nearly: by MinHash (Broder 1997) with bands
+(Leskovec et al., Mining of Massive Datasets, 3.4), of words that weigh by how rare they are, and with the same numbers: in a template
+("May a patient with X take N mg of Y?") the template says nothing, so that its questions are not taken for one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final
 
@@ -39,24 +39,27 @@ def key_of(text: str, words: list[str]) -> int:
     return int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "little")
 
 
+def hashes_of(words: Iterable[str]) -> list[int]:
+    """The different words of a text, as 32 bits each."""
+    return sorted({zlib.crc32(word.encode()) for word in words})
+
+
 class Words:
-    """Collects the words of texts, and how many texts have each: 4 bytes a word, and a table of 2 MB."""
+    """How many texts have each word, in a table of 2 MB: words that share a place there count together."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(_TABLE, dtype=np.int64)
-        self.texts = 0
+        self._counts = np.zeros(_TABLE, dtype=np.int64)
+        self._texts = 0
 
-    def hashes(self, words: list[str]) -> NDArray[np.uint32]:
-        """The different words of a text, as 32 bits each, the numbers among them apart in :func:`numbers_key`; counted."""
-        found = np.unique(np.fromiter((zlib.crc32(w.encode()) for w in words), dtype=np.uint32, count=len(words)))
-        self.counts[found % _TABLE] += 1
-        self.texts += 1
-        return found
+    def count(self, hashes: NDArray[np.uint32], texts: int) -> None:
+        """Count the :func:`hashes_of` so many texts, one after another."""
+        self._counts += np.bincount(hashes % _TABLE, minlength=_TABLE)
+        self._texts += texts
 
     def weights(self, hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
         """How often each word counts: 0 for one that all texts have, up to MOST_COPIES."""
-        rare = np.log(self.texts / np.maximum(1, self.counts[hashes % _TABLE])) / np.log(max(2, self.texts))
-        return np.rint(MOST_COPIES * rare).astype(np.int64)
+        rare = np.log(self._texts / np.maximum(1, self._counts[hashes % _TABLE])) / np.log(max(2, self._texts))
+        return np.maximum(0, np.rint(MOST_COPIES * rare)).astype(np.int64)
 
 
 def numbers_key(words: list[str]) -> int:
