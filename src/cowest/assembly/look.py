@@ -33,8 +33,4 @@ def _counter(config: RunConfig) -> tuple[Callable[[str], int] | None, str]:
         count, how = token_counter(tokenizer)
     except CowestError:  # said when models are looked for
         return None, "words"
-    return (
-        (count, f"tokens of {how.removeprefix('the tokenizer of ')}")
-        if how.startswith("the tokenizer of")
-        else (None, "words")
-    )
+    return (count, "tokens of the weak model") if how.startswith("the tokenizer of") else (None, "words")

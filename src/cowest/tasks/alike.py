@@ -1,8 +1,8 @@
 """Questions that are equal, or nearly, among any number of them.
 
 Equal: the same words in the same order, whatever their case, punctuation and spaces. Nearly: by MinHash (Broder 1997) with bands
-(Leskovec et al., Mining of Massive Datasets, 3.4), of words that weigh by how rare they are, and with the same numbers: in a template
-("May a patient with X take N mg of Y?") the template says nothing, so that its questions are not taken for one.
+(Leskovec et al., Mining of Massive Datasets, 3.4), of words that weigh by how rare they are, and with the same numbers: a template
+("May a patient with X take N mg of Y?") says nothing, so that its questions are not taken for one.
 """
 
 from __future__ import annotations

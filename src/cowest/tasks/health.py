@@ -230,7 +230,7 @@ def _near(rows: Placed) -> Finding | None:
     ]
     text = (
         f"{len(pairs):,} rows for validation or test are nearly a row of another split ({'; '.join(some)}): "
-        "`cowest import` keeps such rows together"
+        "leave them out, or let `cowest import` split the data, which keeps such rows together"
     )
     return Finding(kind="near_duplicates", count=len(pairs), text=text)
 
@@ -336,7 +336,8 @@ def _too_long(task: Task, rows: Placed, count: Callable[[str], int], most: int |
     ]
     if not long:
         return None
-    text = f"{len(long):,} of {len(rows):,} rows looked at are longer than sft.max_length, {most} tokens ({_named(long)}): training cuts them"
+    text = f"{len(long):,} of {len(rows):,} rows looked at are longer than sft.max_length, {most} tokens ({_named(long)}): training cuts "
+        "them; raise it, or shorten contexts"
     return Finding(kind="too_long", count=len(long), text=text)
 
 
