@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from cowest.errors import ConfigError, DataError
 from cowest.importing.fields import Columns, mapping_of
 from cowest.importing.records import Part, Raw
-from cowest.importing.rows import Reader, Row
+from cowest.importing.rows import Reader
 from cowest.importing.sources import parts_of
 from cowest.importing.splitting import NOWHERE, assign, complete, parse_shares
 from cowest.importing.staging import Staged
@@ -241,11 +241,10 @@ def _stage(plan: Plan, work: Path, reporter: Reporter | None) -> tuple[Staged, _
                 if reporter is not None and counted % 1000 == 0:
                     reporter.advance(1000)
                 try:
-                    row: Row = reader.row(raw.values)
+                    row = reader.row(raw.values)
+                    staged.add(row, row.split or part.split)
                 except RowError as error:
                     skips.add(raw, error)
-                    continue
-                staged.add(row, row.split or part.split)
             if reporter is not None:
                 reporter.advance(counted % 1000)
     finally:

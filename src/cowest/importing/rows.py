@@ -62,7 +62,7 @@ class Reader:
         kept = {c: text for c in self.columns.of("metadata") if (text := _text(raw.get(c), c))}
         if kept:
             values["metadata"] = kept
-        return Row(_encodable(values), group, self._split(raw))
+        return Row(values, group, self._split(raw))
 
     def _one(self, raw: Mapping[str, object], field: str) -> object:
         names = self.columns.of(field)
@@ -240,11 +240,3 @@ def _parted(text: str) -> list[object]:
     if text.strip():
         raise RowError("choices are one text without |, ; or line ends between them")
     return []
-
-
-def _encodable(values: dict[str, object]) -> dict[str, object]:
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RowError("holds half a surrogate pair; write the whole character") from None
-    return values

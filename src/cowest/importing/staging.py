@@ -18,13 +18,13 @@ from cowest.importing.rows import Row
 from cowest.importing.splitting import NOWHERE
 from cowest.tasks.alike import BANDS, Ints, Words, bands, groups, hashes_of, key_of, links, numbers_key, words_of
 from cowest.tasks.base import SPLITS
+from cowest.tasks.row_errors import RowError
 
 MOST_LABELS: Final = 20
 """More different answers than this are no classes."""
 ROWS_A_LABEL: Final = 5
 LONGEST_LABEL: Final = 40
-_MOST_WORDS: Final = 4000
-_BATCH: Final = 20_000
+_BATCH: Final = 4_000
 _SAMPLE: Final = 10_000
 """Rows of which lengths are kept."""
 
@@ -60,15 +60,18 @@ class Staged:
         return len(self.keys)
 
     def add(self, row: Row, split: str | None) -> None:
-        """Keep a row, which is for ``split`` where the source says so."""
-        line = json.dumps(row.values, ensure_ascii=False).encode() + b"\n"
+        """Keep a row, which is for ``split`` where the source says so. Raises RowError for a text that cannot be written."""
+        try:
+            line = json.dumps(row.values, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            raise RowError("holds half a surrogate pair; write the whole character") from None
         self._rows.write(line)
         self.offsets.append(self.size)
         self.size += len(line)
         asked = _asked(row.values)
         words = words_of(asked)
-        self.keys.append(key_of(asked, words))
-        hashes = array("I", hashes_of(words[:_MOST_WORDS]))
+        self.keys.append(key_of(words))
+        hashes = array("I", hashes_of(words))
         self._hashes.write(hashes)
         self.lengths.append(len(hashes))
         self.numbers.append(numbers_key(words))

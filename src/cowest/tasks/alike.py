@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final
 
@@ -25,23 +25,31 @@ MOST_COPIES: Final = 4
 """How often a word counts that only one question has."""
 _TABLE: Final = 1 << 18
 _WORD: Final = re.compile(r"\w+")
+_NUMBER: Final = re.compile(rb"\S*\d\S*")
+MOST_WORDS: Final = 4000
+"""Words of a text that are looked at; the rest of a longer one tells no more."""
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-def words_of(text: str) -> list[str]:
-    """The words as they are compared."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+def words_of(text: str) -> bytes:
+    """The words as they are compared, with spaces between them; the text itself where it has no word."""
+    folded = (text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold()
+    return (" ".join(_WORD.findall(folded)) or " ".join(folded.split())).encode(errors="surrogatepass")
 
 
-def key_of(text: str, words: list[str]) -> int:
-    """64 bits that equal texts share; a text without words is compared letter by letter."""
-    said = " ".join(words) or " ".join(text.split())
-    return int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "little")
+def key_of(words: bytes) -> int:
+    """64 bits that equal texts share."""
+    return int.from_bytes(blake2b(words, digest_size=8).digest(), "little")
 
 
-def hashes_of(words: Iterable[str]) -> list[int]:
+def hashes_of(words: bytes) -> list[int]:
     """The different words of a text, as 32 bits each."""
-    return sorted({zlib.crc32(word.encode()) for word in words})
+    return sorted(set(map(zlib.crc32, words.split()[:MOST_WORDS])))
+
+
+def numbers_key(words: bytes) -> int:
+    """32 bits of the numbers in a text."""
+    return zlib.crc32(b" ".join(sorted(_NUMBER.findall(words))))
 
 
 class Words:
@@ -60,11 +68,6 @@ class Words:
         """How often each word counts: 0 for one that all texts have, up to MOST_COPIES."""
         rare = np.log(self._texts / np.maximum(1, self._counts[hashes % _TABLE])) / np.log(max(2, self._texts))
         return np.maximum(0, np.rint(MOST_COPIES * rare)).astype(np.int64)
-
-
-def numbers_key(words: list[str]) -> int:
-    """32 bits of the numbers in a text."""
-    return zlib.crc32(" ".join(sorted(w for w in words if any(c.isdigit() for c in w))).encode())
 
 
 def bands(words: Words, hashes: NDArray[np.uint32], lengths: NDArray[np.int64], numbers: NDArray[np.uint32]) -> Ints:

@@ -247,7 +247,9 @@ def text_field(row: Mapping[str, object], name: str, wanted: str = "a non-empty 
         raise RowError(f'"{name}" is missing; add {wanted}')
     value = row[name]
     if not isinstance(value, str) or not value.strip():
-        several = '; several right answers are "references": [...]' if name == "answer" and isinstance(value, list) else ""
+        several = (
+            '; several right answers are "references": [...]' if name == "answer" and isinstance(value, list) else ""
+        )
         raise RowError(f'"{name}" is {kind_of(value)}; give {wanted}{several}')
     return value
 

@@ -8,7 +8,19 @@ from typing import Final
 
 IMPORT: Final = "cowest import FILE --out DIR"
 OTHER_LAYOUTS: Final = frozenset(
-    "question query prompt instruction text label output completion response target conversations".split()
+    [
+        "question",
+        "query",
+        "prompt",
+        "instruction",
+        "text",
+        "label",
+        "output",
+        "completion",
+        "response",
+        "target",
+        "conversations",
+    ]
 )
 """Fields of other layouts, none of which is a misspelt field of ours."""
 _MAGIC: Final = {
