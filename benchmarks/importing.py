@@ -89,7 +89,7 @@ def work(name: str, source: Path, out: Path) -> None:
         json.dumps(
             {
                 "seconds": wall,
-                "cpu": cpu,
+                "cpu": used.ru_utime + used.ru_stime,
                 "peak_mib": used.ru_maxrss / 1024,
                 "written": written,
             }

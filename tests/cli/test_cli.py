@@ -92,7 +92,8 @@ def test_every_help_shows_an_example(
 def test_validate(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cowest_main(monkeypatch, "validate", str(recipe)) == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{recipe}:\n  medicine: 40 train, 8 validation, 12 test\n    accuracy, macro_f1; a classification: yes, no, maybe\n")
+    head = "  medicine: 40 train, 8 validation, 12 test\n    accuracy, macro_f1; a classification: yes, no, maybe\n"
+    assert out.startswith(f"{recipe}:\n{head}")
     assert "    ! 12 test rows: only large differences" in out and out.endswith(f"{recipe}: valid\n") and err == ""
     assert cowest_main(monkeypatch, "validate", str(recipe), "--json", "--set", "task.test=5") == 0
     sizes = {"train": 40, "validation": 8, "test": 5}

@@ -35,7 +35,9 @@ Split: TypeAlias = Annotated[
     str, typer.Option(help="Shares of train, validation, test; splits of the source are kept.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Of the split and of the rows' order.")]
-Answers: TypeAlias = Annotated[str, typer.Option(help="auto, classes or open: what the answers are.")]
+Answers: TypeAlias = Annotated[
+    str, typer.Option(help="auto, classes or open: what the answers are; none: there are none.")
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier import in --out.")]
 Config: TypeAlias = Annotated[Optional[str], typer.Option(help="The configuration of a hub's dataset.")]  # noqa: UP045
 Encoding: TypeAlias = Annotated[
@@ -93,4 +95,4 @@ def import_data(
         plan=plan,
         reporter=QuietReporter() if as_json else default_reporter(),
     )
-    print(done.model_dump_json(indent=2)) if as_json else print_done(done)
+    print(done.model_dump_json(indent=2)) if as_json else print_done(done, plan)

@@ -36,8 +36,8 @@ def print_plan(plan: Plan) -> None:
         print(f"note: {_shown(line)}")
 
 
-def print_done(done: Imported) -> None:
-    """Files, counts, and what to do next."""
+def print_done(done: Imported, plan: Plan) -> None:
+    """Files, counts, what the plan did not say yet, and what to do next."""
     sizes = ", ".join(f"{n:,} {split}" for split, n in done.rows.items())
     print(f"{done.out}: {sizes}")
     if done.labels:
@@ -48,6 +48,8 @@ def print_done(done: Imported) -> None:
     for reason, n in done.skipped.items():
         print(f"left out: {n:,} rows: {_shown(reason)}")
     for note in done.notes:
+        if note in (*plan.notes, *plan.problems):
+            continue
         print(f"note: {_shown(note)}")
     print(f"Next: cowest validate {done.out / 'recipe.yaml'}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,30 @@ def parquet_rows(path: Path) -> Iterator[Raw]:
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0][:200]
         raise DataError(f"{path}: cannot be read as Parquet ({first}); write it again, or give CSV or JSONL") from None
+
+
+def parquet_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """The class names behind numbers, which ``datasets`` writes into a Parquet file's schema. Raises MissingExtraError."""
+    try:
+        from pyarrow import parquet
+
+        kept = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
+        features = json.loads(kept)["info"]["features"]
+        return {
+            name: tuple(kind["names"])
+            for name, kind in features.items()
+            if isinstance(kind, dict) and kind.get("names")
+        }
+    except ImportError:
+        raise MissingExtraError(f"{path}: a Parquet file needs pyarrow: {_EXTRA}") from None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # not there, or the file is broken: said when it is read
+        return {}
 
 
 def is_saved(folder: Path) -> bool:

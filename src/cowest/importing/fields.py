@@ -91,7 +91,8 @@ def mapping_of(samples: Sequence[Mapping[str, object]], given: Sequence[str]) ->
     _settle(found, free, samples, frozenset(said))
     if not found.get("input") and not found.get("messages"):
         raise ConfigError(
-            f"no column looks like the question (there are: {listed(columns)}); say which one is: --map COLUMN=input"
+            f"no column looks like the question (there are: {listed(columns)}); say which one is: --map COLUMN=input. The first "
+            "line of a table names its columns"
         )
     return Columns(found, tuple(free))
 

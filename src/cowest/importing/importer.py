@@ -27,7 +27,7 @@ from cowest.importing.staging import Staged
 from cowest.importing.starting import write_recipe
 from cowest.protocols import Reporter
 from cowest.tasks.base import SPLITS
-from cowest.tasks.row_errors import RowError
+from cowest.tasks.row_errors import RowError, listed
 
 SAMPLE: Final = 1000
 """Rows of a source that are looked at before its columns are guessed."""
@@ -37,7 +37,7 @@ FEW: Final = 100
 DROPPED: Final = 254
 """The split of a row that is left out."""
 MADE: Final = (*(f"{split}.jsonl" for split in SPLITS), "recipe.yaml", "import.json")
-Answers = Literal["auto", "classes", "open"]
+Answers = Literal["auto", "classes", "open", "none"]
 
 
 class Imported(BaseModel):
@@ -108,7 +108,7 @@ def look_at(
     Raises:
         DataError: the source cannot be read. ConfigError: the mapping does not fit. MissingExtraError: a library is missing.
     """
-    parts, notes = parts_of(source, config, encoding), []
+    parts, notes = parts_of(source, config, encoding), list[str]()
     if len({part.split for part in parts}) > 1 and any(part.split is None for part in parts):
         left = ", ".join(part.where for part in parts if part.split is None)
         notes.append(f"{left}: left out, since it is not named after a split")
@@ -123,7 +123,8 @@ def look_at(
         notes.append(
             f"answers are numbers of choices, counted from {first} as it seems (--first-index {1 - first} otherwise)"
         )
-    preview, problems = [], []
+    preview: list[dict[str, object]] = []
+    problems: list[str] = []
     for part, some in samples:
         reader = Reader(columns, part.names, first)
         for raw in some:
@@ -184,7 +185,8 @@ def import_data(
         mapping: See above.
         split: Shares of train, validation and test, where the source has none. Its own are kept.
         seed: Of the split and of the rows' order.
-        answers: ``classes`` or ``open``; found out unless given.
+        answers: ``classes`` or ``open``, found out unless given; ``none``: there are none, and models compare answers
+            (``feedback.compare``).
         overwrite: Replace what an earlier import wrote there.
         config: See above.
         encoding: See above.
@@ -198,6 +200,11 @@ def import_data(
     shares, target = parse_shares(split), Path(out)
     _check_out(target, overwrite)
     plan = plan or look_at(str(source), mapping, config=config, encoding=encoding, first_index=first_index)
+    if answers != "none" and not any(plan.columns.of(field) for field in ("answer", "completion", "messages")):
+        raise ConfigError(
+            f"{plan.source}: no column looks like the answer (there are: {listed([*_all_columns(plan)])}); say which one is: "
+            "--map COLUMN=answer. Without answers, models have to compare (feedback.compare): --answers none"
+        )
     target.mkdir(parents=True, exist_ok=True)
     for stale in target.glob(".import-*"):  # of an import that was killed
         shutil.rmtree(stale, ignore_errors=True)
@@ -210,6 +217,12 @@ def import_data(
         return done
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _all_columns(plan: Plan) -> Iterator[str]:
+    for names in plan.columns.columns.values():
+        yield from names
+    yield from plan.columns.unused
 
 
 def as_answers(text: str) -> Answers:
@@ -269,7 +282,7 @@ def _write(
             "\n".join([*skips.shown, f"{plan.source}: no row can be used; say what is what: --map COLUMN=FIELD"])
         )
     notes = [*plan.notes, *skips.shown]
-    classes = {} if answers == "open" else staged.classes()
+    classes = {} if answers in ("open", "none") else staged.classes()
     if answers == "classes" and not classes:
         raise ConfigError(
             f"--answers classes: {len(staged.label_of)} different answers, or longer texts, are no classes"

@@ -185,8 +185,10 @@ def _turns(value: object) -> list[dict[str, str]]:
         if any(turn.get(key) for key in ("tool_calls", "function_call")):
             raise RowError('"messages" holds a call of a tool, which cannot be kept')
         turns.append({"role": _SPEAKERS.get(role, role), "content": text})
-    conversed(turns)  # raises for what cannot be a conversation
-    return turns
+    asked = conversed(turns)  # raises for what cannot be a conversation
+    said = [{"role": turn.role, "content": turn.content} for turn in asked.turns]
+    reply = [] if asked.reply is None else [{"role": "assistant", "content": asked.reply}]
+    return [*said, {"role": "user", "content": asked.question}, *reply]
 
 
 def _replied(values: Mapping[str, object]) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cowest.errors import DataError
-from cowest.importing.datasets_files import hub_parts, is_saved, parquet_rows, saved_parts
+from cowest.importing.datasets_files import hub_parts, is_saved, parquet_names, parquet_rows, saved_parts
 from cowest.importing.records import Part, split_of
 from cowest.importing.text_files import bare_suffix, first_bytes, text_rows
 
@@ -32,7 +32,7 @@ def parts_of(source: str, config: str | None = None, encoding: str | None = None
 
 def _file(path: Path, split: str | None, encoding: str | None) -> Part:
     if bare_suffix(path) == ".parquet" or first_bytes(path, 4) == b"PAR1":
-        return Part(str(path), split, partial(parquet_rows, path))
+        return Part(str(path), split, partial(parquet_rows, path), parquet_names(path))
     return Part(str(path), split, partial(text_rows, path, encoding))
 
 

@@ -33,7 +33,7 @@ def assign(group: NDArray[np.int32], label: NDArray[np.int32], shares: Sequence[
     n, needed = int(group.max()) + 1 if len(group) else 0, [s for s, share in enumerate(shares) if share > 0]
     if n < len(needed):
         names = ", ".join(SPLITS[s] for s in needed)
-        raise DataError(f"there are {n} different questions; each of {names} needs one")
+        raise DataError(f"too few different questions ({n}): each of {names} needs one")
     size = np.bincount(group, minlength=n)
     first = np.full(n, -1, dtype=np.int64)
     first[group[::-1]] = np.arange(len(group))[::-1]

@@ -9,9 +9,9 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from cowest.errors import DataError
 from cowest.importing.json_stream import json_rows
@@ -20,7 +20,11 @@ from cowest.importing.records import Raw
 CHUNK: Final = 1 << 16
 LONGEST_FIELD: Final = 1 << 24
 """Characters of a field of a CSV file; a longer one is a quote that is never closed."""
-_PACKED: Final = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_PACKED: Final[Mapping[str, Callable[[Path], IO[bytes]]]] = {
+    ".gz": lambda path: cast(IO[bytes], gzip.GzipFile(path)),
+    ".bz2": lambda path: cast(IO[bytes], bz2.BZ2File(path)),
+    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),
+}
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -87,7 +91,7 @@ def text_rows(path: Path, encoding: str | None) -> Iterator[Raw]:
 
 def _binary(path: Path) -> IO[bytes]:
     opener = _PACKED.get(path.suffix.lower())
-    return path.open("rb") if opener is None else opener(path, "rb")  # type: ignore[no-any-return]
+    return path.open("rb") if opener is None else opener(path)
 
 
 def _reason(error: Exception) -> str:

@@ -67,7 +67,8 @@ class Words:
     def weights(self, hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
         """How often each word counts: 0 for one that all texts have, up to MOST_COPIES."""
         rare = np.log(self._texts / np.maximum(1, self._counts[hashes % _TABLE])) / np.log(max(2, self._texts))
-        return np.maximum(0, np.rint(MOST_COPIES * rare)).astype(np.int64)
+        found: NDArray[np.int64] = np.maximum(0, np.rint(MOST_COPIES * rare)).astype(np.int64)
+        return found
 
 
 def bands(words: Words, hashes: NDArray[np.uint32], lengths: NDArray[np.int64], numbers: NDArray[np.uint32]) -> Ints:

@@ -337,8 +337,8 @@ def _too_long(task: Task, rows: Placed, count: Callable[[str], int], most: int |
     if not long:
         return None
     text = (
-        f"{len(long):,} of {len(rows):,} rows looked at are longer than sft.max_length, {most} tokens ({_named(long)}), and are cut: "
-        "raise it, or shorten contexts"
+        f"{len(long):,} of {len(rows):,} rows looked at are longer than sft.max_length, {most} tokens ({_named(long)}), and are "
+        "cut: raise it, or shorten contexts"
     )
     return Finding(kind="too_long", count=len(long), text=text)
 
