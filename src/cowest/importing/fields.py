@@ -94,7 +94,7 @@ def mapping_of(samples: Sequence[Mapping[str, object]], given: Sequence[str]) ->
             f"no column looks like the question (there are: {listed(columns)}); say which one is: --map COLUMN=input. The first "
             "line of a table names its columns"
         )
-    return Columns(found, tuple(free))
+    return Columns(found, tuple(c for c in columns if c in free or c in dropped))
 
 
 def _given(given: Sequence[str], columns: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:

@@ -76,6 +76,7 @@ def complete(
     source = 0 if counts[0] else int(counts.argmax())
     rows = np.flatnonzero(given == source)
     wanted = [share if s == source or not counts[s] else 0.0 for s, share in enumerate(shares)]
+    wanted = [share / sum(wanted) for share in wanted]
     out = given.copy()
     _, inside = np.unique(group[rows], return_inverse=True)
     out[rows] = assign(inside.astype(np.int32), label[rows], wanted, seed)

@@ -23,7 +23,7 @@ LONGEST_FIELD: Final = 1 << 24
 _PACKED: Final[Mapping[str, Callable[[Path], IO[bytes]]]] = {
     ".gz": lambda path: cast(IO[bytes], gzip.GzipFile(path)),
     ".bz2": lambda path: cast(IO[bytes], bz2.BZ2File(path)),
-    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),
+    ".xz": lambda path: cast(IO[bytes], lzma.LZMAFile(path)),  # noqa: SIM115
 }
 _BOMS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -25,7 +25,7 @@ MOST_COPIES: Final = 4
 """How often a word counts that only one question has."""
 _TABLE: Final = 1 << 18
 _WORD: Final = re.compile(r"\w+")
-_NUMBER: Final = re.compile(rb"\S*\d\S*")
+_NUMBER: Final = re.compile(rb"(?<!\S)[^\s\d]*\d\S*")
 MOST_WORDS: Final = 4000
 """Words of a text that are looked at; the rest of a longer one tells no more."""
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
