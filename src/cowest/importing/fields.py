@@ -29,7 +29,7 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "choices": ("choices", "options", "candidates", "alternatives"),
     "rationale": (
         "rationale", "rationales", "explanation", "explanations", "long_answer", "reasoning", "chain_of_thought", "cot",
-        "justification", "rots", "exp", "explain",
+        "justification", "reason", "reasons", "rots", "exp", "explain",
     ),
     "context": (
         "context", "contexts", "passage", "passages", "document", "documents", "background", "paragraph", "article", "abstract",
@@ -42,7 +42,8 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "answer": (
         "answer", "answers", "references", "reference", "final_decision", "gold", "gold_answer", "label", "labels", "answer_key",
-        "correct_answer", "correct", "ground_truth", "*_label", "target", "targets", "solution", "category", "class", "sentiment",
+        "correct_answer", "correct", "ground_truth", "*_label", "target", "targets", "solution", "decision", "verdict", "outcome", "diagnosis",
+        "category", "class", "sentiment",
         "intent", "output", "expected", "expected_output", "completion", "chosen", "response", "reply", "assistant", "antwort",
         "respuesta", "cop", "a",
     ),

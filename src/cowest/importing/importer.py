@@ -143,7 +143,13 @@ def look_at(
                 ]
             )
         )
+    if not _answered(columns):
+        notes.append("no column looks like the answer; say which one is: --map COLUMN=answer")
     return Plan(source, tuple(parts), columns, first, tuple(preview[:3]), tuple(problems[:3]), tuple(notes))
+
+
+def _answered(columns: Columns) -> bool:
+    return any(columns.of(field) for field in ("answer", "completion", "messages"))
 
 
 def _numbers(columns: Columns, rows: Sequence[Mapping[str, object]]) -> list[int]:
@@ -200,7 +206,7 @@ def import_data(
     shares, target = parse_shares(split), Path(out)
     _check_out(target, overwrite)
     plan = plan or look_at(str(source), mapping, config=config, encoding=encoding, first_index=first_index)
-    if answers != "none" and not any(plan.columns.of(field) for field in ("answer", "completion", "messages")):
+    if answers != "none" and not _answered(plan.columns):
         raise ConfigError(
             f"{plan.source}: no column looks like the answer (there are: {listed([*_all_columns(plan)])}); say which one is: "
             "--map COLUMN=answer. Without answers, models have to compare (feedback.compare): --answers none"

@@ -26,6 +26,7 @@ ALIKE: Final = 0.8
 _ONE_CLASS: Final = 0.95
 _FEW_TESTS: Final = 100
 _LONG_ANSWER: Final = 20
+_BATCH: Final = 4000
 _EMPTY: Final = frozenset({"n/a", "na", "nan", "none", "null", "-", "?", "unknown", "tbd"})
 
 
@@ -216,7 +217,17 @@ def _near(rows: Placed) -> Finding | None:
     side = np.fromiter((SPLITS.index(split) for split, _ in rows), dtype=np.uint8, count=len(rows))
     weights, ends = table.weights(hashes), np.cumsum(lengths)
     pairs: dict[int, int] = {}
-    for column in bands(table, hashes, lengths, numbers).T:
+    starts = ends - lengths
+    found = [
+        bands(
+            table,
+            hashes[starts[at] : ends[min(at + _BATCH, len(rows)) - 1]],
+            lengths[at : at + _BATCH],
+            numbers[at : at + _BATCH],
+        )
+        for at in range(0, len(rows), _BATCH)
+    ]
+    for column in np.concatenate(found).T:
         for one, other in links(np.ascontiguousarray(column)):
             apart = side[one] != side[other]
             for a, b in zip(one[apart].tolist(), other[apart].tolist(), strict=True):
