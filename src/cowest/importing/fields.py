@@ -42,7 +42,8 @@ NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "answer": (
         "answer", "answers", "references", "reference", "final_decision", "gold", "gold_answer", "label", "labels", "answer_key",
-        "correct_answer", "correct", "ground_truth", "*_label", "target", "targets", "solution", "decision", "verdict", "outcome", "diagnosis",
+        "correct_answer", "correct", "ground_truth", "*_label", "target", "targets", "solution", "decision", "verdict",
+        "outcome", "diagnosis",
         "category", "class", "sentiment",
         "intent", "output", "expected", "expected_output", "completion", "chosen", "response", "reply", "assistant", "antwort",
         "respuesta", "cop", "a",
