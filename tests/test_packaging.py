@@ -158,7 +158,7 @@ def test_functions_and_files_stay_short() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     # What comes with a declared library and is imported beside it need not be declared itself.
-    declared = set(requirements("local", "train", "plots", "serve", "retrieval", "llamacpp"))
+    declared = set(requirements("local", "train", "plots", "serve", "retrieval", "llamacpp", "data"))
     missing = {
         n: f for n, f in imports_of(SOURCES).items() if canonicalize_name(DISTRIBUTION.get(n, n)) not in declared
     }

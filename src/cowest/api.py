@@ -3,6 +3,8 @@
     done = await run("recipe.yaml", task=my_task, strong=my_model)      # within a running event loop, such as a notebook's
     done = run_sync("recipe.yaml", task=my_task, strong=my_model)       # in a script
 
+    done = import_data("faq.csv", "mine", ["frage=input"]); await run("mine/recipe.yaml")
+
 Whatever is handed over is known by its ``name``: one that has changed should have another, or what it made is used again. A
 package brings the same things by entry points (:mod:`cowest.recipe.registry`), and then recipes name them.
 """
@@ -18,6 +20,8 @@ from pydantic import JsonValue
 
 from cowest.assembly.objects import Objects
 from cowest.errors import ConfigError
+from cowest.importing.importer import Imported as Imported
+from cowest.importing.importer import import_data as import_data
 from cowest.pipeline import RunSummary
 from cowest.pipeline import run as run_pipeline
 from cowest.protocols import ChatModel, DraftFormat, Reporter, Scorer, Signal, System, Task, Tracker

@@ -58,6 +58,7 @@ def test_the_commands_are_known() -> None:
         "",
         "run",
         "validate",
+        "import",
         "report",
         "doctor",
         "estimate",
@@ -97,10 +98,15 @@ def test_every_help_shows_an_example(
 def test_validate(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cowest_main(monkeypatch, "validate", str(recipe)) == 0
     out, err = capsys.readouterr()
-    assert out == f"{recipe}: valid\n  medicine: 40 train, 8 validation, 12 test\n" and err == ""
+    head = "  medicine: 40 train, 8 validation, 12 test\n    accuracy, macro_f1; a classification: yes, no, maybe\n"
+    assert out.startswith(f"{recipe}:\n{head}")
+    assert "    ! 12 test rows: only large differences" in out and out.endswith(f"{recipe}: valid\n") and err == ""
     assert cowest_main(monkeypatch, "validate", str(recipe), "--json", "--set", "task.test=5") == 0
     sizes = {"train": 40, "validation": 8, "test": 5}
-    assert json.loads(capsys.readouterr().out) == {"valid": True, "name": "mine", "tasks": {"medicine": sizes}}
+    found = json.loads(capsys.readouterr().out)
+    assert (found["valid"], found["name"], found["tasks"]) == (True, "mine", {"medicine": sizes})
+    assert found["data"]["medicine"]["lengths"]["question"]["median"] >= 10
+    assert [f["kind"] for f in found["data"]["medicine"]["findings"]][-1] == "few_tests"
 
 
 def test_the_schema_describes_every_setting(

@@ -80,9 +80,12 @@ def test_rounds_that_there_cannot_be_are_refused_before_anything_is_paid(
         config_from_dict(tiny_recipe("org/model", "http://localhost:1/v1") | changes)
 
 
-@pytest.mark.parametrize(
-    "draft", [{"held_out": True}, {"held_out": True, "queries": 40}, {"held_out": True, "queries": 99}]
-)
+def test_queries_that_are_held_out_without_a_number_are_a_third_of_all() -> None:
+    found = context(draft={"held_out": True})
+    assert (len(training_queries(found)), len(sft_examples(found))) == (13, 27)
+
+
+@pytest.mark.parametrize("draft", [{"held_out": True, "queries": 40}, {"held_out": True, "queries": 99}])
 def test_something_must_be_left_to_learn_from(draft: dict[str, JsonValue]) -> None:
     with pytest.raises(ConfigError, match=r"draft\.held_out"):
         context(draft=draft)

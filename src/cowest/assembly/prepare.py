@@ -50,6 +50,7 @@ def prepare(
             task = Measured(task, objects.metric)
         for note in notes_of(task):
             reporter.info(f"{name or task.name}: {note}")
+        single = _with_queries(single, len(task.examples("train")))
         _check_held_out(single, len(task.examples("train")))
         _check_references(single, task)
         _check_splits(task.name, {s: len(task.examples(s)) for s in ("train", "validation", "test")})
@@ -88,6 +89,14 @@ def check_models(config: RunConfig, objects: Objects = NOTHING) -> None:
             f"pairs.price_per_usd: {sources.strong.name} has no price; give strong.price, or use pairs.price_per_word"
         )
     check_prices(config)
+
+
+def _with_queries(config: RunConfig, train: int) -> RunConfig:
+    """Where queries are held out and no number is given: a third of the training questions."""
+    if not config.draft.held_out or config.draft.queries is not None:
+        return config
+    draft = config.draft.model_copy(update={"queries": max(1, train // 3)})
+    return config.model_copy(update={"draft": draft})
 
 
 def _check_held_out(config: RunConfig, train: int) -> None:

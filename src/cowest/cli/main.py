@@ -22,6 +22,7 @@ import typer
 import cowest
 from cowest.cli.doctor import doctor
 from cowest.cli.guard import guard
+from cowest.cli.import_data import import_data
 from cowest.cli.ledger import ledger
 from cowest.cli.prices import prices
 from cowest.cli.runs import compare, prune, runs, watch
@@ -116,7 +117,9 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check everything that can be checked without loading a model or paying for a call."""
+    from cowest.assembly.look import look_at_data
     from cowest.assembly.prepare import prepare
+    from cowest.cli.output_validate import print_health
     from cowest.pipeline import check_guards
     from cowest.recipe.config import RunConfig, load_config
     from cowest.run.progress import QuietReporter, default_reporter
@@ -125,18 +128,18 @@ def validate(
         print(json.dumps(RunConfig.model_json_schema(), indent=2))
         return
     config = load_config(recipe, set_ or [])
-    reporter = QuietReporter() if as_json else default_reporter()
-    contexts = prepare(config, Path("runs") / config.name, reporter)
-    check_guards(contexts)
-    tasks = {
-        c.task.name: {split: len(c.task.examples(split)) for split in ("train", "validation", "test")} for c in contexts
-    }
+    looks = look_at_data(config)
+    if not as_json:  # before models and keys are looked for: data comes first, and is often all there is yet
+        print(f"{recipe}:")
+        for name, found in looks.items():
+            print_health(name, found)
+    check_guards(prepare(config, Path("runs") / config.name, QuietReporter() if as_json else default_reporter()))
     if as_json:
-        print(json.dumps({"valid": True, "name": config.name, "tasks": tasks}, indent=2))
-        return
-    print(f"{recipe}: valid")
-    for name, sizes in tasks.items():
-        print(f"  {name}: " + ", ".join(f"{n} {split}" for split, n in sizes.items()))
+        tasks = {name: found.splits for name, found in looks.items()}
+        data = {name: found.model_dump(mode="json") for name, found in looks.items()}
+        print(json.dumps({"valid": True, "name": config.name, "tasks": tasks, "data": data}, indent=2))
+    else:
+        print(f"{recipe}: valid")
 
 
 @app.command(epilog="Example: cowest report runs/lab")
@@ -265,6 +268,9 @@ def merge(
 
 
 app.command(epilog="Example: cowest doctor my-domain/real-pair.yaml")(doctor)
+app.command("import", epilog="Example: cowest import faq.csv --out mine --map frage=input --map antwort=answer")(
+    import_data
+)
 app.command(epilog="Example: cowest guard runs/lab --risk 0.02 --delta 0.05")(guard)
 app.command(epilog="Example: cowest serve runs/lab --port 8080")(serve)
 app.command(epilog="Example: cowest table recipes/lab-table.yaml --jobs 2")(table)

@@ -27,7 +27,9 @@ class DraftConfig(Section):
         "example in all of them. format is one of them, the one of pairs, evaluation and serving. Unset: format alone.",
     )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
-    queries: int | None = Field(default=None, ge=1, description="Training queries used; unset: all.")
+    queries: int | None = Field(
+        default=None, ge=1, description="Training queries used; unset: all (with held_out: a third)."
+    )
     held_out: bool = Field(
         default=False,
         description="Keep the drafted queries (the last 'queries' of training) out of SFT. A weak model that has learned their "

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 from cowest.errors import DataError
 from cowest.tasks.answers import extract_answer
 from cowest.tasks.messages import Conversed, conversed
+from cowest.tasks.other_formats import IMPORT, OTHER_LAYOUTS, other_format
 from cowest.tasks.row_errors import RowError as RowError
 from cowest.tasks.row_errors import kind_of as kind_of
 from cowest.tasks.row_errors import listed as listed
@@ -97,6 +98,9 @@ def read_rows(
     except OSError as error:
         problems.add(Place(path), f"cannot be read ({error.strerror}); give a readable JSONL file as {split} data")
         return []
+    if (other := other_format(path, data)) is not None:
+        problems.add(Place(path, 1), other)
+        return []
     rows: list[Row] = []
     before = len(problems.lines)
     for place, line in _lines(path, data, problems):
@@ -120,7 +124,7 @@ def _lines(path: Path, data: bytes, problems: Problems) -> Iterator[tuple[Place,
         try:
             yield place, raw.decode("utf-8")
         except UnicodeDecodeError as error:
-            fix = "save the file as UTF-8"
+            fix = f"save the file as UTF-8, or: cowest import {path} --encoding cp1252 --out DIR"
             problems.add(place, f"not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1}); {fix}")
             return
 
@@ -136,7 +140,8 @@ def _parse(line: str) -> dict[str, object]:
     try:
         row: object = _DECODER.decode(line)
     except json.JSONDecodeError as error:
-        hint = "write one object per line, not one array" if line.lstrip().startswith("[") else "mend the JSON"
+        array = f"write one object per line, not one array; or: {IMPORT}"
+        hint = array if line.lstrip().startswith("[") else "mend the JSON"
         raise RowError(f"broken JSON ({error.msg} at column {error.colno}); {hint}") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
@@ -155,8 +160,7 @@ def _parse(line: str) -> dict[str, object]:
 def _example(row: dict[str, object], default_id: str, answered: bool, labels: tuple[str, ...]) -> Example:
     for key in row:
         if key not in FIELDS:
-            hint = suggestion(key, FIELDS) or f"; known are {', '.join(FIELDS)} (anything else goes into metadata)"
-            raise RowError(f'unknown field "{key[:60]}"{hint}')
+            raise RowError(f'unknown field "{key[:60]}"{_field_hint(key, row)}')
     asked = _asked(row)
     choices = texts_field(row, "choices") if row.get("choices") is not None else ()
     return Example(
@@ -170,6 +174,15 @@ def _example(row: dict[str, object], default_id: str, answered: bool, labels: tu
         target=asked.reply,
         metadata=_metadata(row.get("metadata")),
     )
+
+
+def _field_hint(key: str, row: Mapping[str, object]) -> str:
+    """What to do with a field that is none: a misspelt one, one of another layout, or one too many."""
+    other = row.get("input") is None and row.get("messages") is None
+    if (near := suggestion(key, FIELDS)) and not (other and key.casefold() in OTHER_LAYOUTS):
+        return near
+    what = "rows with other names are read by" if other else "put others into metadata, or leave them out by"
+    return f"; known are {', '.join(FIELDS)}; {what}: {IMPORT}"
 
 
 def _asked(row: dict[str, object]) -> Conversed:
@@ -234,7 +247,10 @@ def text_field(row: Mapping[str, object], name: str, wanted: str = "a non-empty 
         raise RowError(f'"{name}" is missing; add {wanted}')
     value = row[name]
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f'"{name}" is {kind_of(value)}; give {wanted}')
+        several = (
+            '; several right answers are "references": [...]' if name == "answer" and isinstance(value, list) else ""
+        )
+        raise RowError(f'"{name}" is {kind_of(value)}; give {wanted}{several}')
     return value
 
 

@@ -1,0 +1,1 @@
+"""Data of any common form -> the JSONL files of a task and a recipe: ``cowest import``."""
