@@ -40,6 +40,7 @@ from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
+from cowest.stages.gepa import gepa_stages
 from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
@@ -48,6 +49,7 @@ from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import Round
 from cowest.stages.sample import sample_stage
 from cowest.stages.upgrade import upgrade
+from cowest.systems.optimised import optimised_file
 from cowest.systems.registry import evaluated
 from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import ModelRef
@@ -55,7 +57,8 @@ from cowest.types import ModelRef
 
 def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order, with these rounds of it; with the first, unless they are named."""
-    trains, needs = config.weak.trainable, {spec.needs for spec in evaluated(config)[0]}
+    specs = evaluated(config)[0]
+    trains, needs = config.weak.trainable, {spec.needs for spec in specs}
     shows_drafts, guarded = "sample" in needs, "guard" in needs
     learns_from = learned_from(config) if trains else None
     rounds = rounds or rounds_of(config)[:1]
@@ -65,6 +68,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
         **{round_.file("align"): learns_from is not None for round_ in rounds},
         "drafts.jsonl": shows_drafts,
         GUARD: guarded,
+        **{optimised_file(spec.name): True for spec in specs if spec.optimises},
     }
     return checked(
         (
@@ -72,6 +76,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
             *((sample_stage(rounds[0]),) if shows_drafts and learns_from == () else ()),
             *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from, judges)),
             *(guard_stages(config, rounds) if guarded else ()),
+            *gepa_stages(config, rounds, specs, counted=True),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
