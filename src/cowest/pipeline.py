@@ -40,7 +40,7 @@ from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
-from cowest.stages.gepa import gepa_stages
+from cowest.stages.gepa import check_queries, gepa_stages
 from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
@@ -149,12 +149,14 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
 
 
 def check_guards(contexts: Sequence[Context]) -> None:
-    """Raise, before anything is paid, where a recipe evaluates ``guarded`` or ``cascade`` and can have no guard.
+    """Raise, before anything is paid, where a recipe evaluates ``guarded`` or ``cascade`` and can have no guard, or ``*_gepa``.
 
-    Raises MissingExtraError, ConfigError or DataError (no questions to calibrate on).
+    Raises MissingExtraError, ConfigError or DataError (no questions to calibrate on, or to optimise a prompt by).
     """
     for context in contexts:
-        check_rows(context, evaluated(context.config)[0])
+        specs = evaluated(context.config)[0]
+        check_rows(context, specs)
+        check_queries(context, specs)
 
 
 async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter) -> list[Context]:

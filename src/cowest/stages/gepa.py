@@ -8,7 +8,8 @@ a search that was stopped is made again from the start, by the same seed, and fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
@@ -25,7 +26,7 @@ from cowest.stages.base import Done, Stage
 from cowest.stages.evaluate import not_aligned, weak_ref
 from cowest.stages.learn import training_queries
 from cowest.stages.loop import feedback_calls, most_feedback_calls
-from cowest.stages.optimising import Asked, Drafting, Trial, trials_file
+from cowest.stages.optimising import Asked, Drafting, Trial, draft_key, trials_file
 from cowest.stages.rounds import Round
 from cowest.systems.optimised import Optimised, Tried, optimised_file
 from cowest.systems.spec import SystemSpec, Which
@@ -62,9 +63,15 @@ def queries_of(context: Context, most: int) -> tuple[Sequence[Example], Sequence
             f"takes {FEWEST_QUERIES} at least: raise draft.queries, or leave the rows *_gepa out"
         )
     n = min(MOST_CHOOSING, len(found) // 2, max(4, most // 10))
-    # Every k-th one: the order of a file often says something about its questions.
-    chosen = {found[i * len(found) // n].id for i in range(n)}
+    drawn = random.Random(derive_seed(context.config.seed, GEPA, "choosing")).sample(found, n)
+    chosen = {e.id for e in drawn}
     return [e for e in found if e.id not in chosen], [e for e in found if e.id in chosen]
+
+
+def check_queries(context: Context, specs: Iterable[SystemSpec]) -> None:
+    """See to it, before anything is paid, that there are questions to optimise by. Raises DataError."""
+    if any(spec.optimises for spec in specs):
+        queries_of(context, FEWEST_CALLS)
 
 
 def installed_version() -> str:
@@ -136,7 +143,7 @@ async def _optimise(context: Context, spec: SystemSpec, counted: bool) -> Done:
     if (why := not_aligned(context, spec)) is not None:
         context.reporter.info(f"{context.label}{GEPA} {spec.name}: warning: nothing to optimise: {why}")
         return _written(context, spec, Asked(context, spec, 0), Search(), (0, 0), aligned=False)
-    opened, drafts = list[ChatModel](), dict[str, asyncio.Task[Completion]]()
+    opened, drafts = list[ChatModel](), dict[str, asyncio.Future[Completion]]()
 
     def weak(which: Which) -> ChatModel:
         if not opened:
@@ -144,6 +151,7 @@ async def _optimise(context: Context, spec: SystemSpec, counted: bool) -> Done:
         return Drafting(opened[0], drafts)
 
     asked, found = Asked(context, spec, most, weak), Search()
+    drafts |= _drafts_there(context, [*learning, *choosing], asked.kept.values())
     seed = derive_seed(context.config.seed, GEPA)
     context.reporter.start(f"{context.label}{GEPA} {spec.name}", most)
     try:
@@ -160,6 +168,19 @@ async def _optimise(context: Context, spec: SystemSpec, counted: bool) -> Done:
             await model.aclose()
         context.reporter.finish()
     return _written(context, spec, asked, found, (len(learning), len(choosing)))
+
+
+def _drafts_there(
+    context: Context, queries: Sequence[Example], trials: Iterable[Trial]
+) -> dict[str, asyncio.Future[Completion]]:
+    """The drafts that a search has had before it was stopped, by their requests."""
+    by_id, found = {e.id: e for e in queries}, dict[str, asyncio.Future[Completion]]()
+    for trial in trials:
+        if trial.draft is not None and trial.example_id in by_id:
+            asked = context.frames.draft(by_id[trial.example_id])
+            known = found[draft_key(asked, context.config.evaluate.draft)] = asyncio.get_running_loop().create_future()
+            known.set_result(Completion(text=trial.draft))
+    return found
 
 
 async def _in_thread(asked: Asked, work: Callable[[], None]) -> None:

@@ -54,7 +54,7 @@ class Drafting:
     """The weak model, which drafts once for each query, whatever the strong model is told."""
 
     inner: ChatModel
-    made: dict[str, asyncio.Task[Completion]]
+    made: dict[str, asyncio.Future[Completion]]
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Drafting:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The draft; its usage is told once."""
-        key = fingerprint([m.model_dump(mode="json") for m in messages], sampling.model_dump(mode="json"))
+        key = draft_key(messages, sampling)
         if key in self.made:
             return (await asyncio.shield(self.made[key])).model_copy(update={"usage": Usage()})
         self.made[key] = asyncio.ensure_future(self.inner.generate(messages, sampling))
@@ -233,6 +233,11 @@ class Asked:
             trial.text if trial.text is not None else "(no answer)",
             _verdict(self.context, example, trial),
         )
+
+
+def draft_key(messages: Sequence[Message], sampling: Sampling) -> str:
+    """Equal for requests of the same draft."""
+    return fingerprint([m.model_dump(mode="json") for m in messages], sampling.model_dump(mode="json"))
 
 
 async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -31,7 +31,7 @@ from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
 from cowest.stages.evaluate import EVALUATE
-from cowest.stages.gepa import GEPA, gepa_stages
+from cowest.stages.gepa import GEPA, check_queries, gepa_stages
 from cowest.stages.guard import CALIBRATE, CERTIFY, check_rows, guard_stages
 from cowest.stages.loop import begun
 from cowest.stages.sample import sample_stage
@@ -93,6 +93,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
             )
             if not offline:
                 check_rows(context, rows)
+                check_queries(context, rows)
             yield Variant(label, name, tuple(rows), context)
 
 
