@@ -232,16 +232,15 @@ CASCADE: Final = SystemSpec(
 
 STRONG_GEPA: Final = SystemSpec(
     "strong_gepa", "the strong model alone, its prompt optimised by GEPA on training queries",
-    _strong(lambda p: p.optimised().solo), optimises="solo", label="strong alone, GEPA",
+    _strong(lambda p: p.optimised().solo), optimises="solo",
 )  # fmt: skip
 COLLAB_GEPA: Final = SystemSpec(
     "collab_gepa", "collaboration with the tuned weak model, the refine prompt optimised by GEPA",
-    _collaboration("sft", lambda p: p.optimised()), "sft", uses="both", optimises="refine", label="collaboration, GEPA",
+    _collaboration("sft", lambda p: p.optimised()), "sft", uses="both", optimises="refine",
 )  # fmt: skip
 COLLAB_GEPA_ALIGNED: Final = SystemSpec(
     "collab_gepa_aligned", "the same with the aligned weak model",
     _collaboration("aligned", lambda p: p.optimised()), "align", uses="both", optimises="refine",
-    label="collaboration, aligned weak, GEPA",
 )  # fmt: skip
 OPTIMISED: tuple[SystemSpec, ...] = (STRONG_GEPA, COLLAB_GEPA, COLLAB_GEPA_ALIGNED)
 """Beside prompt optimisation (docs/prompt-optimisation.md)."""

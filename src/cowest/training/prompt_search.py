@@ -123,8 +123,9 @@ def search(
 
     ``learning`` and ``choosing`` queries are apart, of the first :data:`MINIBATCH` at least. Raises what ``answers`` raises.
     """
-    from gepa import optimize
+    from gepa import api
 
+    optimize: Any = api.optimize  # its protocols are generic in what nothing here needs
     watch = _Watch(found, answers)
     optimize(
         seed_candidate={COMPONENT: instruction},
@@ -184,7 +185,7 @@ class _Adapter:
 
     def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
         """The batch's answers with a candidate's instruction."""
-        from gepa import EvaluationBatch
+        from gepa.core.adapter import EvaluationBatch
 
         rolled = list(self._answers.answer(candidate[COMPONENT], batch))
         return EvaluationBatch(
@@ -248,4 +249,4 @@ def extracted(said: str) -> str:
     """The instruction in a reflection, as the library reads it out: between the first ``` and the last, or else all of it."""
     from gepa.strategies.instruction_proposal import InstructionProposalSignature
 
-    return InstructionProposalSignature.output_extractor(said.strip())["new_instruction"]
+    return str(InstructionProposalSignature.output_extractor(said.strip())["new_instruction"])
