@@ -1,6 +1,6 @@
 """What optimising a prompt will cost: all the calls that it may make, unless it ends before, as answers and as reflections.
 
-Of seven calls of a step one at most is a reflection. The weak model drafts once for a query. What the ledger has of the answers
+One call of eight is taken for a reflection. The weak model drafts once for a query. What the ledger has of the answers
 (the task's own instruction was asked before) is not taken off.
 """
 
@@ -18,7 +18,10 @@ from cowest.systems.spec import SystemSpec
 from cowest.training.prompt_search import MINIBATCH, TEMPLATE
 from cowest.types import Example, Message
 
-_STEP = 2 * MINIBATCH + 1
+_STEP = 2 * MINIBATCH + 2
+"""Calls for each reflection: itself, the answers before and after it, and those of the choosing queries, spread."""
+_WRITTEN = 300
+"""Tokens of a proposal that are expected: the prompt asks for 2,000 characters at most."""
 
 
 def gepa_work(context: Context, specs: Sequence[SystemSpec], counted: bool) -> Iterator[Work]:
@@ -43,8 +46,9 @@ def _search(context: Context, spec: SystemSpec, most: int, done: Sequence[Trial]
     learning, choosing = queries_of(context, most)
     queries, reflected = [*learning, *choosing], sum(not trial.example_id for trial in done)
     answered, drafted = len(done) - reflected, len({trial.example_id for trial in done if trial.draft is not None})
-    thoughts = Range(low=0, expected=most // (_STEP + 2), high=most // _STEP)
-    answers = Range(low=len(choosing), expected=most - thoughts.expected, high=most - thoughts.high)
+    share = most // _STEP
+    thoughts = Range(low=0, expected=share, high=share)
+    answers = Range(low=len(choosing), expected=most - share, high=most - share)
 
     def refine(example: Example, draft: str) -> Sequence[Message]:
         return frames.refine(example, draft)
@@ -81,5 +85,6 @@ def _search(context: Context, spec: SystemSpec, most: int, done: Sequence[Trial]
     model = context.models.sources.reflects or context.strong
     left = thoughts.less(reflected)
     yield Work(
-        GEPA, f"{spec.name} reflections", model, left, reflected, queries, reflect, c.comparison.gepa.sampling
+        GEPA, f"{spec.name} reflections", model, left, reflected, queries, reflect, c.comparison.gepa.sampling,
+        written=_WRITTEN,
     )  # fmt: skip
