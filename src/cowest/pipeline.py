@@ -40,7 +40,7 @@ from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
-from cowest.stages.gepa import check_queries, gepa_stages
+from cowest.stages.gepa import GEPA, check_queries, gepa_stages
 from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
@@ -51,6 +51,7 @@ from cowest.stages.sample import sample_stage
 from cowest.stages.upgrade import upgrade
 from cowest.systems.optimised import optimised_file
 from cowest.systems.registry import evaluated
+from cowest.systems.spec import SystemSpec
 from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import ModelRef
 
@@ -225,6 +226,11 @@ def require_trained(context: Context, which: str = "aligned") -> None:
 def require_guarded(context: Context) -> None:
     """Raise StageError where the guard was made with other models, prompts or settings than the recipe says."""
     require_current(context, stages_with_guard(context), {"calibrate", "guard"}, "cowest guard")
+
+
+def require_optimised(context: Context, spec: SystemSpec) -> None:
+    """Raise StageError where a system's prompt was found with other models, questions or settings than the recipe says."""
+    require_current(context, stages_now(context), {f"{GEPA} {spec.name}"})
 
 
 async def run_stages(

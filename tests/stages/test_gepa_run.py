@@ -36,6 +36,8 @@ from cowest.assembly.prepare import prepare
 from cowest.costs.estimate import estimate
 from cowest.errors import BudgetExceededError, ConfigError, DataError, MissingExtraError, StageError
 from cowest.recipe.config import config_from_dict
+from cowest.server.opening import open_served
+from cowest.server.settings import Settings
 from cowest.table.show import messages_of
 
 pytest.importorskip("gepa")
@@ -217,6 +219,18 @@ async def test_without_the_library_it_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setattr(systems, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"strong_gepa needs gepa: pip install 'cowest\[gepa\]'"):
         await gepa_run(finding(), tmp_path / "run", evaluate=ALONE)
+
+
+async def test_a_prompt_that_was_edited_is_not_served_and_one_that_is_not_there_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    await gepa_run(finding(), out, evaluate=ALONE)
+    with pytest.raises(ConfigError, match=r"has no prompt of collab_gepa: name it in evaluate\.systems or table\.rows"):
+        open_served(out, Settings(), only=["collab_gepa"])
+    open_served(out, Settings(), only=["strong_gepa"])
+    path = out / "gepa/strong_gepa.json"
+    path.write_text(path.read_text().replace(WORD, "squid"))
+    with pytest.raises(StageError, match=r"stage gepa strong_gepa is not what recipe\.yaml says: .*edited"):
+        open_served(out, Settings(), only=["strong_gepa"])
 
 
 @pytest.mark.slow

@@ -309,7 +309,7 @@ def _answer(context: Context, work: Work, written: Written, known: float | None)
     """Generated tokens of one call; ``known`` is the mean of others like it."""
     most = work.sampling.max_tokens
     if work.written is not None:
-        return bounded([work.written / 2], work.written, most)
+        return bounded([work.written // 2], work.written, most)
     lengths = written.drafts if work.drafting else written.answers
     reasoning = 0 if work.drafting or not _reasons(context, work) else REASONING_TOKENS
     one = bounded(lengths, fmean(lengths) + reasoning if known is None else known, most)
