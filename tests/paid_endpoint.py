@@ -8,7 +8,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ RECORDS = ("drafts", "solo", "refinements", "feedback", "pairs")
 class PaidEndpoint:
     """Answers each request by a hash of its body; ``answered`` holds the body of every request that got its answer.
 
-    ``logprobs``: it gives log-probabilities where they are asked for, by the same hash.
+    ``logprobs``: it gives log-probabilities where they are asked for, by the same hash. ``replies`` says what it answers, by
+    the body and the sample's index, in place of the hash.
     """
 
-    def __init__(self, delay_s: float = 0.003, logprobs: bool = False) -> None:
-        self._delay_s, self.logprobs = delay_s, logprobs
+    def __init__(
+        self,
+        delay_s: float = 0.003,
+        logprobs: bool = False,
+        replies: Callable[[dict[str, JsonValue], int], str] | None = None,
+    ) -> None:
+        self._delay_s, self.logprobs, self._replies = delay_s, logprobs, replies or reply
         self.answered: list[str] = []
         self._waiting: list[tuple[int, asyncio.Event]] = []
 
@@ -64,7 +70,7 @@ class PaidEndpoint:
         self._wake()
         n = body.get("n", 1)
         choices: list[dict[str, Any]] = [
-            {"index": i, "message": {"role": "assistant", "content": reply(body, i)}, "finish_reason": "stop"}
+            {"index": i, "message": {"role": "assistant", "content": self._replies(body, i)}, "finish_reason": "stop"}
             for i in range(n)
         ]
         if self.logprobs and body.get("logprobs"):

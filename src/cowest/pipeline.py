@@ -41,6 +41,7 @@ from cowest.stages.current import require_current
 from cowest.stages.evaluate import evaluate_stage
 from cowest.stages.export import FILES, merged
 from cowest.stages.feedback import feedback_stage
+from cowest.stages.gepa import GEPA, check_queries, gepa_stages
 from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
@@ -49,14 +50,17 @@ from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import Round
 from cowest.stages.sample import sample_stage
 from cowest.stages.upgrade import upgrade
+from cowest.systems.optimised import optimised_file
 from cowest.systems.registry import evaluated
+from cowest.systems.spec import SystemSpec
 from cowest.training.objectives import LABELS, PAIRS
 from cowest.types import ModelRef
 
 
 def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple[Stage, ...]:
     """The stages that a recipe asks for, in order, with these rounds of it; with the first, unless they are named."""
-    trains, needs = config.weak.trainable, {spec.needs for spec in evaluated(config)[0]}
+    specs = evaluated(config)[0]
+    trains, needs = config.weak.trainable, {spec.needs for spec in specs}
     shows_drafts, guarded = "sample" in needs, "guard" in needs
     learns_from = learned_from(config) if trains else None
     rounds = rounds or rounds_of(config)[:1]
@@ -66,6 +70,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
         **{round_.file("align"): learns_from is not None for round_ in rounds},
         "drafts.jsonl": shows_drafts,
         GUARD: guarded,
+        **{optimised_file(spec.name): True for spec in specs if spec.optimises},
     }
     return checked(
         (
@@ -73,6 +78,7 @@ def stages_of(config: RunConfig, rounds: Sequence[Round] | None = None) -> tuple
             *((sample_stage(rounds[0]),) if shows_drafts and learns_from == () else ()),
             *(stage for round_ in rounds for stage in stages_of_round(round_, learns_from, judges)),
             *(guard_stages(config, rounds) if guarded else ()),
+            *gepa_stages(config, rounds, specs, counted=True),
             evaluate_stage(tuple(name for name, wanted in reads.items() if wanted)),
         )
     )
@@ -149,12 +155,14 @@ async def run_only(config: RunConfig, name: str, out: Path, reporter: Reporter) 
 
 
 def check_guards(contexts: Sequence[Context]) -> None:
-    """Raise, before anything is paid, where a recipe evaluates ``guarded`` or ``cascade`` and can have no guard.
+    """Raise, before anything is paid, where a recipe evaluates ``guarded`` or ``cascade`` and can have no guard, or ``*_gepa``.
 
-    Raises MissingExtraError, ConfigError or DataError (no questions to calibrate on).
+    Raises MissingExtraError, ConfigError or DataError (no questions to calibrate on, or to optimise a prompt by).
     """
     for context in contexts:
-        check_rows(context, evaluated(context.config)[0])
+        specs = evaluated(context.config)[0]
+        check_rows(context, specs)
+        check_queries(context, specs)
 
 
 async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter) -> list[Context]:
@@ -225,6 +233,11 @@ def require_trained(context: Context, which: str = "aligned") -> None:
 def require_guarded(context: Context) -> None:
     """Raise StageError where the guard was made with other models, prompts or settings than the recipe says."""
     require_current(context, stages_with_guard(context), {"calibrate", "guard"}, "cowest guard")
+
+
+def require_optimised(context: Context, spec: SystemSpec) -> None:
+    """Raise StageError where a system's prompt was found with other models, questions or settings than the recipe says."""
+    require_current(context, stages_now(context), {f"{GEPA} {spec.name}"})
 
 
 async def run_stages(

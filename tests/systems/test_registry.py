@@ -38,7 +38,7 @@ def recipe(systems: list[JsonValue], **changes: JsonValue) -> RunConfig:
 def test_every_name_is_one_systems_and_old_ones_lead_to_it() -> None:
     names = [name for spec in SYSTEMS for name in (spec.name, *spec.aliases)]
     assert len(names) == len(set(names))
-    assert len(TABLE) == 24 and set(TABLE) < set(SYSTEMS) and len(SYSTEMS) == 46
+    assert len(TABLE) == 24 and set(TABLE) < set(SYSTEMS) and len(SYSTEMS) == 49
     assert {spec.variant for spec in SYSTEMS} == set(VARIANTS)
     assert [s.name for s in find_systems(["strong_cot", "weak_sft", "bm25"], "x")] == ["strong", "weak", "bm25"]
     assert (current_name("weak_sft"), current_name("weak"), current_name("mine")) == ("weak", "weak", "mine")

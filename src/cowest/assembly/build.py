@@ -81,18 +81,25 @@ def _build_task(config: RunConfig, name: str) -> Task:
     raise ConfigError("this recipe has several tasks; pick one with RunConfig.by_task()")
 
 
-def build_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> Frames:
+def build_frames(
+    config: RunConfig, task: Task, format_: DraftFormat | None = None, instruction: str | None = None
+) -> Frames:
     """The recipe's own prompts where it has them, then the lab's for a lab world, then the default frames.
 
-    They show the context to whom the task's ``context_for`` names. Raises ConfigError as :func:`_build_frames`.
+    They show the context to whom the task's ``context_for`` names; ``instruction`` stands in for the task's. Raises ConfigError as
+    :func:`_build_frames`.
     """
-    return sighted(_build_frames(config, task, format_), "both" if config.task is None else config.task.sight)
+    words = task.instruction if instruction is None else instruction
+    return sighted(_build_frames(config, words, format_), "both" if config.task is None else config.task.sight)
 
 
-def frames_of(config: RunConfig, task: Task, objects: Objects) -> Frames:
-    """The frames that were handed over, or else the recipe's; either show the context to whom ``context_for`` names."""
+def frames_of(config: RunConfig, task: Task, objects: Objects, instruction: str | None = None) -> Frames:
+    """The frames that were handed over, or else the recipe's; either show the context to whom ``context_for`` names.
+
+    ``instruction`` stands in for the task's; frames that were handed over have words of their own.
+    """
     if objects.frames is None:
-        return build_frames(config, task, objects.format)
+        return build_frames(config, task, objects.format, instruction)
     return sighted(objects.frames, "both" if config.task is None else config.task.sight)
 
 
@@ -102,7 +109,7 @@ def handed_over(task: Task, config: RunConfig) -> Task:
     return task if section is None else reserving(with_contexts(task, section), section.calibration, config.seed)
 
 
-def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) -> Frames:
+def _build_frames(config: RunConfig, instruction: str, format_: DraftFormat | None) -> Frames:
     """The frames for who sees all.
 
     Raises ConfigError for a refine template that leaves the draft out, or any that leaves the question out.
@@ -116,8 +123,8 @@ def _build_frames(config: RunConfig, task: Task, format_: DraftFormat | None) ->
     if lab_frames(config):
         return LabFrames()
     draft_format = format_ or FORMATS.find(config.draft.format, "draft.format")
-    fallback = DefaultFrames(task.instruction, draft_format, prompts.reasons)
-    return TemplateFrames(fallback, task.instruction, prompts.draft, prompts.solo, prompts.refine)
+    fallback = DefaultFrames(instruction, draft_format, prompts.reasons)
+    return TemplateFrames(fallback, instruction, prompts.draft, prompts.solo, prompts.refine)
 
 
 def build_interaction_frames(config: RunConfig, task: Task, format_: DraftFormat | None = None) -> InteractionFrames:

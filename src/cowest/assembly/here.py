@@ -42,6 +42,7 @@ def _named(config: RunConfig, systems: Iterable[SystemSpec]) -> Iterator[tuple[s
         ("strong", config.strong),
         ("feedback.judge", config.feedback.judge),
         *((f"feedback.compare.{n}", model) for n, model in enumerate(config.feedback.compare)),
+        ("table.gepa.model", config.comparison.gepa.model),
         *((f"table.specialists.{name}", model) for name, model in config.comparison.specialists.items()),
     ):
         if isinstance(model, LocalModelConfig):

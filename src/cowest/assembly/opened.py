@@ -70,6 +70,7 @@ class Sources:
     judge: Source | None
     compare: tuple[Source, ...] = ()
     specialists: Mapping[str, Source] = field(default_factory=dict)
+    reflects: Source | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Source]]:
         """Those that there are."""
@@ -81,11 +82,13 @@ class Sources:
             yield f"feedback.compare.{n}", source
         for name, source in self.specialists.items():
             yield f"table.specialists.{name}", source
+        if self.reflects is not None:
+            yield "table.gepa.model", self.reflects
 
 
 def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers | None = None) -> Sources:
     """The sources of a recipe's models; ``objects`` are what a script has handed over, ``servers`` those of the run."""
-    judge, compare = config.feedback.judge, config.feedback.compare
+    judge, compare, reflects = config.feedback.judge, config.feedback.compare, config.comparison.gepa.model
     return Sources(
         source_of(config.weak, config.folder, objects.weak, servers, "weak"),
         source_of(config.strong, config.folder, objects.strong, servers, "strong"),
@@ -98,6 +101,7 @@ def sources_of(config: RunConfig, objects: Objects = NOTHING, servers: Servers |
             name: source_of(model, config.folder, None, servers, f"specialist {name}")
             for name, model in config.comparison.specialists.items()
         },
+        None if reflects is None else source_of(reflects, config.folder, None, servers, "reflects"),
     )
 
 
@@ -126,6 +130,7 @@ class OpenModels:
         self._judge: ChatModel | None = None
         self._compare: dict[int, ChatModel] = {}
         self._specialists: dict[str, ChatModel] = {}
+        self._reflects: ChatModel | None = None
         self._served: ChatModel | None = None
 
     def weak(self, ref: ModelRef) -> ChatModel:
@@ -165,6 +170,14 @@ class OpenModels:
                 self._specialists[name] = self._open(source, "live")
         return dict(self._specialists)
 
+    def reflects(self) -> ChatModel:
+        """The model that proposes prompts: ``table.gepa.model``, or else the strong one."""
+        if self.sources.reflects is None:
+            return self.strong()
+        if self._reflects is None:
+            self._reflects = self._open(self.sources.reflects, "live")
+        return self._reflects
+
     def new_step(self) -> None:
         """A stage, or a row, begins: engines that it does not ask give way to those that it does."""
         self._servers.new_step()
@@ -180,8 +193,9 @@ class OpenModels:
     async def aclose(self) -> None:
         """Wait for the calls under way, which are paid for, and enter them; then close everything. May be called twice."""
         opened = [*self._strong.values(), *self._compare.values(), *self._specialists.values()]
-        opened += [model for model in (self._judge, self._served) if model is not None]
-        self._strong, self._compare, self._specialists, self._judge, self._served = {}, {}, {}, None, None
+        opened += [model for model in (self._judge, self._served, self._reflects) if model is not None]
+        self._strong, self._compare, self._specialists = {}, {}, {}
+        self._judge = self._served = self._reflects = None
         try:
             # All at once: none of them begins anything new while another waits for its last calls.
             for ended in await asyncio.gather(*(model.aclose() for model in opened), return_exceptions=True):

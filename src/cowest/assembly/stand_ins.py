@@ -13,12 +13,13 @@ from math import log
 from typing import Literal
 
 from cowest.assembly.context import Context
-from cowest.assembly.systems import Retrievers, build_system
+from cowest.assembly.systems import Retrievers, build_system, optimised_frames
 from cowest.collaboration.guard.evidence import ARMS, Arm
 from cowest.collaboration.guard.policy import Candidate, Certificate, Guard, Judgement, Judgements, Predictor
 from cowest.models.tools import call_text
-from cowest.protocols import ChatModel, Retriever, Task
+from cowest.protocols import ChatModel, Frames, Retriever, Task
 from cowest.recipe.config import RunConfig
+from cowest.systems.optimised import optimised_file
 from cowest.systems.spec import Index, SystemSpec, Which
 from cowest.types import Completion, Example, Message, Passage, Prediction, Sampling, TokenLogprob, Tooled, Usage
 
@@ -153,5 +154,11 @@ async def dry_run(
     def guard() -> Guard:
         return stand_in_guard(context.config, sure)
 
-    system = build_system(context, spec, strong, weak, retriever, drafted, specialists, guard=guard)
+    def optimised() -> Frames:
+        there = context.path(optimised_file(spec.name)).is_file()
+        return optimised_frames(context, spec.name) if there else context.frames
+
+    system = build_system(
+        context, spec, strong, weak, retriever, drafted, specialists, guard=guard, optimised=optimised
+    )
     return await system.answer(example), asked

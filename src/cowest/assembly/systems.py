@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from cowest.assembly.build import build_baseline_frames, build_frames, build_interaction_frames
+from cowest.assembly.build import build_baseline_frames, build_frames, build_interaction_frames, frames_of
 from cowest.assembly.context import Context
 from cowest.assembly.places import model_path, model_source, standing_in
 from cowest.collaboration.guard.policy import Guard
@@ -19,6 +19,7 @@ from cowest.recipe.config import Format, with_settings
 from cowest.retrieval.bm25 import Bm25Retriever
 from cowest.retrieval.dense import DenseRetriever
 from cowest.retrieval.documents import documents_of
+from cowest.systems.optimised import OtherWords, optimised_in
 from cowest.systems.registry import no_lab_turns, variant_of
 from cowest.systems.spec import Index, Parts, Specialist, SystemSpec, Which
 from cowest.types import Draft
@@ -60,14 +61,16 @@ def build_system(
     specialists: Callable[[], Mapping[str, ChatModel]] | None = None,
     name: str | None = None,
     guard: Callable[[], Guard] | None = None,
+    optimised: Callable[[], Frames] | None = None,
 ) -> System:
     """The system from the parts of a context, which has the settings of its variant.
 
-    ``retriever`` unset makes an index for this system alone; ``drafted`` and ``guard`` stand in where there are none yet, and
-    ``specialists`` for the models of ``table.specialists``, which the context's ``models`` open and close;
+    ``retriever`` unset makes an index for this system alone; ``drafted``, ``guard`` and ``optimised`` stand in where there are none
+    yet, and ``specialists`` for the models of ``table.specialists``, which the context's ``models`` open and close;
     ``name`` is another one than the system's, as for a checkpoint that is tried.
     """
-    system = spec.build(parts_of(context, spec, strong, weak, retriever, drafted, specialists, name, guard))
+    parts = parts_of(context, spec, strong, weak, retriever, drafted, specialists, name, guard, optimised)
+    system = spec.build(parts)
     return BlindSystem(system) if _bare(context, spec) else system
 
 
@@ -90,6 +93,16 @@ def guard_of(context: Context) -> Guard:
         ) from None
 
 
+def reworded(context: Context, instruction: str) -> Frames:
+    """The context's frames, with another instruction to the strong model in place of the task's."""
+    return OtherWords(context.frames, frames_of(context.config, context.task, context.objects, instruction))
+
+
+def optimised_frames(context: Context, system: str) -> Frames:
+    """The frames with the instruction that was found for a system. Raises ConfigError, DataError as :func:`optimised_in`."""
+    return reworded(context, optimised_in(context.run.path, system).instruction)
+
+
 def parts_of(
     context: Context,
     spec: SystemSpec,
@@ -100,6 +113,7 @@ def parts_of(
     specialists: Callable[[], Mapping[str, ChatModel]] | None = None,
     name: str | None = None,
     guard: Callable[[], Guard] | None = None,
+    optimised: Callable[[], Frames] | None = None,
 ) -> Parts:
     """What a system is made of; see :func:`build_system`.
 
@@ -141,6 +155,7 @@ def parts_of(
         drafted=drafted or drafts,
         specialists=beside,
         guard=guard or (lambda: guard_of(context)),
+        optimised=optimised or (lambda: optimised_frames(context, spec.name)),
         draft=settings.draft,
         answer=settings.answer,
         sampled=config.draft.sampling,
@@ -168,6 +183,8 @@ def check_systems(context: Context, specs: Iterable[SystemSpec], where: str) -> 
             model_source(context.config.comparison.embedder)
         if spec.interacts:
             _check_interaction(context, spec, where)
+        if spec.optimises:
+            _check_optimised(context, spec, where)
         if spec.needs != "nothing" and context.weak.trainable:
             _check_rationales(context, spec, where)
 
@@ -179,6 +196,28 @@ def _check_interaction(context: Context, spec: SystemSpec, where: str) -> None:
         build_interaction_frames(context.config, context.task, context.objects.format)
     except ConfigError as error:
         raise ConfigError(f"{where}: {spec.name}: {error}") from None
+
+
+def _check_optimised(context: Context, spec: SystemSpec, where: str) -> None:
+    if find_spec("gepa") is None:
+        raise MissingExtraError(f"{where}: {spec.name} needs gepa: pip install 'cowest[gepa]', or leave it out")
+    feedback = context.config.feedback
+    if feedback.judge is not None or feedback.compare:
+        raise ConfigError(
+            f"{where}: {spec.name}: prompts are chosen by the task's metric, and this recipe has its answers judged "
+            "(feedback.judge or feedback.compare); leave it out"
+        )
+    one, other = (reworded(context, words) for words in ("ONE", "OTHER"))
+    example = context.task.examples("train")[0]
+    alone = spec.optimises == "solo"
+    if (one.solo(example) if alone else one.refine(example, "")) == (
+        other.solo(example) if alone else other.refine(example, "")
+    ):
+        of = "the frames that a script hands over have" if context.objects.frames is not None else "the template has"
+        raise ConfigError(
+            f"{where}: {spec.name} optimises the instruction in prompts.{spec.optimises}, and {of} none: put {{instruction}} where "
+            "it belongs, or leave the row out"
+        )
 
 
 def _check_rationales(context: Context, spec: SystemSpec, where: str) -> None:

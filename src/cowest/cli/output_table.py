@@ -15,7 +15,7 @@ from cowest.ledger.summary import LedgerSummary
 from cowest.report.uptake import LEGEND
 from cowest.table.pooled import PooledTable
 from cowest.table.results import Table, TableResults
-from cowest.table.write import along, cells, cut_notes, heading
+from cowest.table.write import along, calls_before, cells, cut_notes, heading
 from cowest.table.write_pooled import CLAIMS_LEGEND, averaged, claim_cells, pooled_cells, pooled_heading, pooled_notes
 from cowest.table.write_pooled import LEGEND as POOLED_LEGEND
 
@@ -27,7 +27,7 @@ def print_table(results: TableResults, written: Sequence[Path], bill: LedgerSumm
     console = Console(width=None if Console().is_terminal else 150)
     for table in results.tables:
         console.print(_table(table, results.baseline))
-        for note in cut_notes(table):
+        for note in (*cut_notes(table), *calls_before(table)):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         print_uptake(console, {n: r.uptake for n, r in table.rows.items() if r.uptake is not None})
     _print_pooled(console, results)

@@ -79,7 +79,7 @@ def prompts(
         str,
         typer.Argument(
             metavar="TASK_OR_RECIPE",
-            help="ifqa, pubmedqa, prosocial (samples of ours), a lab domain, or a recipe.",
+            help="ifqa, pubmedqa, prosocial (samples of ours), a lab domain, a recipe, or a run's folder.",
             show_default=False,
         ),
     ],
@@ -92,7 +92,10 @@ def prompts(
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the exact messages of a row for an example; texts of models in them are the example's right answer."""
+    """Print the exact messages of a row for an example; texts of models in them are the example's right answer.
+
+    A prompt that was optimised (rows *_gepa) is that of the run's folder (of runs/NAME for a recipe), where there is one.
+    """
     from cowest.table.show import messages_of, print_messages
 
     shown = asyncio.run(messages_of(target, system, example, task, set_ or []))

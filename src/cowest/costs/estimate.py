@@ -26,6 +26,7 @@ from cowest.assembly.opened import ledger_path
 from cowest.assembly.prepare import prepare
 from cowest.assembly.sources import Source
 from cowest.assembly.systems import Retrievers
+from cowest.costs.gepa import gepa_work
 from cowest.costs.guard import calibration_work
 from cowest.costs.lengths import SAMPLED, Counter, Texts, Written, bounded
 from cowest.costs.local import Here, Learner, speeds_of
@@ -50,7 +51,7 @@ TOKENS_PER_S: Final = 50.0
 OVERHEAD_S: Final = 0.5
 """Time of one answer: half a second, and 50 tokens a second. An assumption, and told as one."""
 DAY_S: Final = 24 * 3600.0
-STAGES: Final = ("sft", "sample", "feedback", "align", "calibrate", "evaluate", "rows")
+STAGES: Final = ("sft", "sample", "feedback", "align", "calibrate", "gepa", "evaluate", "rows")
 """In the order of a run."""
 
 
@@ -127,6 +128,7 @@ def _works(context: Context, paid: frozenset[str]) -> Iterator[Work]:
     yield from workload(context, paid)
     if any(spec.needs == "guard" for spec in evaluated(context.config)[0]):
         yield from calibration_work(context, paid)
+    yield from gepa_work(context, evaluated(context.config)[0], counted=True)
     fresh, retrievers, seen = "evaluate" in current_stages(context), Retrievers(), set[str]()
     specs, _ = evaluated(context.config)
     for spec in specs if not all(spec.live for spec in specs) else ():
@@ -306,6 +308,8 @@ def _prompt(work: Work, count: Counter, written: Written) -> Range:
 def _answer(context: Context, work: Work, written: Written, known: float | None) -> Range:
     """Generated tokens of one call; ``known`` is the mean of others like it."""
     most = work.sampling.max_tokens
+    if work.written is not None:
+        return bounded([work.written // 2], work.written, most)
     lengths = written.drafts if work.drafting else written.answers
     reasoning = 0 if work.drafting or not _reasons(context, work) else REASONING_TOKENS
     one = bounded(lengths, fmean(lengths) + reasoning if known is None else known, most)

@@ -137,7 +137,8 @@ def _asked(
                 if a.model.partition(" (")[0] != model:
                     continue
                 call = call_of(known_as(described), a.messages, a.sampling, {}, None)
-                key = f"{drafted if a.model == 'strong' else weights.get(a.model, '')} {call.key}"
+                words = spec.name if spec.optimises and a.model == "strong" else ""  # which are not known yet
+                key = f"{drafted if a.model == 'strong' else weights.get(a.model, '')} {call.key} {words}".rstrip()
                 if key not in seen:
                     found[example.id].append(asked[index])
                 seen.add(key)

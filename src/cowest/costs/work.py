@@ -41,7 +41,7 @@ class Work:
 
     ``already`` answers are there. ``drafts`` are known ones that go into the prompts; ``samples`` answers come of one call.
     ``drafting``: the answers are drafts of the weak model. ``number``: of the round. ``live``: never in
-    batches, whatever the mode of its stage.
+    batches, whatever the mode of its stage. ``written``: tokens that an answer is expected to have, where it is not like a target.
     """
 
     stage: str
@@ -58,6 +58,7 @@ class Work:
     drafting: bool = False
     number: int = 1
     live: bool = False
+    written: int | None = None
 
     @property
     def made_in(self) -> str:

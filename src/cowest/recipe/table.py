@@ -8,6 +8,24 @@ from pathlib import Path
 from pydantic import Field, JsonValue, field_validator
 
 from cowest.recipe.models import ModelConfig, Section
+from cowest.types import Sampling
+
+
+class GepaConfig(Section):
+    """The rows whose prompt the library gepa has optimised on training queries. docs/prompt-optimisation.md."""
+
+    calls: int | None = Field(
+        default=None,
+        ge=16,
+        description="Calls that a row's prompt may take, answers and reflections together; unset: as many as the feedback behind "
+        "the alignment took (or may take, where none is made).",
+    )
+    model: ModelConfig | None = Field(
+        default=None, description="The model that reads mistakes and proposes another prompt; unset: the strong model."
+    )
+    sampling: Sampling = Field(
+        default=Sampling(temperature=1.0, max_tokens=1024), description="How a proposal is sampled."
+    )
 
 
 class TableConfig(Section):
@@ -44,6 +62,7 @@ class TableConfig(Section):
         description="Weak models by name that draft beside the recipe's own in collab_specialists, as they are: they are not "
         "trained here. The strong model is told the names.",
     )
+    gepa: GepaConfig = GepaConfig()
     temperature: float = Field(default=0.7, gt=0, description="Of self-consistency's samples.")
     passages: int = Field(default=3, ge=1, description="Passages that a retrieval row shows.")
     embedder: str = Field(
@@ -69,4 +88,6 @@ class TableConfig(Section):
     def resolved(self, folder: Path) -> TableConfig:
         """With the paths of its models from ``folder``."""
         found = {name: model.resolved(folder) for name, model in self.specialists.items()}
-        return self.model_copy(update={"specialists": found})
+        reflects = None if self.gepa.model is None else self.gepa.model.resolved(folder)
+        gepa = self.gepa.model_copy(update={"model": reflects})
+        return self.model_copy(update={"specialists": found, "gepa": gepa})

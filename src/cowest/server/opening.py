@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -17,7 +17,7 @@ from cowest.collaboration.routes import BOTH
 from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
-from cowest.pipeline import require_guarded, require_trained
+from cowest.pipeline import require_guarded, require_optimised, require_trained
 from cowest.protocols import ChatModel, Route
 from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
@@ -36,6 +36,7 @@ from cowest.stages.evaluate import weak_ref
 from cowest.stages.loop import selection
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.guarded import Guarded
+from cowest.systems.optimised import optimised_in
 from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
 from cowest.systems.single import SingleCall
 from cowest.systems.spec import SystemSpec, Which
@@ -86,9 +87,7 @@ def open_served(
     """
     config = kept_recipe(path) if path.is_dir() else load_config(path, overrides)
     if path.is_dir():
-        _check_current(
-            config, path, guarded={spec.name for spec in find_systems(only, "--systems") if spec.needs == "guard"}
-        )
+        _check_current(config, path, find_systems(only, "--systems"))
     limit = answer_tokens(config, tokens, written_out=path.is_dir())
     offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route)
     if tokens is not None:
@@ -103,16 +102,19 @@ def open_served(
     return opened
 
 
-def _check_current(config: RunConfig, run: Path, guarded: Collection[str]) -> None:
+def _check_current(config: RunConfig, run: Path, named: Sequence[SystemSpec]) -> None:
     """Raise StageError where what would be served was made with something else than the run's recipe says.
 
-    That is the weights, and for the systems ``guarded`` the guard. Raises ConfigError where there is none.
+    That is the weights, and for the systems that are ``named`` the guard and the prompts. Raises ConfigError where there is none.
     """
     for context in prepare(config, run, QuietReporter(), offline=True):
         require_trained(context)
-        if guarded:
+        if any(spec.needs == "guard" for spec in named):
             guard_of(context)
             require_guarded(context)
+        for spec in (spec for spec in named if spec.optimises):
+            optimised_in(context.run.path, spec.name)
+            require_optimised(context, spec)
 
 
 @dataclass(frozen=True, slots=True)

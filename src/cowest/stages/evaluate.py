@@ -114,7 +114,7 @@ def _beyond_the_frames(context: Context) -> Depends:
     )
 
 
-_NOT_OF_A_BASELINE = ("rows", "baseline", "seeds", "axis", "grid", "questions", "specialists")
+_NOT_OF_A_BASELINE = ("rows", "baseline", "seeds", "axis", "grid", "questions", "specialists", "gepa")
 
 
 def _turns(context: Context) -> Depends:

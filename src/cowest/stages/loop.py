@@ -18,7 +18,9 @@ from cowest.stages.asks import calls_each, draft_key, readings_each
 from cowest.stages.choosing import CheckpointScore, Selection, selection_of, validation_outcomes, validation_queries
 from cowest.stages.learn import SFT_POLICY, aligned, learned_from, training_queries
 from cowest.stages.preferred import chosen_by
+from cowest.stages.rewards import REFINEMENTS, SOLO
 from cowest.stages.rounds import BASE, Policy, Round
+from cowest.training.objectives import as_online
 from cowest.types import Draft, Refinement
 
 ALPHA = 0.05
@@ -184,6 +186,20 @@ def _shown(score: float | None) -> str:
 def calls_of(answers: Sequence[Refinement]) -> int:
     """The different strong calls behind a round's answers, samples beside them included."""
     return sum(1 + len(answer.samples) + len(answer.likelihoods) for answer in answers)
+
+
+def feedback_calls(context: Context) -> int:
+    """The different strong calls behind the feedback that the weak model is aligned on, of all rounds so far."""
+    if as_online(context.objective) is not None:
+        return sum(calls_of(context.run.file(name, Refinement).load()) for name in (SOLO, REFINEMENTS))
+    return sum(map(calls_of, strong_answers(context, begun(context))))
+
+
+def most_feedback_calls(context: Context) -> int:
+    """The most strong calls that the feedback can take: all drafts of all rounds differ."""
+    rounds = rounds_of(context.config)
+    most = sum(_most_calls(context, rounds[:number], round_) for number, round_ in enumerate(rounds))
+    return most if context.config.rounds.strong_calls is None else min(most, context.config.rounds.strong_calls)
 
 
 def strong_answers(context: Context, rounds: Sequence[Round]) -> list[list[Refinement]]:

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from cowest.errors import ConfigError
 from cowest.lab.frames import NO_LAB_TURNS
-from cowest.protocols import System
+from cowest.protocols import Frames, System
 from cowest.recipe.config import Format, LabTaskConfig, LocalModelConfig, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
@@ -72,9 +72,9 @@ def _strong(ask: Callable[[Parts], Ask]) -> Callable[[Parts], System]:
     return lambda p: SingleCall(p.strong, ask(p), p.answer, p.name, window=p.strong_window)
 
 
-def _collaboration(which: Which) -> Callable[[Parts], System]:
+def _collaboration(which: Which, frames: Callable[[Parts], Frames] = lambda p: p.own) -> Callable[[Parts], System]:
     return lambda p: Collaboration(
-        p.weak(which), p.strong, p.own, p.draft, p.answer, p.name, p.weak_window, p.strong_window
+        p.weak(which), p.strong, frames(p), p.draft, p.answer, p.name, p.weak_window, p.strong_window
     )
 
 
@@ -231,6 +231,21 @@ CASCADE: Final = SystemSpec(
     uses="both", label="cascade", spoken="the cascade",
 )  # fmt: skip
 
+STRONG_GEPA: Final = SystemSpec(
+    "strong_gepa", "the strong model alone, its prompt optimised by GEPA on training queries",
+    _strong(lambda p: p.optimised().solo), optimises="solo",
+)  # fmt: skip
+COLLAB_GEPA: Final = SystemSpec(
+    "collab_gepa", "collaboration with the tuned weak model, the refine prompt optimised by GEPA",
+    _collaboration("sft", lambda p: p.optimised()), "sft", uses="both", optimises="refine",
+)  # fmt: skip
+COLLAB_GEPA_ALIGNED: Final = SystemSpec(
+    "collab_gepa_aligned", "the same with the aligned weak model",
+    _collaboration("aligned", lambda p: p.optimised()), "align", uses="both", optimises="refine",
+)  # fmt: skip
+OPTIMISED: tuple[SystemSpec, ...] = (STRONG_GEPA, COLLAB_GEPA, COLLAB_GEPA_ALIGNED)
+"""Beside prompt optimisation (docs/prompt-optimisation.md)."""
+
 SYSTEMS: tuple[SystemSpec, ...] = (
     WEAK,
     STRONG,
@@ -243,6 +258,7 @@ SYSTEMS: tuple[SystemSpec, ...] = (
     *INTERACTIONS,
     GUARDED,
     CASCADE,
+    *OPTIMISED,
 )
 """All that ship with cowest, those of ``cowest run`` first."""
 
@@ -328,6 +344,12 @@ def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[Syst
 _LAB_ASKS: Final = ("collab_consult", "collab_consult_aligned")
 
 
+NO_LAB_INSTRUCTION: Final = (
+    "a lab world's tiny models know no instruction, so that there is nothing to optimise; take another kind of task, or give "
+    "prompts.draft, solo and refine with {instruction} for models that do"
+)
+
+
 def lab_frames(config: RunConfig) -> bool:
     """Whether a single-task recipe's models are asked as the lab's are: a lab world, and no frames of the recipe's own."""
     plain = config.prompts.model_copy(update={"interactions": type(config.prompts.interactions)()})
@@ -349,6 +371,8 @@ def no_lab_turns(config: RunConfig, spec: SystemSpec) -> str | None:
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
     if any(no_lab_turns(single, spec) for single in config.by_task().values()):
         return NO_LAB_TURNS
+    if spec.optimises and any(map(lab_frames, config.by_task().values())):
+        return NO_LAB_INSTRUCTION
     if spec.specialists and not config.comparison.specialists:
         return "table.specialists names no weak model beside the recipe's"
     if spec.needs != "align":

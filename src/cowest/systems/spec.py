@@ -54,6 +54,8 @@ class Parts:
     baseline: BaselineFrames
     interactions: Callable[[], InteractionFrames]
     """Raises ConfigError where the task's models know no such turns."""
+    optimised: Callable[[], Frames]
+    """``own`` in the words that were found for this system (``SystemSpec.optimises``). Raises ConfigError before they are."""
     open_strong: Callable[[], ChatModel]
     weak: Callable[[Which], ChatModel]
     retriever: Callable[[Index], Retriever]
@@ -106,6 +108,7 @@ class SystemSpec:
         live: It puts the frames to the models and no more, so that a server can stream it, and answer where one is down.
         interacts: It puts the turns of :class:`cowest.protocols.InteractionFrames` to the models.
         specialists: It asks the weak models of ``table.specialists``, too.
+        optimises: The strong model's prompt that is optimised on training queries before it answers; '' for none.
         label: What it is, in two or three words; '' where the name says it.
         spoken: How a sentence speaks of it.
         aliases: What it was called in older recipes, runs and model ids.
@@ -121,6 +124,7 @@ class SystemSpec:
     live: bool = False
     interacts: bool = False
     specialists: bool = False
+    optimises: Literal["", "solo", "refine"] = ""
     label: str = ""
     spoken: str = ""
     aliases: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.opened import ledger_path
 from cowest.assembly.systems import Retrievers
 from cowest.costs.estimate import Estimate, estimate_work, paid_requests
+from cowest.costs.gepa import gepa_work
 from cowest.costs.guard import calibration_work
 from cowest.costs.local import Learner
 from cowest.costs.systems import known_as, lineage_of, system_work
@@ -42,6 +43,7 @@ def estimate_table(config: RunConfig, out: Path, measure: Reporter | None = None
     work, learners = list[tuple[Context, Work]](), list[Learner]()
     for variants in open_plan(plan, out, QuietReporter(), offline=True):
         work += _training(variants, paid_requests(ledger))
+        work += _prompts(variants)
         work += _rows(variants)
         learners += _learners(variants)
     return estimate_work(config, ledger, work, learners, measure)
@@ -92,6 +94,13 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
             if key not in seen:
                 seen.add(key)
                 yield variant.context, work
+
+
+def _prompts(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
+    """The calls that prompts are optimised with."""
+    for variant in variants:
+        aligned = any(trained_for(row, variant.context) == "align" for row in variant.rows)
+        yield from ((variant.context, work) for work in gepa_work(variant.context, variant.rows, counted=aligned))
 
 
 def _rows(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:

@@ -20,8 +20,8 @@ from cowest.scoring.uptake import Case
 from cowest.stages.answers import cases_of, uptake
 from cowest.stages.evaluate import not_aligned, outcomes, test_queries
 from cowest.stages.guard import CALIBRATED
-from cowest.stages.loop import begun, calls_of, strong_answers
-from cowest.stages.rewards import REFINEMENTS, SOLO
+from cowest.stages.loop import feedback_calls
+from cowest.systems.optimised import optimised_in
 from cowest.systems.registry import STRONG, current_name
 from cowest.systems.spec import SystemSpec
 from cowest.table.claims import TableClaim, judge_claims
@@ -29,8 +29,7 @@ from cowest.table.plan import Plan
 from cowest.table.pooled import OVER_ALL, PooledTable, TaskAnswers, pooled_table
 from cowest.table.row_stage import row_file
 from cowest.table.run import Variant, trained_for
-from cowest.training.objectives import as_online
-from cowest.types import Prediction, Record, Refinement, Usage
+from cowest.types import Prediction, Record, Usage
 
 ALPHA = 0.05
 RowName = Annotated[str, AfterValidator(current_name)]
@@ -66,8 +65,9 @@ class RowResult(Record):
     is what its answers took, those included that another row had paid for; per query it is divided by ``queries``.
     ``latency_s`` is the mean of a query, over those that were answered. ``truncated`` answers were cut off at max_tokens; those
     of them without an answer are ``n_cut`` of the metrics. ``uptake`` is against the row ``strong``, where the table has it.
-    ``feedback_calls``: the different strong calls behind the feedback that its weak model is aligned on, and those that calibrated
-    its guard, of all seeds; 0 for a row without, None in older results.
+    ``feedback_calls``: the different strong calls behind the feedback that its weak model is aligned on, those that calibrated its
+    guard, and those (reflections included) that its prompt was optimised with, of all seeds; 0 for a row without, None in older
+    results.
     """
 
     about: str
@@ -168,19 +168,13 @@ def _pool(plan: Plan, task: str, label: str, units: Sequence[tuple[str, Sequence
 
 
 def _feedback_calls(row: SystemSpec, variants: Sequence[Variant]) -> int:
-    """The different strong calls behind the feedback that a row's weak model is aligned on, and those that calibrated its guard."""
+    """The calls before a row's first answer: see :class:`RowResult`."""
     context = _variant(row, variants).context
-    calibrated = 0
+    calibrated = optimised_in(context.run.path, row.name).calls if row.optimises else 0
     if row.needs == "guard":
         rows = context.run.file(CALIBRATED, Answered).load()
         calibrated = sum(arm != "weak" for answered in rows for arm in answered.scores)
-    return calibrated + (_aligned_by(context) if trained_for(row, context) == "align" else 0)
-
-
-def _aligned_by(context: Context) -> int:
-    if as_online(context.objective) is not None:
-        return sum(calls_of(context.run.file(name, Refinement).load()) for name in (SOLO, REFINEMENTS))
-    return sum(map(calls_of, strong_answers(context, begun(context))))
+    return calibrated + (feedback_calls(context) if trained_for(row, context) == "align" else 0)
 
 
 def _warnings(variant: Variant) -> list[str]:

@@ -10,6 +10,7 @@ from cowest.stages import depends
 from cowest.stages.base import Done, Stage, failures
 from cowest.stages.evaluate import answer_queries, not_aligned, system_depends
 from cowest.stages.loop import begun
+from cowest.systems.optimised import optimised_file
 from cowest.systems.registry import STRONG
 from cowest.systems.spec import SystemSpec
 from cowest.types import Prediction
@@ -54,7 +55,8 @@ def _reads(row: SystemSpec, context: Context) -> tuple[str, ...]:
     aligned = tuple(round_.file("align") for round_ in begun(context))
     of_guard = ("sft", *(aligned if trained and context.config.align.objective != "off" else ()), GUARD)
     needs = {"nothing": (), "sft": ("sft",), "sample": ("sft", "drafts.jsonl"), "align": aligned, "guard": of_guard}
-    return needs[row.needs] if trained else tuple(name for name in needs[row.needs] if name != "sft")
+    optimised = (optimised_file(row.name),) if row.optimises else ()
+    return (*(name for name in needs[row.needs] if trained or name != "sft"), *optimised)
 
 
 def _alone(context: Context, row: SystemSpec) -> list[Prediction]:

@@ -32,6 +32,7 @@ from cowest.run.progress import QuietReporter
 from cowest.run.store import RunDir
 from cowest.stages.base import Stage
 from cowest.stages.evaluate import EVALUATE
+from cowest.stages.gepa import GEPA, check_queries, gepa_stages
 from cowest.stages.guard import CALIBRATE, CERTIFY, check_rows, guard_stages
 from cowest.stages.loop import begun
 from cowest.stages.sample import sample_stage
@@ -93,6 +94,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
             )
             if not offline:
                 check_rows(context, rows)
+                check_queries(context, rows)
             yield Variant(label, name, tuple(rows), context)
 
 
@@ -107,7 +109,8 @@ def stages_for(rows: Sequence[SystemSpec], retrievers: Retrievers, context: Cont
     """The stages of the variant's recipe as far as its ``rows`` need them, then a stage for each row."""
     guarded = guard_stages(context.config, begun(context)) if any(row.needs == "guard" for row in rows) else ()
     wanted = max((trained_for(row, context) for row in rows), key=ORDER.index)
-    stages = [stage for stage in stages_now(context) if stage.name not in (EVALUATE, CALIBRATE, CERTIFY)]
+    others = (EVALUATE, CALIBRATE, CERTIFY)
+    stages = [s for s in stages_now(context) if s.name not in others and not s.name.startswith(f"{GEPA} ")]
     last = {"nothing": None, "sft": "sft", "sample": "sample", "align": "align"}[wanted]
     if last == "sft" and not context.weak.trainable:
         last = None  # it is tuned elsewhere
@@ -118,7 +121,8 @@ def stages_for(rows: Sequence[SystemSpec], retrievers: Retrievers, context: Cont
     if last == "align":
         last = names[-1]  # of the last round
     kept = stages[: names.index(last) + 1] if last else ()
-    return [*kept, *guarded, *(row_stage(row, context, retrievers) for row in rows)]
+    optimised = gepa_stages(context.config, begun(context), rows, counted=wanted == "align")
+    return [*kept, *guarded, *optimised, *(row_stage(row, context, retrievers) for row in rows)]
 
 
 def trained_for(row: SystemSpec, context: Context) -> str:

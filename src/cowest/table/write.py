@@ -134,6 +134,7 @@ def markdown(results: TableResults) -> str:
             counts = (c.n, c.failed, c.cut, c.shortened)
             lines.append(f"| {' | '.join([f'`{c.name}`', *values, c.difference, c.p, c.usd, c.seconds, *counts])} |")
         lines += ["", *(line for note in cut_notes(table) for line in (f"Note: {note}.", ""))]
+        lines += [line for note in calls_before(table) for line in (f"{note}.", "")]
         lines += _uptake(table)
         if len(table.by_seed) > 1:
             lines += ["By seed: " + _by_seed(table), ""]
@@ -206,6 +207,14 @@ def cut_notes(table: Table) -> list[str]:
     main = [d.comparison for d in table.differences if d.comparison.metric == table.metrics[0]]
     notes = [(c, cut_note(c.a, c.a_cut, c.b, c.b_cut)) for c in main]
     return [f"{c.a} - {c.b}: {note}" for c, note in notes if note]
+
+
+def calls_before(table: Table) -> list[str]:
+    """What rows had cost before they answered anything; nothing where none had."""
+    asked = [f"{name} {row.feedback_calls:,}" for name, row in table.rows.items() if row.feedback_calls]
+    return (
+        [f"Strong calls before the first answer (feedback, calibration, prompt): {', '.join(asked)}"] if asked else []
+    )
 
 
 def _by_seed(table: Table) -> str:
