@@ -95,11 +95,16 @@ class Served:
         return (self.weak_id if mode == "weak_alone" else self.strong_id) or self.id
 
 
+def new_id(prefix: str) -> str:
+    """An id that cannot be guessed: whoever knows an exchange's may judge it."""
+    return f"{prefix}{secrets.token_hex(16)}"
+
+
 @dataclass(slots=True)
 class Exchange:
     """What became of one request. Times are in seconds (``created``: since 1970); None: it did not come to that."""
 
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
+    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
     mode: Mode | None = None
     degraded: str | None = None
