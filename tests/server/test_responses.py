@@ -228,7 +228,7 @@ async def test_images_go_to_the_strong_model_and_a_note_to_the_weak_one(upstream
     assert parts[1] == {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
     assert parts[3] == {"type": "file", "file": {"file_data": file["file_data"], "filename": "a.pdf"}}
     assert "cannot see" not in parts[0]["text"]
-    told = weak.calls[0][0][-1].content
+    told = weak.requests[0].messages[-1].content
     assert "May I?" in told and "[2 images and 1 file attached here, which you cannot see" in told
 
 
