@@ -301,13 +301,15 @@ class Server:
     def _card(self, served: Served) -> dict[str, object]:
         """A model as /v1/models tells of it; ``answer_tokens`` null: the model's own limit counts."""
         about = served.about
-        told = {
+        told: dict[str, object] = {
             "system": about.system,
             "route": served.route.name if served.drafter is not None else None,
             "answer_tokens": about.answer_tokens,
             "draft_tokens": about.draft_tokens,
             "max_answer_tokens": self.settings.max_output_tokens,
         }
+        if about.examples:
+            told["examples"] = [e.model_dump(include={"input", "context", "choices"}) for e in about.examples]
         return {"id": served.id, "object": "model", "created": about.created, "owned_by": "cowest", "cowest": told}
 
     async def _page(self, request: web.Request) -> web.Response:

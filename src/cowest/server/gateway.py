@@ -52,13 +52,14 @@ class About:
     """What ``/v1/models`` tells of an id.
 
     ``answer_tokens``: of an answer whose length the client leaves open; None: the model's own limit. ``draft_tokens``: of a draft.
-    ``created``: Unix time at which the run (or the recipe) was finished.
+    ``created``: Unix time at which the run (or the recipe) was finished. ``examples``: questions that its page offers.
     """
 
     system: str
     created: int
     answer_tokens: int | None
     draft_tokens: int | None = None
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
