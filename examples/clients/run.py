@@ -44,7 +44,12 @@ class Client:
 CLIENTS = (
     Client("openai", "with_openai.py", ("openai",), "openai (Python)"),
     Client("openai-npm", "with_openai.mjs", ("openai",), "openai (npm)"),
-    Client("vercel-ai", "with_vercel_ai.mjs", ("ai", "@ai-sdk/openai-compatible", "@ai-sdk/openai", "zod"), "Vercel AI SDK (ai)"),
+    Client(
+        "vercel-ai",
+        "with_vercel_ai.mjs",
+        ("ai", "@ai-sdk/openai-compatible", "@ai-sdk/openai", "zod"),
+        "Vercel AI SDK (ai)",
+    ),
     Client("langchain", "with_langchain.py", ("langchain-openai",), "LangChain"),
     Client("llamaindex", "with_llamaindex.py", ("llama-index-llms-openai-like",), "LlamaIndex"),
     Client("litellm", "with_litellm.py", ("litellm",), "LiteLLM"),
@@ -70,11 +75,19 @@ class Found:
 def main() -> int:
     """Run the clients one after another; exit 1 where a cell fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base-url", required=True, help="what `cowest serve` prints, such as http://127.0.0.1:8080/v1")
+    parser.add_argument(
+        "--base-url", required=True, help="what `cowest serve` prints, such as http://127.0.0.1:8080/v1"
+    )
     parser.add_argument("--model", help="a model id; unset: the server's first")
-    parser.add_argument("--only", action="append", choices=[c.name for c in CLIENTS], help="this client; may be repeated")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "cowest-clients", help="where environments are kept")
-    parser.add_argument("--json", type=Path, help="write what was found here, too; what is there of other clients stays")
+    parser.add_argument(
+        "--only", action="append", choices=[c.name for c in CLIENTS], help="this client; may be repeated"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "cowest-clients", help="where environments are kept"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="write what was found here, too; what is there of other clients stays"
+    )
     args = parser.parse_args()
     env = os.environ | {"COWEST_BASE_URL": args.base_url.rstrip("/")}
     env["COWEST_MODEL"] = args.model or first_model(env)

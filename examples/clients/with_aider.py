@@ -10,7 +10,8 @@ from cells import KEY, MODEL, QUESTION, URL, try_all
 
 def aider(*words):
     folder = tempfile.mkdtemp()
-    quiet = ["--no-git", "--yes-always", "--no-check-update", "--no-show-model-warnings", "--analytics-disable", "--no-pretty", "--edit-format", "ask"]
+    quiet = ["--no-git", "--yes-always", "--no-check-update", "--no-show-model-warnings", "--analytics-disable"]
+    quiet += ["--no-pretty", "--edit-format", "ask"]
     done = subprocess.run(
         [sys.executable, "-m", "aider", "--model", f"openai/{MODEL}", *quiet, *words, "--message", QUESTION],
         cwd=folder,

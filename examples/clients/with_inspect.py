@@ -22,7 +22,8 @@ class Verdict(BaseModel):
 def evaluated(model, **config):
     samples = [Sample(input=QUESTION, target="no"), Sample(input="Is water wet?", target="yes")]
     settings = GenerateConfig(max_tokens=TOKENS, **config)
-    (log,) = eval(Task(dataset=samples, scorer=includes(), config=settings), model=model, display="none", log_dir=tempfile.mkdtemp())
+    task = Task(dataset=samples, scorer=includes(), config=settings)
+    (log,) = eval(task, model=model, display="none", log_dir=tempfile.mkdtemp())
     if log.status != "success":
         raise RuntimeError(log.error.message)
     return [sample.output.completion for sample in log.samples]

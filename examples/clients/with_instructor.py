@@ -16,7 +16,9 @@ class Verdict(BaseModel):
 
 def ask(mode, **more):
     client = instructor.from_openai(OpenAI(base_url=URL, api_key=KEY), mode=mode)
-    return client.chat.completions.create(model=MODEL, messages=turns, response_model=Verdict, max_retries=0, **more).answer
+    return client.chat.completions.create(
+        model=MODEL, messages=turns, response_model=Verdict, max_retries=0, **more
+    ).answer
 
 
 try_all(

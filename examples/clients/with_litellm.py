@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 turns = [{"role": "user", "content": QUESTION}]
 where = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY}
-parameters = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"], "additionalProperties": False}
+answers = {"answer": {"enum": ["yes", "no"]}}
+parameters = {"type": "object", "properties": answers, "required": ["answer"], "additionalProperties": False}
 
 
 class Verdict(BaseModel):
@@ -27,7 +28,9 @@ def responses_stream():
 
 
 def completions():
-    done = litellm.text_completion(**where | {"model": f"text-completion-openai/{MODEL}"}, prompt=QUESTION, max_tokens=TOKENS)
+    done = litellm.text_completion(
+        **where | {"model": f"text-completion-openai/{MODEL}"}, prompt=QUESTION, max_tokens=TOKENS
+    )
     return done.choices[0].text
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 
 def model(**more):
-    return OpenAILike(model=MODEL, api_base=URL, api_key=KEY, is_function_calling_model=True, context_window=2048, max_retries=0, **more)
+    where = {"model": MODEL, "api_base": URL, "api_key": KEY, "context_window": 2048, "max_retries": 0}
+    return OpenAILike(is_function_calling_model=True, **where, **more)
 
 
 class Verdict(BaseModel):

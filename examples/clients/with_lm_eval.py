@@ -1,6 +1,7 @@
 """lm-eval: a task of two questions, generated over chat completions and over completions."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,12 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """)
 
 
-def evaluated(kind, path, *words, output="two"):
+def evaluated(kind, path, *words):
     how = f"model={MODEL},base_url={URL}/{path},num_concurrent=2,tokenized_requests=False,tokenizer_backend=None"
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", kind, "--model_args", how, "--tasks", output, "--include_path", str(folder)]
-    done = subprocess.run([*command, *words], env={**__import__("os").environ, "OPENAI_API_KEY": KEY}, capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-m", "lm_eval", "run", "--model", kind, "--model_args", how, "--tasks", "two", *words]
+    command += ["--include_path", str(folder)]
+    env = os.environ | {"OPENAI_API_KEY": KEY}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
     if done.returncode:
         raise RuntimeError(done.stderr[-800:])
     return "exact_match" in done.stdout

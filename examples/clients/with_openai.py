@@ -14,7 +14,8 @@ class Verdict(BaseModel):
     answer: Literal["yes", "no"]
 
 
-parameters = {"type": "object", "properties": {"answer": {"enum": ["yes", "no"]}}, "required": ["answer"], "additionalProperties": False}
+answers = {"answer": {"enum": ["yes", "no"]}}
+parameters = {"type": "object", "properties": answers, "required": ["answer"], "additionalProperties": False}
 
 
 def chat():
@@ -35,7 +36,8 @@ def tools():
     done = client.chat.completions.create(model=MODEL, messages=turns, tools=[tool], tool_choice="required")
     call = done.choices[0].message.tool_calls[0]
     after = [*turns, done.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "noted"}]
-    return client.chat.completions.create(model=MODEL, messages=after, tools=[tool], tool_choice="none", max_tokens=TOKENS).choices[0].message.content
+    more = {"tools": [tool], "tool_choice": "none", "max_tokens": TOKENS}
+    return client.chat.completions.create(model=MODEL, messages=after, **more).choices[0].message.content
 
 
 def logprobs():
@@ -69,6 +71,14 @@ def completions():
 
 
 try_all(
-    chat=chat, stream=stream, schema=schema, tools=tools, logprobs=logprobs, responses=responses, responses_stream=responses_stream,
-    responses_schema=responses_schema, responses_tools=responses_tools, completions=completions,
+    chat=chat,
+    stream=stream,
+    schema=schema,
+    tools=tools,
+    logprobs=logprobs,
+    responses=responses,
+    responses_stream=responses_stream,
+    responses_schema=responses_schema,
+    responses_tools=responses_tools,
+    completions=completions,
 )

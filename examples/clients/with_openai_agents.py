@@ -3,7 +3,15 @@
 import asyncio
 from typing import Literal
 
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from cells import KEY, MODEL, QUESTION, TOKENS, URL, try_all
 from openai import AsyncOpenAI
 from pydantic import BaseModel

@@ -270,7 +270,7 @@ class TestInABrowser:
         ring = "return getComputedStyle(document.activeElement).outlineStyle"
         assert chrome.execute_script(ring) == "solid"
         chrome.switch_to.active_element.send_keys("May I?")
-        assert [tab(), tab()] == ["summary", "ask"]
+        assert [tab(), tab(), tab()] == ["summary", "summary", "ask"]
         chrome.switch_to.active_element.send_keys(K.ENTER)
         wait_for(lambda: is_done(chrome), "the answers")
         assert focused() == "ask"  # the focus stays where it was
