@@ -14,13 +14,15 @@ import json
 import statistics
 import time
 
+from pydantic import JsonValue
+
 from cowest.assembly.places import model_path
 from cowest.models.held import json_grammar
 from cowest.models.local import LocalChatModel
 from cowest.types import Held, Message, ModelRef, Sampling
 
 ASKED = (Message(role="user", content="Write on and on about everything that you know."),)
-STRING = {
+STRING: dict[str, JsonValue] = {
     "type": "object",
     "properties": {"text": {"type": "string", "minLength": 5000}},
     "required": ["text"],

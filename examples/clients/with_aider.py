@@ -20,9 +20,9 @@ def aider(*words):
         text=True,
         timeout=280,
     )
-    if done.returncode or "Error" in done.stdout + done.stderr:
+    if done.returncode or "Tokens:" not in done.stdout:
         raise RuntimeError((done.stdout + done.stderr)[-600:])
-    return "Tokens:" in done.stdout
+    return done.stdout
 
 
 try_all(chat=lambda: aider("--no-stream"), stream=lambda: aider("--stream"))

@@ -62,8 +62,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChatModel]:
     tokenizer = AutoTokenizer.from_pretrained(model_path("lab:strong"))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    ends: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     LlamaForCausalLM(
         LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **sizes, **ends)
     ).save_pretrained(folder)

@@ -176,7 +176,7 @@ class TestInABrowser:
         assert at(chrome, "#weak .note").text == "The draft was empty: the strong model answered alone."
         assert at(chrome, "#both .note").text == "Without a draft."
         chrome.get(site.url)
-        site.client.server.served["pair"] = replace(site.client.server.served["pair"], drafter=None)  # type: ignore[index]
+        site.client.server.served["pair"] = replace(site.client.server.served["pair"], drafter=None)
         ask(chrome)
         wait_for(lambda: is_done(chrome), "the answers")
         assert "This name has no small model" in at(chrome, "#weak .note").text
@@ -221,6 +221,7 @@ class TestInABrowser:
     def test_one_of_several_models_can_be_picked(self, chrome: Chrome, open_page: Callable[..., Site]) -> None:
         def more(site: Site) -> None:
             served = site.client.server.served
+            assert isinstance(served, dict)
             assert isinstance(served, dict)
             for name in ("pair.collab", "lab.medicine", "lab.medicine.weak"):
                 kind = "pair.weak" if name.endswith("weak") else "pair"
@@ -446,8 +447,9 @@ async def _raw(body: bytes) -> web.StreamResponse:
         def offer(site: Site) -> None:
             one = Example(id="1", input="May <b> I?", context="Kasti", references=("no",), choices=("yes", "no"))
             served = site.client.server.served
+            assert isinstance(served, dict)
             for id_, each in list(served.items()):
-                served[id_] = replace(each, about=replace(each.about, examples=(one,)))  # type: ignore[index]
+                served[id_] = replace(each, about=replace(each.about, examples=(one,)))
 
         site = open_page(width, prepare=offer)
         wait_for(lambda: at(chrome, "#examples button").is_displayed(), "the examples")

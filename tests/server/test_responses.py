@@ -60,7 +60,7 @@ async def test_plain(client: AsyncOpenAI, upstream: Upstream) -> None:
         metadata={"a": "b"},
     )
     Response.model_validate(done.model_dump(), strict=False)
-    assert done.output_text == "No, it is not." and done.status == "completed" and done.store is False
+    assert done.output_text == "No, it is not." and done.status == "completed" and done.model_dump()["store"] is False
     assert done.id == done._request_id and done.id.startswith("resp_") and done.metadata == {"a": "b"}
     assert done.usage is not None and done.usage.total_tokens == done.usage.input_tokens + done.usage.output_tokens
     asked = upstream.bodies[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,7 @@ def masks_for(tokenizer: PreTrainedTokenizerBase, size: int, ends: Sequence[int]
             "answers of a schema, and calls of tools, need llguidance: pip install 'cowest[structured]'"
         ) from None
     try:
-        return from_tokenizer(tokenizer, n_vocab=size, eos_token=[*ends])
+        return from_tokenizer(cast(Any, tokenizer), n_vocab=size, eos_token=[*ends])
     except ValueError as error:
         raise ModelCallError(
             "no_grammar", f"llguidance cannot read this model's tokenizer: {str(error)[:200]}"

@@ -64,7 +64,7 @@ def wanted(body: Body, model: ChatModel) -> tuple[Body, Wanted]:
         named = _named(choice, tools)
         many = rest.get("parallel_tool_calls") is not False
         arguments = {name: tool["parameters"] for name, tool in named.items()}
-        grammar, calls = call_grammar(arguments, choice in (None, "auto"), many), True
+        grammar, calls = call_grammar(arguments, may_say, many), True
     for name in ("response_format", "tools", "tool_choice", "parallel_tool_calls"):
         rest.pop(name, None)
     if grammar is not None:
