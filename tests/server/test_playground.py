@@ -361,10 +361,6 @@ class TestInABrowser:
         verdict = found["pair"]
         assert verdict is not None and verdict.helpful is False and verdict.answer == "no"
 
-
-async def _raw(body: bytes) -> web.StreamResponse:
-    return web.Response(body=body, headers={"Content-Type": "text/event-stream"})
-
     def test_a_conversation_goes_on_with_system_prompt_and_sampling(
         self, chrome: Chrome, open_page: Callable[..., Site]
     ) -> None:
@@ -460,3 +456,7 @@ async def _raw(body: bytes) -> web.StreamResponse:
         assert "references" not in cards and site.upstream.bodies == []
         assert chrome.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert chrome.execute_script(LOW_CONTRAST) == []
+
+
+async def _raw(body: bytes) -> web.StreamResponse:
+    return web.Response(body=body, headers={"Content-Type": "text/event-stream"})

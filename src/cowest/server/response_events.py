@@ -40,9 +40,8 @@ class _Open:
         """The item as it is when it is done."""
         if self.kind is None:
             return {**self.item, "arguments": "".join(self.text), "status": "completed"}
-        return {**self.item, "content": [self.part()]} | (
-            {"status": "completed"} if self.kind != "reasoning_text" else {}
-        )
+        done: Body = {} if self.kind == "reasoning_text" else {"status": "completed"}
+        return {**self.item, "content": [self.part()], **done}
 
 
 class Items:

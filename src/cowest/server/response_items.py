@@ -158,5 +158,6 @@ def format_of(found: JsonValue) -> Body:
     if not isinstance(form.get("schema"), dict):
         raise ApiError(400, "text.format.schema: must be an object", param="text.format.schema")
     kept = ("name", "schema", "strict", "description")
-    schema: Body = {"name": "answer"} | {name: form[name] for name in kept if form.get(name) is not None}
+    schema: Body = {"name": "answer"}
+    schema |= {name: form[name] for name in kept if form.get(name) is not None}
     return fields | {"response_format": {"type": kind, "json_schema": schema}}
