@@ -275,7 +275,7 @@ class TestInABrowser:
         chrome.switch_to.active_element.send_keys(K.ENTER)
         wait_for(lambda: is_done(chrome), "the answers")
         assert focused() == "ask"  # the focus stays where it was
-        assert [tab(), tab()] == ["stop", "helpful"]
+        assert [tab(), tab(), tab(), tab()] == ["stop", "follow", "share", "helpful"]
         chrome.switch_to.active_element.send_keys(K.SPACE)
         wait_for(lambda: at(chrome, "#told").text.startswith("Kept."), "the verdict")
         assert focused() == "helpful" and at(chrome, "#helpful").get_attribute("aria-pressed") == "true"

@@ -57,10 +57,10 @@ def wanted(body: Body, model: ChatModel) -> tuple[Body, Wanted]:
     tools = _tools(rest)
     choice = rest.get("tool_choice")
     if tools and choice != "none":
-        if grammar is not None:
-            raise refused(
-                "response_format", "cannot be held to beside tools by a model on this machine; ask for one of them"
-            )
+        may_say = choice in (None, "auto")
+        if grammar is not None and may_say:  # where a call is forced, the schema is of a text that is not written
+            why = "cannot be held to beside tools by a model on this machine; ask for one of them, or force a call"
+            raise refused("response_format", why)
         named = _named(choice, tools)
         many = rest.get("parallel_tool_calls") is not False
         arguments = {name: tool["parameters"] for name, tool in named.items()}

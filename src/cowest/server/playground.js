@@ -180,6 +180,7 @@ async function loadModels() {
   const damaged = fromLink(); // now that the models are there, of which it names one
   if (damaged) say(damaged, true);
   showExamples(examples[$("model").value] ?? []);
+  return damaged;
 }
 
 const strongOf = (id) => [id + ".strong", parent(id) + ".strong"].find((other) => models.includes(other)) ?? null;
@@ -306,7 +307,7 @@ for (const id of ["question", "context", "choices", "system"]) {
 }
 $("key").addEventListener("change", () => { // with the right key the models are there before the first question
   models = null;
-  loadModels().then(() => { if ($("status").classList.contains("bad")) say(""); }, (error) => { if (!running) say(error.message, true); });
+  loadModels().then((damaged) => { if (!damaged && $("status").classList.contains("bad")) say(""); }, (error) => { if (!running) say(error.message, true); });
 });
 showHistory(chosen);
 $("base").textContent = new URL("v1", location.href).href;
