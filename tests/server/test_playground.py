@@ -176,7 +176,7 @@ class TestInABrowser:
         assert at(chrome, "#weak .note").text == "The draft was empty: the strong model answered alone."
         assert at(chrome, "#both .note").text == "Without a draft."
         chrome.get(site.url)
-        site.client.server.served["pair"] = replace(site.client.server.served["pair"], drafter=None)
+        site.client.server.served["pair"] = replace(site.client.server.served["pair"], drafter=None)  # type: ignore[index]
         ask(chrome)
         wait_for(lambda: is_done(chrome), "the answers")
         assert "This name has no small model" in at(chrome, "#weak .note").text
