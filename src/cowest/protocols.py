@@ -88,6 +88,15 @@ class RoomyChatModel(ChatModel, Protocol):
         ...
 
 
+@runtime_checkable
+class HoldingChatModel(ChatModel, Protocol):
+    """A model whose answers can be held to a grammar (``types.Held``)."""
+
+    def can_hold(self, grammar: str) -> None:
+        """Raise ModelCallError ``bad_schema`` or ``no_grammar``, or MissingExtraError, for one that they cannot be held to."""
+        ...
+
+
 class Budget(Protocol):
     """Asked before each attempt that may cost something; holds the most that it can cost until the call is entered."""
 

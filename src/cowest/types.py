@@ -89,6 +89,15 @@ class Tooled(Sampling):
     may_call: bool = True
 
 
+class Held(Sampling):
+    """The answer is held to ``grammar`` (:mod:`cowest.models.held`), token by token; cut off by ``max_tokens`` it is a beginning.
+
+    Only for a :class:`cowest.protocols.HoldingChatModel`.
+    """
+
+    grammar: str
+
+
 class Request(Record):
     """What one call asks a model."""
 

@@ -296,6 +296,7 @@ async def test_what_a_client_leaves_open_is_the_setting_or_the_model_s_own(
     assert body.get("max_tokens") == sent and "max_completion_tokens" not in body
     told = {card["id"]: card["cowest"] for card in cards}
     assert told["tiny"] == told["tiny.collab"]
+    assert len(told["tiny"].pop("examples")) == 4  # of a lab task: made up
     assert told["tiny"] == {
         "system": "collab",
         "route": "both",

@@ -198,7 +198,7 @@ async def test_an_error_is_the_sdk_s_own_exception(upstream: Upstream) -> None:
         with pytest.raises(openai.RateLimitError):
             await create(model="pair", messages=ASKED)
         with pytest.raises(openai.NotFoundError):  # other APIs are not there, and say so in the same shape
-            await client.responses.create(model="pair", input="May I?")
+            await client.embeddings.create(model="pair", input="May I?")
 
 
 async def test_a_wrong_key(upstream: Upstream) -> None:

@@ -68,6 +68,14 @@ Guarded: TypeAlias = Annotated[
         "--guard", help="Answer as `cowest guard RUN` has certified: weak alone, strong alone or both, by the query."
     ),
 ]
+Examples: TypeAlias = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=0,
+        help="Offer so many test questions on the page (default: 4 of a lab task, else none).",
+        show_default=False,
+    ),
+]
 Cors: TypeAlias = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(metavar="ORIGIN", help="Let pages of this origin call the endpoint from a browser."),
@@ -97,6 +105,7 @@ class _Start:
     collect: bool
     redact: str | None
     drain_s: float
+    examples: int | None
 
 
 def serve(
@@ -116,6 +125,7 @@ def serve(
     route: RouteName = "both",
     systems: Systems = None,
     guard: Guarded = False,
+    examples: Examples = None,
     cors: Cors = None,
     collect: Collect = False,
     redact: Redact = None,
@@ -144,7 +154,7 @@ def serve(
     named = [name.strip() for name in systems.split(",")] if systems else []
     if guard:
         named = list(dict.fromkeys(["guarded", *(named or ["weak", "strong", "cascade"])]))
-    start = _Start(target, host, port, api_key_env, named, answer_tokens, route, collect, redact, drain_s)
+    start = _Start(target, host, port, api_key_env, named, answer_tokens, route, collect, redact, drain_s, examples)
     log_to_stderr(json_log)
     asyncio.run(_serve(start, settings))
 
@@ -166,7 +176,13 @@ async def _serve(start: _Start, settings: Settings) -> None:
     _check_redaction(start)
     metrics, route = Metrics(), ROUTES.find(start.route, "--route")
     opened = open_served(
-        start.target, settings, metrics.attempted, start.systems, tokens=start.answer_tokens, route=route
+        start.target,
+        settings,
+        metrics.attempted,
+        start.systems,
+        tokens=start.answer_tokens,
+        route=route,
+        examples=start.examples,
     )
     metrics.guards(opened.guarding)
     try:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,16 +26,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from cowest.errors import MissingExtraError, ModelCallError, ModelNotFoundError
 from cowest.models.agreement import FEWEST, decide, decided, narrow, narrowed, texts_of
 from cowest.models.batching import Decoded, Decoder, Interrupted, Request
-from cowest.models.chat import ensure_chat_template, prompt_ids, turn_end
+from cowest.models.chat import ensure_chat_template, prompt_ids, token_ids, turn_end
 from cowest.models.given import split_given
+from cowest.models.held import Grammar, grammar_of, masks_for
 from cowest.models.hub import hub_switch
 from cowest.models.packed import pack
 from cowest.models.precision import native_bfloat16
 from cowest.models.sampler import Row
-from cowest.models.thinking import opens_thinking
+from cowest.models.thinking import closing_of, opens_thinking
 from cowest.models.token_text import answer_text, token_logprobs
 from cowest.run.progress import no_hub_bars
-from cowest.types import Completion, Given, Message, ModelRef, Sampling, TokenLogprob, Usage
+from cowest.types import Completion, Given, Held, Message, ModelRef, Sampling, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 ADAPTER_CONFIG = "adapter_config.json"
 logger = logging.getLogger(__name__)
@@ -158,14 +162,17 @@ class LocalChatModel:
         pack(self._model)
         self._window: int | None = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         pad = self._tokenizer.pad_token_id
-        self._decoder = Decoder(
-            self._model, end_ids(self._model, self._tokenizer), 0 if pad is None else pad, batch_size
-        )
+        self._ends = end_ids(self._model, self._tokenizer)
+        self._decoder = Decoder(self._model, self._ends, 0 if pad is None else pad, batch_size)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cowest-local")
         self._stop = threading.Event()
         self._waiting: deque[Request] = deque()
         self._asked: dict[asyncio.Future[Completion], asyncio.AbstractEventLoop] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._masks: LLTokenizer | None = None
+        self._grammar = lru_cache(maxsize=64)(
+            self._grammar_uncached
+        )  # checked, then asked with; and clients repeat theirs
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)  # the K samples of a query share a prompt
 
     @property
@@ -239,13 +246,31 @@ class LocalChatModel:
     def _row(self, messages: Sequence[Message], sampling: Sampling) -> Row:
         prompt = self._encode(tuple(messages))
         if not isinstance(sampling, Given):
-            how = sampling
-            return Row(prompt, how.max_tokens, how.temperature, how.top_p, how.seed, how.logprobs)
+            how, grammar = sampling, None
+            if isinstance(how, Held):
+                grammar = self._grammar(how.grammar)
+                prompt = self._without_thinking(prompt)
+            return Row(prompt, how.max_tokens, how.temperature, how.top_p, how.seed, how.logprobs, grammar=grammar)
         try:
             prompt, given = split_given(self._tokenizer, prompt, messages, sampling)
         except ModelCallError as error:
             raise ModelCallError(error.kind, f"{self._name}: {error}") from None
         return Row(prompt, len(given), logprobs=0, given=given)
+
+    def can_hold(self, grammar: str) -> None:
+        """See HoldingChatModel."""
+        self._grammar(grammar)
+
+    def _grammar_uncached(self, grammar: str) -> Grammar:
+        if self._masks is None:
+            self._masks = masks_for(self._tokenizer, self._model.config.get_text_config().vocab_size, self._ends)
+        return grammar_of(self._masks, grammar)
+
+    def _without_thinking(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """The prompt with the thinking closed that its template opens: what a grammar holds is the answer, not the thinking."""
+        opening = opens_thinking(self._ending(prompt))
+        closing = f"\n{closing_of(opening)}\n\n" if opening else ""
+        return (*prompt, *token_ids(self._tokenizer, closing)) if closing else prompt
 
     def _ending(self, prompt: tuple[int, ...]) -> str:
         return cast(str, self._tokenizer.decode(list(prompt[-_OPENING_TOKENS:])))
@@ -309,6 +334,8 @@ class LocalChatModel:
         logprobs: tuple[TokenLogprob, ...] | None,
         started: float,
     ) -> Completion | ModelCallError:
+        if row.grammar is not None and decoded.stopped and not row.grammar.accepts(decoded.tokens):
+            return ModelCallError("not_held", f"{self._name}: the grammar of this schema is too much for llguidance")
         if not text.strip():
             return ModelCallError("empty", f"{self._name}: the model wrote nothing")
         return Completion(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cowest.models.held import Grammar, Matcher
+
 UNIFORM_MAX = 1 - 2**-23  # The largest uniform number that stays below 1 when multiplied in float32.
 
 
@@ -28,6 +30,8 @@ class Row:
     """How many alternatives are to be told of beside each chosen token's log-probability; None: nothing."""
     given: tuple[int, ...] = ()
     """Nothing is chosen: these are the tokens (``max_tokens`` of them), which are only read."""
+    grammar: Grammar | None = None
+    """What the text is held to."""
 
 
 class Sampler:
@@ -35,6 +39,7 @@ class Sampler:
 
     def __init__(self, device: torch.device) -> None:
         self._rows: list[Row] = []
+        self._matchers: list[Matcher | None] = []
         self._steps = torch.zeros(0, dtype=torch.long, device=device)
         self._temperature = torch.zeros(0, device=device)
         self._top_p = torch.zeros(0, device=device)
@@ -56,11 +61,13 @@ class Sampler:
         told = torch.tensor([[row.temperature for row in rows], [row.top_p for row in rows]], device=device)
         self._temperature, self._top_p = torch.cat([self._temperature, told[0]]), torch.cat([self._top_p, told[1]])
         self._rows += rows
+        self._matchers += [None if row.grammar is None else row.grammar.matcher() for row in rows]
         self._settle()
 
     def select(self, keep: Sequence[int], index: torch.Tensor) -> None:
         """Keep these rows, in this order; ``index`` is the same on the device."""
         self._rows = [self._rows[i] for i in keep]
+        self._matchers = [self._matchers[i] for i in keep]
         self._steps, self._uniforms = self._steps[index], self._uniforms[index]
         self._temperature, self._top_p = self._temperature[index], self._top_p[index]
         self._settle()
@@ -70,10 +77,26 @@ class Sampler:
         self._all_greedy, self._any_greedy = all(greedy), any(greedy)
         self._nucleus = any(row.top_p < 1 and row.temperature > 0 for row in self._rows)
         self._greedy = self._temperature == 0
+        self._held = [(i, matcher) for i, matcher in enumerate(self._matchers) if matcher is not None]
         self._divisor = self._temperature.masked_fill(self._greedy, 1.0)[:, None]
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Token ids (rows,) for float32 ``logits`` (rows, vocabulary); each row's next uniform number is used."""
+        """Token ids (rows,) for float32 ``logits`` (rows, vocabulary); each row's next uniform number is used.
+
+        A row with a grammar chooses among what that allows next, and goes on in it.
+        """
+        if not self._held:
+            return self._chosen(logits)
+        logits = logits.clone()  # others read how likely a token was of all
+        for i, matcher in self._held:
+            forbidden = torch.from_numpy(matcher.forbidden(logits.shape[-1])).to(logits.device)
+            logits[i].masked_fill_(forbidden, -torch.inf)
+        chosen = self._chosen(logits)
+        for (_, matcher), token in zip(self._held, chosen[[i for i, _ in self._held]].tolist(), strict=True):
+            matcher.take(token)
+        return chosen
+
+    def _chosen(self, logits: torch.Tensor) -> torch.Tensor:
         if self._all_greedy:
             return logits.argmax(-1)
         probabilities = torch.softmax(logits / self._divisor, -1)

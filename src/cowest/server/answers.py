@@ -13,8 +13,39 @@ from cowest.types import Completion, Usage
 
 
 def completion_of(model: str, completions: Sequence[Completion]) -> Body:
-    """A ``chat.completion``."""
-    return {key: _json(value) for key, value in reply_body(model, list(completions)).items()}
+    """A ``chat.completion``, with log-probabilities where the completions have them."""
+    whole = {key: _json(value) for key, value in reply_body(model, list(completions)).items()}
+    choices = whole["choices"]
+    for choice, done in zip(choices if isinstance(choices, list) else [], completions, strict=True):
+        if isinstance(choice, dict):
+            choice["logprobs"] = _logprobs(done)
+    return whole
+
+
+def _logprobs(done: Completion) -> JsonValue:
+    """A completion's log-probabilities as OpenAI has them; None where there are none."""
+    if done.logprobs is None:
+        return None
+    content: list[JsonValue] = []
+    for token in done.logprobs:
+        top: list[JsonValue] = [_scored(text, value) for text, value in token.top]
+        content.append(_scored(token.token, token.logprob) | {"top_logprobs": top})
+    return {"content": content, "refusal": None}
+
+
+def _scored(token: str, logprob: float) -> Body:
+    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": [*token.encode("utf-8", "replace")]}
+
+
+def cut(done: Completion, text: str) -> Completion:
+    """The completion with only the beginning ``text`` of its own; of the tokens those that begin within it."""
+    if done.logprobs is None:
+        return done.model_copy(update={"text": text})
+    kept, length = 0, 0
+    while kept < len(done.logprobs) and length < len(text):
+        length += len(done.logprobs[kept].token)
+        kept += 1
+    return done.model_copy(update={"text": text, "logprobs": done.logprobs[:kept]})
 
 
 def _json(value: object) -> JsonValue:

@@ -16,10 +16,11 @@ from cowest.errors import ModelCallError
 from cowest.models.endpoint import parse_request
 from cowest.models.wire import request_body
 from cowest.protocols import ChatModel, RoomyChatModel, StreamingChatModel
-from cowest.server.answers import chunks_of, completion_of
+from cowest.server.answers import chunks_of, completion_of, cut
 from cowest.server.breaker import Breaker
 from cowest.server.errors import ApiError
 from cowest.server.faults import meaning
+from cowest.server.held_request import called, wanted
 from cowest.server.request import TOKEN_LIMITS, Body, wants_usage
 from cowest.server.room import too_long
 from cowest.server.upstream import patience, with_defaults
@@ -27,11 +28,12 @@ from cowest.types import Completion, Message, Sampling
 
 
 class ChatBackend:
-    """Answers with a ChatModel. What would change the answer and cannot be done (tools, a schema, images) is refused with 400.
+    """Answers with a ChatModel. What would change the answer and cannot be done (images, say) is refused with 400.
 
-    A stream comes as the model writes it where the model can tell (StreamingChatModel) and one text without ``stop`` is asked
-    for; else each choice is one piece. ``sampling`` counts where the client says nothing, but for max_tokens where ``most`` is
-    given: then the answer may take what the model's window leaves (RoomyChatModel), and ``most`` tokens at most.
+    Schemas, tools and log-probabilities are for models in this process (HoldingChatModel). A stream comes as the model writes it
+    where the model can tell (StreamingChatModel) and one text is asked for, without ``stop``, tools or log-probabilities; else
+    each choice is one piece. ``sampling`` counts where the client says nothing, but for max_tokens where ``most`` is given: then
+    the answer may take what the model's window leaves (RoomyChatModel), and ``most`` tokens at most.
     """
 
     def __init__(self, model: ChatModel, sampling: Sampling, breaker: Breaker, most: int | None = None) -> None:
@@ -51,17 +53,20 @@ class ChatBackend:
         with self._breaker.guarded():
             async with patience(until):
                 answers = await self._all(asked.messages, asked.samplings)
-        return completion_of(self._model.name, [_stopped(answer, asked.stops) for answer in answers])
+        whole = completion_of(self._model.name, [_stopped(answer, asked.stops) for answer in answers])
+        return called(whole) if asked.calls else whole
 
     async def stream(self, body: Body, until: float) -> AsyncGenerator[Body, None]:
         """See Backend."""
         usage = wants_usage(body)
         asked = self._asked(body)
-        if asked.stops or len(asked.samplings) > 1 or not isinstance(self._model, StreamingChatModel):
+        one = asked.samplings[0]
+        whole = asked.stops or asked.calls or one.logprobs is not None or len(asked.samplings) > 1
+        if whole or not isinstance(self._model, StreamingChatModel):
             for chunk in chunks_of(await self._whole(asked, until), usage):
                 yield chunk
             return
-        async with aclosing(self._model.stream(asked.messages, asked.samplings[0])) as pieces:
+        async with aclosing(self._model.stream(asked.messages, one)) as pieces:
             with self._breaker.guarded():
                 async with patience(until):
                     piece = await _next(pieces)
@@ -70,8 +75,8 @@ class ChatBackend:
                 choice: JsonValue = {"index": 0, "delta": {**role, "content": piece}, "finish_reason": None}
                 yield {"object": "chat.completion.chunk", "created": created, "choices": [choice]}
                 role, piece = {}, await _next(pieces)
-        whole = completion_of(self._model.name, [piece]) | {"created": created}
-        for chunk in islice(chunks_of(whole, usage), 1, None):  # the first would be the text once more
+        done = completion_of(self._model.name, [piece]) | {"created": created}
+        for chunk in islice(chunks_of(done, usage), 1, None):  # the first would be the text once more
             yield chunk
 
     def _asked(self, body: Body) -> _Asked:
@@ -80,6 +85,7 @@ class ChatBackend:
         asked = with_defaults(body, self._defaults) | {"model": self._model.name}
         stops = _stops(asked.pop("stop", None))
         asked.pop("stream", None)
+        asked, want = wanted(asked, self._model)
         request = parse_request(json.dumps(asked).encode(), self._model.name)
         messages, samplings = tuple(turn.message() for turn in request.messages), request.samplings()
         room = self._room(messages)
@@ -88,7 +94,7 @@ class ChatBackend:
             samplings = [sampling.model_copy(update={"max_tokens": limit}) for sampling in samplings]
         if room is not None and samplings[0].max_tokens > room:
             raise too_long(samplings[0].max_tokens, room)
-        return _Asked(messages, samplings, stops)
+        return _Asked(messages, [want.of(sampling) for sampling in samplings], stops, want.calls)
 
     def _room(self, messages: Sequence[Message]) -> int | None:
         try:
@@ -118,11 +124,12 @@ class ChatBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A checked request; one sampling for each choice."""
+    """A checked request; one sampling for each choice. ``calls``: the text may be calls of tools."""
 
     messages: tuple[Message, ...]
     samplings: list[Sampling]
     stops: list[str]
+    calls: bool
 
 
 async def _next(pieces: AsyncGenerator[str | Completion, None]) -> str | Completion:
@@ -143,4 +150,4 @@ def _stops(found: object) -> list[str]:
 def _stopped(done: Completion, stops: Sequence[str]) -> Completion:
     """The text up to the first stop. A ChatModel knows no stops, so what it wrote beyond is thrown away."""
     cuts = [at for stop in stops if (at := done.text.find(stop)) >= 0]
-    return done.model_copy(update={"text": done.text[: min(cuts)], "finish_reason": "stop"}) if cuts else done
+    return cut(done, done.text[: min(cuts)]).model_copy(update={"finish_reason": "stop"}) if cuts else done

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from cowest.models.turns import in_conversation, role_of, split_system, spoken
 from cowest.protocols import Frames
-from cowest.server.request import Body, ChatRequest, text_of
+from cowest.server.request import Body, ChatRequest, parts_of, text_of
 from cowest.types import Example, Message
 
 _CONTROL: Final = re.compile(  # invisible: C0 and C1 but tab and newline, zero width, bidi controls, Unicode's "tag" letters
@@ -63,8 +63,15 @@ class Conversation:
         )
 
     def for_weak(self, frames: Frames) -> tuple[Message, ...]:
-        """The draft frame after the earlier turns. Those of tools are left out; neighbours of one role are one."""
-        return frames.draft(self.example)
+        """The draft frame after the earlier turns. Those of tools are left out; neighbours of one role are one.
+
+        The weak model reads text alone: of images and the like it is told that they are there.
+        """
+        if not any(parts_of(message) for message in self.messages):
+            return frames.draft(self.example)
+        earlier = spoken((str(m["role"]), _noted(m)) for m in self.messages[: max(self.turn, 0)])
+        text = _noted(self.messages[self.turn]) if self.has_question else self.example.input
+        return frames.draft(self.example.model_copy(update={"input": text, "turns": earlier}))
 
     def as_draft(self, frames: Frames) -> list[Body]:
         """The same as JSON, where the weak model alone is asked."""
@@ -107,6 +114,15 @@ def conversation(request: ChatRequest, id_: str) -> Conversation:
         choices=tuple(request.extension.choices),
     )
     return Conversation(request.messages, turn if text.strip() else -1, asked)
+
+
+def _noted(message: Body) -> str:
+    """A message's text with a note of what else is in it."""
+    parts = parts_of(message)
+    if not parts:
+        return text_of(message)
+    told = " and ".join(f"{n} {name}{'s' if n > 1 else ''}" for name, n in parts.items())
+    return f"{text_of(message)}\n\n[{told} attached here, which you cannot see; the model after you can]".lstrip()
 
 
 def _bodies(messages: Sequence[Message]) -> list[Body]:

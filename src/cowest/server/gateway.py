@@ -52,13 +52,14 @@ class About:
     """What ``/v1/models`` tells of an id.
 
     ``answer_tokens``: of an answer whose length the client leaves open; None: the model's own limit. ``draft_tokens``: of a draft.
-    ``created``: Unix time at which the run (or the recipe) was finished.
+    ``created``: Unix time at which the run (or the recipe) was finished. ``examples``: questions that its page offers.
     """
 
     system: str
     created: int
     answer_tokens: int | None
     draft_tokens: int | None = None
+    examples: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,16 @@ class Served:
         return (self.weak_id if mode == "weak_alone" else self.strong_id) or self.id
 
 
+def new_id(prefix: str) -> str:
+    """An id that cannot be guessed: whoever knows an exchange's may judge it."""
+    return f"{prefix}{secrets.token_hex(16)}"
+
+
 @dataclass(slots=True)
 class Exchange:
     """What became of one request. Times are in seconds (``created``: since 1970); None: it did not come to that."""
 
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(16)}")
+    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
     mode: Mode | None = None
     degraded: str | None = None

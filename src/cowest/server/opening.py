@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,7 +20,7 @@ from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
 from cowest.pipeline import require_guarded, require_optimised, require_trained
 from cowest.protocols import ChatModel, Route
-from cowest.recipe.config import OpenAIModelConfig, RunConfig, load_config, with_settings
+from cowest.recipe.config import LabTaskConfig, OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
 from cowest.run.progress import LineReporter, QuietReporter
 from cowest.run.store import RunDir
@@ -42,6 +43,8 @@ from cowest.systems.single import SingleCall
 from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Example, ModelRef, Sampling
 
+MADE_UP: Final = 4
+"""Questions on the page where the task is a lab's: made up, and nobody's."""
 ALWAYS: Final = (COLLAB, WEAK, STRONG)
 
 
@@ -77,11 +80,12 @@ def open_served(
     overrides: Sequence[str] = (),
     tokens: int | None = None,
     route: Route = BOTH,
+    examples: int | None = None,
 ) -> Opened:
     """Open a run directory or a recipe; ``only`` names the systems to serve (all, unless given).
 
     ``tokens`` limits answers whose length a client leaves open (unset: as :func:`answer_tokens` says); ``route`` decides for the
-    collaborations who answers.
+    collaborations who answers. ``examples`` test questions are offered on the page (unset: :data:`MADE_UP` of a lab task's).
 
     Raises ConfigError where the run is not finished or a key is missing, and ModelNotFoundError.
     """
@@ -89,7 +93,7 @@ def open_served(
     if path.is_dir():
         _check_current(config, path, find_systems(only, "--systems"))
     limit = answer_tokens(config, tokens, written_out=path.is_dir())
-    offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route)
+    offer = Offer(limit, tokens or config.evaluate.draft.max_tokens, _made(path), route, examples)
     if tokens is not None:
         config = with_settings(config, {"evaluate.answer.max_tokens": tokens})
     settings = replace(settings, concurrency=sources_of(config).strong.concurrency)
@@ -125,6 +129,15 @@ class Offer:
     weak_tokens: int
     created: int
     route: Route
+    examples: int | None
+
+    def shown(self, context: Context) -> tuple[Example, ...]:
+        """The test questions for the page. Those of a user's data are shown where the operator says so only."""
+        made_up = isinstance(context.config.task, LabTaskConfig)
+        most = self.examples if self.examples is not None else MADE_UP if made_up else 0
+        if most == 0:
+            return ()
+        return tuple(islice((e for e in context.task.examples("test") if not e.turns), most))
 
 
 def _made(path: Path) -> int:
@@ -170,6 +183,8 @@ class _Opener:
                 Example(id="", input="ready?", references=("",))
             )  # the index is made now, and not in a first request
             served = {id_: replace(one, lookup=found.looked_up) for id_, one in served.items()}
+        if shown := self._offer.shown(context):
+            served = {id_: replace(one, about=replace(one.about, examples=shown)) for id_, one in served.items()}
         best = min(specs, key=_rank)  # the first of equals
         self._opened.served |= {prefix: replace(served[f"{prefix}.{best.name}"], id=prefix)} | served
 

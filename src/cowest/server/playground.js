@@ -1,5 +1,3 @@
-"use strict";
-const $ = (id) => document.getElementById(id);
 const page = document.documentElement.dataset;
 const DEGRADED = {
   weak_down: "The small model is down", weak_timeout: "The small model took too long", weak_breaker_open: "The small model has failed repeatedly",
@@ -8,7 +6,7 @@ const DEGRADED = {
   draft_repetition: "The draft went round in circles", no_question: "There was nothing to draft for",
   draft_no_room: "The draft did not fit beside the question",
 };
-let models = null, running = null, judged = null, verdict = null;
+let models = null, examples = {}, running = null, judged = null, verdict = null, answered = null;
 
 class Column {
   constructor(name) {
@@ -108,7 +106,7 @@ async function* events(response) {
 async function ask(model, column, extension, onDraft, signal) {
   const body = {
     model, stream: true, stream_options: { include_usage: true }, cowest: { details: true, ...extension },
-    messages: [{ role: "user", content: $("question").value.trim() }],
+    messages: messages(), ...sampling(),
   };
   let details = null, id = null;
   const response = await call("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
@@ -171,13 +169,18 @@ function finish(details) {
 const parent = (id) => id.slice(0, id.lastIndexOf("."));
 
 async function loadModels() {
-  const listed = (await (await call("v1/models")).json()).data.map((card) => card.id);
+  const cards = (await (await call("v1/models")).json()).data, listed = cards.map((card) => card.id);
+  examples = Object.fromEntries(cards.map((card) => [card.id, card.cowest?.examples ?? []]));
   const alone = (id) => /\.(weak|strong)$/.test(id) && listed.includes(parent(id)) && !listed.some((other) => other.startsWith(id + "."));
   models = listed;
   const shown = listed.filter((id) => !alone(id));
   $("model").replaceChildren(...shown.map((id) => new Option(id, id)));
   $("model-field").hidden = shown.length < 2;
   $("settings").hidden = shown.length < 2 && $("key-field").hidden;
+  const damaged = fromLink(); // now that the models are there, of which it names one
+  if (damaged) say(damaged, true);
+  showExamples(examples[$("model").value] ?? []);
+  return damaged;
 }
 
 const strongOf = (id) => [id + ".strong", parent(id) + ".strong"].find((other) => models.includes(other)) ?? null;
@@ -194,16 +197,25 @@ async function onAsk(event) {
   running = new AbortController();
   busy(true);
   resetFeedback();
+  answered = null;
+  $("follow").hidden = true;
   say("Asking …");
   try {
     if (!models) await loadModels();
     const choices = $("choices").value.split("\n").map((line) => line.trim()).filter(Boolean);
     const context = $("context").value.trim();
     const extension = { ...(context ? { context } : {}), ...(choices.length ? { choices } : {}) };
-    const model = $("model").value;
+    const model = $("model").value, asked = state();
     const [id, alone] = await Promise.all([askBoth(model, extension, running.signal), askStrong(strongOf(model), extension, running.signal)]);
     const failed = (!id ? 1 : 0) + (strongOf(model) && !alone ? 1 : 0);
     say(running.signal.aborted ? "Stopped." : failed ? "Not all of it was answered; the columns say why." : "All answers are there.", failed && !running.signal.aborted);
+    const texts = Object.fromEntries([["weak", weak], ["strong", strong], ["both", both]].map(([name, column]) => [name, column.text.textContent]));
+    if (id && texts.both) {
+      answered = { question: asked.question.trim(), answer: texts.both };
+      $("follow").hidden = false;
+      remember(asked, texts);
+      showHistory(chosen);
+    }
     if (id && page.collect === "yes") { judged = id; $("feedback").hidden = false; }
   } catch (error) {
     say(error instanceof Failure ? error.message : `Something on this page failed: ${error.message}`, true);
@@ -246,7 +258,40 @@ function judge(helpful) {
   sendFeedback();
 }
 
+function followUp() {
+  turns = [...turns, answered];
+  answered = null;
+  $("follow").hidden = true;
+  $("question").value = "";
+  showTurns();
+  say("The answer is part of the conversation now. Write what you ask next.");
+  $("question").focus();
+}
+
+function chosen(entry) {
+  if (running) return;
+  restore(entry.state);
+  resetFeedback();
+  for (const [name, column] of [["weak", weak], ["strong", strong], ["both", both]]) {
+    column.begin("");
+    const text = entry.answers?.[name];
+    if (typeof text === "string") column.write(text);
+    column.end("from the history");
+  }
+  answered = typeof entry.answers?.both === "string" ? { question: entry.state.question.trim(), answer: entry.answers.both } : null;
+  $("follow").hidden = answered === null;
+  say("This is from the history.");
+  $("question").focus();
+}
+
 $("form").addEventListener("submit", onAsk);
+$("form").addEventListener("invalid", (event) => { event.target.closest("details").open = true; }, true); // a closed one hides what is wrong
+$("follow").addEventListener("click", followUp);
+$("fresh").addEventListener("click", () => { turns = []; showTurns(); say(""); $("question").focus(); });
+$("share").addEventListener("click", async () => { const told = await share(); say(told); });
+$("remember").addEventListener("change", () => { keep($("remember").checked ? [] : null); showHistory(chosen); });
+$("forget").addEventListener("click", () => { keep([]); showHistory(chosen); $("remember").focus(); });
+$("model").addEventListener("change", () => showExamples(examples[$("model").value] ?? []));
 $("stop").addEventListener("click", () => running?.abort());
 $("helpful").addEventListener("click", () => judge(true));
 $("unhelpful").addEventListener("click", () => judge(false));
@@ -255,15 +300,16 @@ $("correction").addEventListener("submit", (event) => {
   if ($("answer").value.trim()) sendFeedback();
   else $("answer").focus();
 });
-for (const id of ["question", "context", "choices"]) {
+for (const id of ["question", "context", "choices", "system"]) {
   $(id).addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
   });
 }
 $("key").addEventListener("change", () => { // with the right key the models are there before the first question
   models = null;
-  loadModels().then(() => { if ($("status").classList.contains("bad")) say(""); }, (error) => { if (!running) say(error.message, true); });
+  loadModels().then((damaged) => { if (!damaged && $("status").classList.contains("bad")) say(""); }, (error) => { if (!running) say(error.message, true); });
 });
+showHistory(chosen);
 $("base").textContent = new URL("v1", location.href).href;
 $("kept").hidden = page.collect !== "yes";
 if (page.key === "yes") $("settings").hidden = $("key-field").hidden = false;

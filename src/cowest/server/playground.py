@@ -22,7 +22,9 @@ class Page:
 def playground(wants_key: bool, collects: bool) -> Page:
     """The page; ``wants_key`` shows the field for an API key, ``collects`` the buttons for feedback. It holds no secret."""
     folder = resources.files("cowest.server")
-    html, style, script = ((folder / f"playground.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    names = ("playground.html", "playground.css", "playground_state.js", "playground.js")
+    html, style, *scripts = ((folder / name).read_text("utf-8") for name in names)
+    script = "\n".join(scripts)
     flags = {"{key}": wants_key, "{collect}": collects}
     for mark, flag in flags.items():
         html = html.replace(mark, "yes" if flag else "no")

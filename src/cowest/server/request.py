@@ -67,6 +67,11 @@ def as_json(body: Body) -> bytes:
 
 def parse(raw: bytes, settings: Settings) -> ChatRequest:
     """Raises ApiError 400, which names the field that is wrong."""
+    return checked(decoded(raw), len(raw), settings)
+
+
+def decoded(raw: bytes) -> Body:
+    """The JSON object in a request. Raises ApiError 400."""
     try:
         body: JsonValue = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError):
@@ -75,6 +80,11 @@ def parse(raw: bytes, settings: Settings) -> ChatRequest:
         raise ApiError(400, "the body must be a JSON object")
     if raw.count(b"[") + raw.count(b"{") > DEEPEST and _too_deep(body):
         raise ApiError(400, f"the body is nested deeper than {DEEPEST} levels")
+    return body
+
+
+def checked(body: Body, size: int, settings: Settings) -> ChatRequest:
+    """A body for chat completions, which came as ``size`` bytes. Raises ApiError 400, which names the field that is wrong."""
     model = body.get("model")
     if not isinstance(model, str):
         raise ApiError(400, "model: must be a string", param="model")
@@ -83,7 +93,7 @@ def parse(raw: bytes, settings: Settings) -> ChatRequest:
         raise ApiError(400, "stream: must be true or false", param="stream")
     messages = _messages(body.get("messages"), settings)
     _check_options(body, settings)
-    _check_size(len(raw), messages, settings)
+    _check_size(size, messages, settings)
     extension = _extension(body.pop(EXTENSION, None))
     return ChatRequest(model=model, messages=messages, body=body, stream=bool(stream), extension=extension)
 
@@ -145,6 +155,21 @@ def text_of(message: Mapping[str, JsonValue]) -> str:
         return ""
     texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type") == "text"]
     return "\n".join(t for t in texts if isinstance(t, str))
+
+
+_SHOWN: Final = {"image_url": "image", "input_audio": "sound recording", "file": "file"}
+
+
+def parts_of(message: Mapping[str, JsonValue]) -> dict[str, int]:
+    """How many parts a message has that are no text, by what they are, in words."""
+    content = message.get("content")
+    found: dict[str, int] = {}
+    for part in content if isinstance(content, list) else []:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in ("text", "refusal"):
+            name = _SHOWN.get(str(kind), "attachment")
+            found[name] = found.get(name, 0) + 1
+    return found
 
 
 def _is_unicode(text: str) -> bool:
