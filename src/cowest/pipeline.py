@@ -94,7 +94,13 @@ def stages_of_round(round_: Round, learns_from: Sequence[str] | None = (PAIRS,),
         return (*openings_stage(round_), align_stage(round_, ()))
     drift = (drift_stage(round_),) if round_.number > 1 else ()
     labels = LABELS in (learns_from or ())
-    found = (*openings_stage(round_), sample_stage(round_), *drift, feedback_stage(round_, judges), pairs_stage(round_, labels))
+    found = (
+        *openings_stage(round_),
+        sample_stage(round_),
+        *drift,
+        feedback_stage(round_, judges),
+        pairs_stage(round_, labels),
+    )
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 

@@ -1,4 +1,4 @@
-"""The calls of a recipe that trains another turn than a draft (``draft.turn``): what comes before it, and the choice of a checkpoint."""
+"""The calls of a recipe that trains another turn than a draft (``draft.turn``): what comes before it, and a checkpoint's choice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Ask = Callable[[Source, Sequence[Request]], tuple[int, int]]
 
 
 def turned(context: Context, round_: Round, done: bool) -> Context:
-    """The context in which a round asks for its turn, after what the stage ``openings`` has made; before it, after as many words."""
+    """The context in which a round asks for its turn, behind what the stage ``openings`` has made, or will make: as many words."""
     if context.config.draft.turn == "draft":
         return context
     if done and (mine := in_turn(context, round_)).has_turn:
