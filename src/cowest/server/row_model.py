@@ -7,14 +7,16 @@ tokens or seed does not reach it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ModelCallError
 from cowest.models.answer import CUT_OFF
-from cowest.protocols import System
-from cowest.types import Completion, Example, Message, RouteDecision, Sampling
+from cowest.models.stream import rest_of
+from cowest.protocols import StreamingSystem, System
+from cowest.types import Completion, Example, Message, Prediction, RouteDecision, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,17 @@ class RowModel:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Answer the last user turn. Raises ModelCallError of the kind that the row's failed call had."""
+        return self._completion(await self._system.answer(self._example(messages)))
+
+    def _example(self, messages: Sequence[Message]) -> Example:
         question = max((i for i, m in enumerate(messages) if m.role == "user"), default=-1)
         if question < 0 or not messages[question].content.strip():
             raise ModelCallError("no_question", f"{self.name}: there is no user turn with a text")
-        example = Example.model_validate_json(messages[question].content)
-        answered = await self._system.answer(example)
+        return Example.model_validate_json(messages[question].content)
+
+    def _completion(self, answered: Prediction) -> Completion:
         if answered.route is not None:
-            self._beyond[example.id] = Beyond(answered.route, answered.draft)
+            self._beyond[answered.example_id] = Beyond(answered.route, answered.draft)
             while len(self._beyond) > KEPT:  # of requests whose client left before the answer
                 self._beyond.popitem(last=False)
         if answered.text is None:
@@ -82,3 +88,31 @@ class RowModel:
 
     async def aclose(self) -> None:
         """The models that the row is made of are closed by who opened them."""
+
+
+class StreamedRow(RowModel):
+    """Implements :class:`cowest.protocols.StreamingChatModel` with a system that tells its answer while it is written."""
+
+    def __init__(self, system: StreamingSystem) -> None:
+        super().__init__(system)
+        self._telling = system
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
+        """The pieces of the last call's text, then the whole, with the usage of all calls. Raises as ``generate``."""
+        example, news = self._example(messages), asyncio.Queue[str | None]()  # as long as the text at most
+        telling = asyncio.ensure_future(self._telling.tell(example, news.put_nowait))
+        telling.add_done_callback(lambda _: news.put_nowait(None))
+        said = ""
+        try:
+            while (piece := await news.get()) is not None:
+                said += piece
+                yield piece
+            done = self._completion(await telling)
+        finally:
+            telling.cancel()  # of a client that leaves: nothing more is asked
+        rest = rest_of(done.text, said)
+        if rest is None:
+            raise ModelCallError("bad_response", f"{self.name}: what was streamed was thinking, and not the answer")
+        if rest:
+            yield rest
+        yield done
