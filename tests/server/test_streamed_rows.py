@@ -17,6 +17,10 @@ from tests.server.loopback import Act, Client, Upstream, chunk, events, reply, s
 from tests.server.site import streamed
 from tests.server.test_rows import served
 
+from cowest.errors import ConfigError
+from cowest.server.opening import open_served
+from cowest.server.settings import Settings
+
 Json = dict[str, Any]
 TURNS = {"collab_critique": 2, "collab_advise": 2, "collab_drafts": 1, "collab_consult": 1}
 """Calls of the strong model, where it asks nothing; the last one is streamed."""
@@ -150,18 +154,58 @@ async def test_what_breaks_off_is_an_error_and_what_has_not_begun_is_as_before(t
 
 
 async def test_a_client_that_leaves_ends_the_endpoints_stream(tmp_path: Path) -> None:
-    gate, ended = asyncio.Event(), asyncio.Event()
-    inner = streamed("It ", "is.", gate=gate)
-
-    async def act(request: web.Request) -> web.StreamResponse:
-        try:
-            return await inner(request)
-        finally:
-            ended.set()
-
+    gate = asyncio.Event()
     async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), "collab_drafts") as client:
-        big.plan = [act]
+        big.plan = [streamed("It ", "is.", gate=gate)]
         async with asking(client, "tiny") as found:
             assert await asyncio.wait_for(first_text(found), 20) == "It "
-        await asyncio.wait_for(big.left.wait() if not ended.is_set() else asyncio.sleep(0), 20)
-        assert not gate.is_set()
+        await asyncio.wait_for(big.left.wait(), 20)
+
+
+async def test_a_question_may_come_as_a_tool_call(tmp_path: Path) -> None:
+    function = {"name": "ask", "arguments": json.dumps({"question": "what is it?"})}
+
+    async def act(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        call = {"index": 0, "id": "c1", "type": "function", "function": function}
+        await response.write(
+            events(chunk({"content": "Let me"}), chunk({"tool_calls": [call]}), chunk({}, "tool_calls"))
+        )
+        return response
+
+    async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), "collab_consult") as client:
+        big.plan = [act, streamed("It", " is.")]
+        async with asking(client, "tiny") as found:
+            assert texts([event async for event in found]) == ["It", " is."]
+        assert big.bodies[1]["messages"][-1]["role"] == "tool" and "what is it?" in str(weak.bodies[0])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_models_tokens_are_told_apart(stream: bool, tmp_path: Path) -> None:
+    async with strong() as weak, strong() as big, served(recipe_file(tmp_path, weak, big), "collab_advise") as client:
+        if stream:
+            big.plan = [reply("Well."), streamed("It", " is.")]
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "Why?"}], "cowest": {"details": True}}
+        async with client.session.post(
+            f"{client.url}/chat/completions", json=body | usage | {"stream": stream}
+        ) as response:
+            raw = await response.text()
+    lines = [json.loads(line[6:]) for line in raw.splitlines() if line.startswith("data: {")] or [json.loads(raw)]
+    (told,) = [line["cowest"] for line in lines if "cowest" in line]
+    assert told["usage"] == {
+        "weak": {"prompt_tokens": 100, "completion_tokens": 7},
+        "strong": {"prompt_tokens": 200, "completion_tokens": 14},
+    }
+    (all_,) = [line["usage"] for line in lines if line.get("usage")]
+    assert (all_["prompt_tokens"], all_["completion_tokens"], all_["total_tokens"]) == (300, 21, 321)
+
+
+def test_a_row_of_models_beside_the_pair_is_not_served(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, Upstream(url="http://127.0.0.1:1/v1"), Upstream(url="http://127.0.0.1:1/v1"))
+    recipe = yaml.safe_load(path.read_text())
+    recipe["table"]["specialists"] = {"law": {"kind": "scripted", "default": "Answer: no"}}
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match=r"collab_specialists asks models beside the pair \(table\.specialists\)"):
+        open_served(path, Settings(), only=["collab_specialists"])

@@ -243,7 +243,7 @@ class _Opener:
             strong=Alone(self._strong, context.frames) if spec.uses == "both" else None,
             about=About(spec.name, offer.created, sampling.max_tokens),
             weak_id=f"{prefix}.{WEAK.name}" if guarding is not None else "",
-            beyond=row.take if guarding is not None else None,
+            beyond=row.take,
             promise=guarding.promise if guarding is not None else None,
         )
 
