@@ -1,4 +1,4 @@
-"""A weak model that is trained for its turn in an interaction: what it is asked, what is paid, and that it learns the turn."""
+"""A weak model that is trained for its turn in an interaction: what it is asked, what is paid, and that it learns it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import pytest
 from pydantic import JsonValue
 from tests.helpers import Log, save_tiny_model, tiny_recipe
 
-from cowest.costs.estimate import Estimate, estimate
+from cowest.costs.estimate import Estimate
 from cowest.models.endpoint import make_app, serve
 from cowest.models.scripted import ScriptedChatModel
-from cowest.pipeline import run
 from cowest.recipe.config import config_from_dict
-from cowest.results import Results
 from cowest.stages.choosing import Selection
+from cowest.table.estimate import estimate_table
+from cowest.table.plan import make_plan
+from cowest.table.results import TableResults, pools, results_of
+from cowest.table.run import open_plan, run_table
 from cowest.types import Message, Sampling
 
 FACT = "Zamor is safe up to 46 mg"
@@ -88,43 +90,39 @@ def recipe(weak: str, url: str, data: Path, turn: str, **changes: JsonValue) -> 
     return base | found | changes
 
 
-def made(
-    weak: str, folder: Path, turn: str, strong: Strong, log: Log | None = None, **changes: JsonValue
-) -> tuple[Results, Selection, Estimate, Estimate]:
-    """A run, its choice of a checkpoint, and what was estimated before and after it."""
-    folder.mkdir(exist_ok=True)
+def table(weak: str, folder: Path, strong: Strong, log: Log) -> tuple[TableResults, Estimate, Estimate]:
+    """A table with the weak model as SFT leaves it, and as it is trained for the turn; and what was estimated before and after."""
 
-    async def go() -> tuple[Results, Selection, Estimate, Estimate]:
+    async def go() -> tuple[TableResults, Estimate, Estimate]:
         async with serve(make_app(ScriptedChatModel(strong.reply), model_name="strong")) as url:
-            config = config_from_dict(recipe(weak, url, folder, turn, **changes))
-            before = await asyncio.to_thread(estimate, config, folder / "run")
-            done = await run(config, folder / "run", log or Log())
-            after = await asyncio.to_thread(estimate, config, folder / "run")
-            chosen = Selection.model_validate_json((folder / "run/align/selection.json").read_bytes())
-            return done.results[""], chosen, before, after
+            rows: JsonValue = ["strong", "collab_advise", "collab_advise_aligned@advise"]
+            changes: JsonValue = {"rows": rows, "variants": {"advise": {"draft.turn": "advise"}}}
+            config, out = config_from_dict(recipe(weak, url, folder, "draft", table=changes)), folder / "table"
+            before = await asyncio.to_thread(estimate_table, config, out)
+            plan = make_plan(config)
+            await run_table(plan, out, log)
+            after = await asyncio.to_thread(estimate_table, config, out)
+            return results_of(plan, pools(plan, open_plan(plan, out, Log(), offline=True))), before, after
 
     return asyncio.run(go())
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("weak"))
-
-
 @pytest.mark.slow
-def test_a_model_learns_to_advise(tiny: str, tmp_path: Path) -> None:
-    strong, log = Strong(), Log()
-    results, chosen, before, after = made(tiny, tmp_path / "a", "advise", strong, log)
-    score = {name: row.metrics["accuracy"].mean for name, row in results.systems.items()}
+def test_a_model_learns_to_advise(tmp_path: Path) -> None:
+    strong, log, weak = Strong(), Log(), save_tiny_model(tmp_path / "weak")
+    results, before, after = table(weak, tmp_path, strong, log)
+    score = {name: row.metrics["accuracy"].mean or 0.0 for name, row in results.tables[0].rows.items()}
     # The SFT model tells the limit now and then; the one that was trained for the turn tells it.
-    assert score["strong"] == 0 and score["collab_advise"] <= 0.5 and score["collab_advise_aligned"] >= 0.8
-    assert chosen.best.score is not None and chosen.best.score > (chosen.checkpoints[0].score or 0)
-    # The attempt is the strong model's answer alone: 20 of training, 10 of validation and 12 of test are paid for once.
+    assert score["strong"] == 0 and score["collab_advise"] <= 0.5 and score["collab_advise_aligned@advise"] >= 0.8
+    # SFT is shared. The attempt is the strong model's answer alone: 20 of training, 10 of validation, 12 of test are paid for once.
+    assert "seed-3 advise: sft: reused from main" in log.lines and not any("main: sample" in x for x in log.lines)
     assert strong.asked.count("alone") == 42
     assert before.calls.low <= len(strong.asked) <= before.calls.high and after.calls.high == 0
-    assert {s.stage for s in before.stages} >= {"openings", "sample", "feedback", "align", "evaluate"}
+    assert {s.stage for s in before.stages} == {"sft", "openings", "sample", "feedback", "align", "rows"}
+    chosen = Selection.model_validate_json(next(tmp_path.rglob("selection.json")).read_bytes())
+    assert (chosen.best.score or 0) > (chosen.checkpoints[0].score or 0)
 
     # All of it is there, and nothing is made again.
-    paid, log.lines[:] = len(strong.asked), []
-    made(tiny, tmp_path / "a", "advise", strong, log)
-    assert len(strong.asked) == paid and any(line.startswith("openings: reuse") for line in log.lines), log.lines
+    paid, again = len(strong.asked), Log()
+    table(weak, tmp_path, strong, again)
+    assert len(strong.asked) == paid and not [x for x in again.lines if x.endswith(": run")], again.lines

@@ -64,7 +64,8 @@ class RowModel:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Answer the last user turn. Raises ModelCallError of the kind that the row's failed call had."""
-        weak_share.set(taken := [])
+        taken = list[Usage]()
+        weak_share.set(taken)
         return self._completion(await self._system.answer(self._example(messages)), taken)
 
     def _example(self, messages: Sequence[Message]) -> Example:
@@ -108,7 +109,8 @@ class StreamedRow(RowModel):
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
         """The pieces of the last call's text, then the whole, with the usage of all calls. Raises as ``generate``."""
         example, news = self._example(messages), asyncio.Queue[str | None]()  # as long as the text at most
-        weak_share.set(taken := [])
+        taken = list[Usage]()
+        weak_share.set(taken)
         telling = asyncio.ensure_future(self._telling.tell(example, news.put_nowait))
         telling.add_done_callback(lambda _: news.put_nowait(None))
         said = ""

@@ -60,7 +60,7 @@ async def _openings(context: Context, round_: Round) -> Done:
 
     async def opening(example: Example) -> Opening:
         tally = Tally()
-        texts, error, cut = (), None, False
+        texts, error, cut = tuple[str, ...](), None, False
         try:
             texts = await make(example, tally)
         except CallFailed as failed:
