@@ -158,7 +158,9 @@ def test_functions_and_files_stay_short() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     # What comes with a declared library and is imported beside it need not be declared itself.
-    declared = set(requirements("local", "train", "plots", "serve", "structured", "retrieval", "gepa", "llamacpp", "data"))
+    declared = set(
+        requirements("local", "train", "plots", "serve", "structured", "retrieval", "gepa", "llamacpp", "data")
+    )
     missing = {
         n: f for n, f in imports_of(SOURCES).items() if canonicalize_name(DISTRIBUTION.get(n, n)) not in declared
     }
@@ -178,7 +180,20 @@ def test_core_needs_no_model_library() -> None:
     assert {"torch", "transformers", "trl", "peft", "datasets", "matplotlib"}.isdisjoint(requirements())
     assert "torch" not in requirements("dev")
     assert {"torch", "trl", "peft"} <= set(requirements("train"))
-    assert set(EXTRAS) == {"local", "train", "plots", "serve", "structured", "retrieval", "gepa", "llamacpp", "all", "data", "docs", "dev"}
+    assert set(EXTRAS) == {
+        "local",
+        "train",
+        "plots",
+        "serve",
+        "structured",
+        "retrieval",
+        "gepa",
+        "llamacpp",
+        "all",
+        "data",
+        "docs",
+        "dev",
+    }
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:

@@ -1,4 +1,6 @@
-"""cowest from Python: run, evaluate and compare with objects of your own in place of sections of a recipe::
+"""cowest from Python: run, evaluate and compare with objects of your own in place of sections of a recipe.
+
+::
 
     done = await run("recipe.yaml", task=my_task, strong=my_model)      # within a running event loop, such as a notebook's
     done = run_sync("recipe.yaml", task=my_task, strong=my_model)       # in a script

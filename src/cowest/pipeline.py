@@ -2,6 +2,8 @@
 
     sft -> [ sample -> feedback -> pairs -> align ] -> evaluate -> report
 
+With ``draft.turn`` a round begins with a stage ``openings``: what comes before the turn that the weak model is trained for.
+
 The brackets are a round (:mod:`cowest.stages.rounds`): it drafts with a policy and leaves a better one; how many there are
 shows as they go (:mod:`cowest.stages.loop`). A weak model that is served elsewhere is not trained: sample -> feedback -> pairs ->
 evaluate -> report. An online objective (grpo) draws and refines drafts while it trains: sft -> align -> evaluate -> report.
@@ -45,6 +47,7 @@ from cowest.stages.gepa import GEPA, check_queries, gepa_stages
 from cowest.stages.guard import calibration_queries, check_guarded, check_rows, guard_stages
 from cowest.stages.learn import SFT, align_stage, learned_from
 from cowest.stages.loop import begun, rounds_of
+from cowest.stages.openings import openings_stage
 from cowest.stages.pairs import pairs_stage
 from cowest.stages.reporting import Written, write_results
 from cowest.stages.rounds import Round
@@ -95,10 +98,16 @@ def stages_of_round(round_: Round, learns_from: Sequence[str] | None = (PAIRS,),
     An alignment that learns from no file draws drafts of its own, and asks the strong model about those: it is the whole round.
     """
     if learns_from is not None and not learns_from:
-        return (align_stage(round_, ()),)
+        return (*openings_stage(round_), align_stage(round_, ()))
     drift = (drift_stage(round_),) if round_.number > 1 else ()
     labels = LABELS in (learns_from or ())
-    found = (sample_stage(round_), *drift, feedback_stage(round_, judges), pairs_stage(round_, labels))
+    found = (
+        *openings_stage(round_),
+        sample_stage(round_),
+        *drift,
+        feedback_stage(round_, judges),
+        pairs_stage(round_, labels),
+    )
     return (*found, align_stage(round_, learns_from)) if learns_from else found
 
 

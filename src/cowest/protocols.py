@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from cowest.types import (
@@ -292,6 +292,19 @@ class System(Protocol):
     def name(self) -> str: ...
 
     async def answer(self, example: Example) -> Prediction: ...
+
+
+Hear = Callable[[str], None]
+"""Gets a text in pieces."""
+
+
+@runtime_checkable
+class StreamingSystem(System, Protocol):
+    """A system that tells its answer while its last call writes it."""
+
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """As ``answer``; what ``hear`` gets is the beginning of the prediction's text, or all of it, or nothing of it."""
+        ...
 
 
 class Tracker(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class Context:
     models: OpenModels
     objects: Objects = NOTHING
     tracker: Tracker = NOWHERE
+    has_turn: Collection[str] | None = None
+    """In a context whose frames ask for the weak model's turn (``draft.turn``): the queries that come to it. None: all."""
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from cowest.assembly.conversations import with_fitting_turns
 from cowest.assembly.objects import NOTHING, Objects
 from cowest.assembly.opened import OpenModels, check_prices, sources_of
 from cowest.assembly.systems import check_systems
+from cowest.assembly.turns import check_turn
 from cowest.errors import ConfigError, DataError, MissingExtraError
 from cowest.protocols import Reporter, Task
 from cowest.recipe.config import RunConfig
@@ -72,6 +73,7 @@ def prepare(
             _check_formats(context)
             _check_online(context)
             check_compared(context)
+            check_turn(context)
             check_systems(context, evaluated(single)[0], "evaluate.systems")
         contexts.append(with_fitting_turns(context))
     return contexts

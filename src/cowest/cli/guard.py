@@ -22,11 +22,13 @@ Delta: TypeAlias = Annotated[
 ]
 Samples: TypeAlias = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Further answers of the weak model, for their agreement; default: the recipe's, 4."),
+    typer.Option(
+        min=0, max=64, help="Further answers of the weak model, for their agreement; default: the recipe's, 4."
+    ),
 ]
 Queries: TypeAlias = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Calibration queries at most; default: all that there are."),
+    typer.Option(min=1, help="Calibration queries at most; default: all that there are."),
 ]
 Confidence: TypeAlias = Annotated[
     Optional[bool],  # noqa: UP045
@@ -50,6 +52,7 @@ def guard(
     """Learn who answers (weak alone, strong alone, both), with a promise never to be worse than the better model alone."""
     from cowest import pipeline
     from cowest.cli.output_guard import guard_as_json, print_guard
+    from cowest.errors import ConfigError
     from cowest.run import stopping
     from cowest.run.progress import default_reporter
 
@@ -60,6 +63,9 @@ def guard(
         "guard.queries": queries,
         "guard.confidence": confidence,
     }
+    for option, value, example in (("--risk", risk, "0.02"), ("--delta", delta, "0.05")):
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{option} {value:g}: give a number between 0 and 1, such as {example}")
     settings = {key: value for key, value in given.items() if value is not None}
     contexts = stopping.run(pipeline.guard(run, settings, default_reporter()))
     found: dict[str, Any] = {context.name or context.task.name: guard_as_json(context) for context in contexts}

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from cowest.errors import ModelCallError
 from cowest.models.answer import CUT_OFF, HiddenAnswerError, visible
+from cowest.models.thinking import shown_so_far
 from cowest.models.window import Window
-from cowest.protocols import ChatModel, ManyChatModel
+from cowest.protocols import ChatModel, ManyChatModel, StreamingChatModel
 from cowest.run.identity import derive_seed
 from cowest.types import Completion, Message, Sampling, Usage
 
@@ -62,7 +64,8 @@ class Tally:
     """The calls made for one query: usage and seconds are sums over all that were answered.
 
     ``draft``: the weak model's text, where there is one, and what it thought before. ``truncated_context``: something was left
-    out of a prompt, since it did not fit the model's window.
+    out of a prompt, since it did not fit the model's window. ``hear`` gets the answer's text in pieces while it is written, where
+    someone listens, and ``told`` is what it has got.
     """
 
     usage: Usage = field(default_factory=Usage)
@@ -70,6 +73,9 @@ class Tally:
     draft: str | None = None
     draft_thinking: str | None = None
     truncated_context: bool = False
+    hear: Callable[[str], None] | None = None
+    told: str = ""
+    _thinks_aloud: bool = False
 
     async def ask(
         self,
@@ -84,6 +90,45 @@ class Tally:
         if isinstance(done, CallFailed):
             raise done
         return done
+
+    async def answer(
+        self,
+        model: ChatModel,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        step: str = "",
+        window: Window | None = None,
+        until: Callable[[str], bool] | None = None,
+    ) -> Completion:
+        """The call that gives the answer. Raises as ``ask``.
+
+        Where someone listens and the model can tell, its visible text is told while it is written; as long as ``until`` says of
+        what there is that it may not be the answer, nothing is. A model that has thought aloud in an earlier call is not listened
+        to: what would be heard may be thinking.
+        """
+        hear = self.hear
+        if hear is None or self._thinks_aloud or not isinstance(model, StreamingChatModel):
+            return await self.ask(model, messages, sampling, step, window)
+        said, done = "", None
+        try:
+            async with aclosing(model.stream(self._fitted(messages, window), sampling)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Completion):
+                        done = piece
+                        break
+                    said += piece
+                    shown = shown_so_far(said)
+                    news = shown[len(self.told) :] if shown.startswith(self.told) else ""
+                    if news and not (until is not None and not self.told and until(shown)):
+                        self.told += news
+                        hear(news)
+        except ModelCallError as error:
+            raise failed_call(error, step) from None
+        assert done is not None  # a stream ends with the whole, or raises
+        found = self._seen(done, model.name, step)
+        if isinstance(found, CallFailed):
+            raise found
+        return found
 
     async def attempt(
         self,
@@ -142,7 +187,9 @@ class Tally:
         if done.usage.calls:  # further samples of one request took no time of their own
             self.latency_s += done.latency_s
         try:
-            return visible(done, name)
+            found = visible(done, name)
+            self._thinks_aloud |= found.text != done.text
+            return found
         except HiddenAnswerError as error:
             return failed_call(error, step)
 

@@ -42,6 +42,7 @@ from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.protocols import Reporter
 from cowest.recipe.config import RunConfig
 from cowest.run.progress import QuietReporter
+from cowest.stages.loop import selection
 from cowest.systems.registry import evaluated
 from cowest.types import Prediction, Record, Usage
 
@@ -51,7 +52,7 @@ TOKENS_PER_S: Final = 50.0
 OVERHEAD_S: Final = 0.5
 """Time of one answer: half a second, and 50 tokens a second. An assumption, and told as one."""
 DAY_S: Final = 24 * 3600.0
-STAGES: Final = ("sft", "sample", "feedback", "align", "calibrate", "gepa", "evaluate", "rows")
+STAGES: Final = ("sft", "openings", "sample", "feedback", "align", "calibrate", "gepa", "evaluate", "rows")
 """In the order of a run."""
 
 
@@ -129,9 +130,13 @@ def _works(context: Context, paid: frozenset[str]) -> Iterator[Work]:
     if any(spec.needs == "guard" for spec in evaluated(context.config)[0]):
         yield from calibration_work(context, paid)
     yield from gepa_work(context, evaluated(context.config)[0], counted=True)
-    fresh, retrievers, seen = "evaluate" in current_stages(context), Retrievers(), set[str]()
+    current, retrievers, seen = current_stages(context), Retrievers(), set[str]()
+    fresh, aligned = "evaluate" in current, current.get("align")
+    unaligned = aligned is not None and aligned.settled and selection(context).skipped is not None
     specs, _ = evaluated(context.config)
     for spec in specs if not all(spec.live for spec in specs) else ():
+        if spec.needs == "align" and unaligned:
+            continue  # there was nothing to learn from
         made = context.run.file(f"predictions/{spec.name}.jsonl", Prediction).load() if fresh else []
         done = {p.example_id for p in made if p.error is None}
         found = list(system_work(context, spec, "evaluate", done, retrievers, seen))

@@ -14,6 +14,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.places import model_source
 from cowest.assembly.sources import Source
 from cowest.assembly.sources.local import LocalSource
+from cowest.costs.turns import turned
 from cowest.costs.work import spread
 from cowest.models.gguf import cached
 from cowest.models.shape import ModelShape, model_shape
@@ -21,6 +22,7 @@ from cowest.models.tokens import prompt_tokens, token_counter
 from cowest.recipe.config import TrainingSettings
 from cowest.run.machine import free_memory
 from cowest.stages.learn import sft_examples, sft_texts, training_queries
+from cowest.stages.loop import rounds_of
 from cowest.training.memory import PROGRAM, fitted, training_need
 from cowest.types import Example, Message, Record, Sampling
 
@@ -56,8 +58,9 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
     """Of one domain: SFT, drafting, the strong model where it runs here, alignment. What other machines do is not among them."""
     weak, strong, c = context.weak, context.strong, context.config
     train = training_queries(context)
+    frames = turned(context, rounds_of(c)[0], done=False).frames
     if isinstance(weak, LocalSource) and (shape := _shape(weak)) is not None:
-        asked = _longest(weak, [context.frames.draft(e) for e in spread(train, MEASURED)])
+        asked = _longest(weak, [frames.draft(e) for e in spread(train, MEASURED)])
         taught = [_taught(context, e) for e in spread(sft_examples(context), MEASURED)]
         yield _training(context, weak, shape, c.sft, "sft", asked + _longest_text(weak, taught), 1)
         yield _answering(context, weak, shape, "sample", asked, c.draft.sampling, len(train) * c.draft.samples)
@@ -65,7 +68,7 @@ def memory_needs(context: Context) -> Iterator[MemoryNeed]:
             length = asked + c.draft.sampling.max_tokens
             yield _training(context, weak, shape, c.align, "align", length, c.align.sequences)
     if isinstance(strong, LocalSource) and (shape := _shape(strong)) is not None:
-        asked = _longest(strong, [context.frames.refine(e, "") for e in spread(train, MEASURED)])
+        asked = _longest(strong, [frames.refine(e, "") for e in spread(train, MEASURED)])
         draft = c.draft.sampling.max_tokens
         calls = len(train) * c.draft.samples
         yield _answering(context, strong, shape, "feedback", asked + draft, c.feedback.sampling, calls)

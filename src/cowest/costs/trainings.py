@@ -10,6 +10,7 @@ from statistics import fmean
 from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.lengths import SAMPLED, Counter, Written, bounded
+from cowest.costs.turns import turned
 from cowest.costs.work import Range, spread
 from cowest.costs.workload import current_stages
 from cowest.models.tokens import prompt_tokens
@@ -99,8 +100,9 @@ def sft_training(context: Context, count: Counter) -> Training:
 
 
 def _align(context: Context, count: Counter, written: Written, current: Collection[str], round_: Round) -> Training:
-    c, queries = context.config.align, training_queries(context, round_)
-    prompt = fmean(prompt_tokens(count, context.frames.draft(e)) for e in spread(queries)) + END_TOKENS
+    mine = turned(context, round_, round_.stage("openings") in current)
+    c, queries = context.config.align, training_queries(mine, round_)
+    prompt = fmean(prompt_tokens(count, mine.frames.draft(e)) for e in spread(queries)) + END_TOKENS
     draft = bounded(written.drafts, fmean(written.drafts), context.config.draft.sampling.max_tokens)
     if as_online(context.objective) is not None:
         return _online(context, prompt, draft, len(queries), round_)

@@ -15,6 +15,7 @@ from cowest.assembly.context import Context
 from cowest.assembly.sources import Source
 from cowest.costs.comparisons import comparable, comparison_prompt, to_compare
 from cowest.costs.contrast import until_contrast
+from cowest.costs.turns import choosing_work, less_the_attempts, opening_work, turned
 from cowest.costs.work import ZERO, Range, Work, bought, exactly
 from cowest.ledger.ledger import call_of
 from cowest.pipeline import stages_now
@@ -49,7 +50,7 @@ class _Workload:
     """The calls of one domain."""
 
     def __init__(self, context: Context, paid: frozenset[str]) -> None:
-        self._context, self._c, self._frames = context, context.config, context.frames
+        self._plain, self._context, self._c, self._frames = context, context, context.config, context.frames
         self._shares = context.config.cache != "off"  # whether equal requests share a call
         self._paid = paid if context.config.cache == "read" else frozenset[str]()
         self._current = current_stages(context)
@@ -64,9 +65,12 @@ class _Workload:
 
     def all(self) -> Iterator[Work]:
         for round_ in self._to_come():
-            self._round, self._train = round_, training_queries(self._context, round_)
+            self._round, opened = round_, self._done(round_.stage("openings"))
+            self._context = turned(self._plain, round_, opened)
+            self._train, self._frames = training_queries(self._context, round_), self._context.frames
             for work in self._of_round():
                 yield work if round_.number == 1 else self._later(work)
+        self._context, self._frames = self._plain, self._plain.frames
         yield from self._evaluate()
 
     def _to_come(self) -> Sequence[Round]:
@@ -82,12 +86,15 @@ class _Workload:
         return replace(work, calls_for=f"{work.calls_for}, round {number}", calls=calls, number=number)
 
     def _of_round(self) -> Iterator[Work]:
+        openings = self._round.stage("openings")
+        begun, done = openings in self._current, self._done(openings)
+        yield from opening_work(self._plain, self._round, begun, done, self._ask)
         if self._trained and as_online(self._context.objective) is not None:
             yield from self._online()
             return
         yield self._sample() if self._served else self._sample_here()
         asked = self._context.signal.asks
-        solo, refine = self._solo(), self._refine()
+        solo, refine = less_the_attempts(self._plain, self._solo(), done, self._shares), self._refine()
         solo = solo if "solo" in asked else replace(solo, calls=ZERO, already=0)
         refine = refine if "refine" in asked else replace(refine, calls=ZERO, already=0)
         if self._c.feedback.adaptive != "off" and "refine" in asked:
@@ -337,13 +344,19 @@ class _Workload:
         c = self._c
         queries = self._context.task.examples("validation")[: c.align.selection_queries]
         every = len(queries) * (c.align.checkpoints + 1)
-        calls, already = Range(low=self._fewest(queries) if self._shares else every, expected=every, high=every), 0
+        fewest = self._fewest(queries) if self._shares and c.draft.turn == "draft" else every
+        calls, already = Range(low=fewest, expected=every, high=every), 0
         align = self._round.stage("align")
         if align in self._current:
             folder = self._round.file("align/validation")
             files = sorted(self._context.path(folder).glob("step-*.jsonl"))
             already = sum(len(self._predictions(f"{folder}/{file.name}")) for file in files)
             calls = ZERO if self._done(align) else calls.less(already)
+        if c.draft.turn != "draft":
+            if self._context.judged(queries):
+                yield from self._choose_judged(queries, self._done(align))
+            yield from choosing_work(self._plain, already, self._done(align), self._shares)
+            return
         left = ZERO if self._done(align) else exactly(every).less(already)
         sampling = c.evaluate.draft
         yield Work("align", "drafts", self._weak, left, already, queries, self._draft_prompt, sampling, drafting=True)

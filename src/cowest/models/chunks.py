@@ -239,6 +239,17 @@ def delta_of(choice: Chunk) -> Chunk:
     return flat(delta) if isinstance(delta, dict) else {}
 
 
+def text_of(chunk: Chunk) -> str:
+    """The text that a chunk adds to the first answer."""
+    choices = chunk.get("choices")
+    texts = [
+        delta_of(choice).get("content")
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict) and choice.get("index") in (None, 0)
+    ]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def _said(choice: Chunk) -> JsonValue:
     delta = delta_of(choice)
     return delta.get("content") or delta.get("refusal")

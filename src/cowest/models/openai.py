@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +19,14 @@ from pydantic import JsonValue
 
 from cowest.errors import BudgetExceededError, ConfigError, ModelCallError
 from cowest.models.address import address_of, joined
+from cowest.models.chunks import Chunk, text_of
 from cowest.models.dialect import Dialect, Quirks, dialect_of
 from cowest.models.exchange import PATH, Answered, Exchange, Patience, Written, persistently
 from cowest.models.failures import ASKED_AGAIN, EndpointError
 from cowest.models.limiter import Limiter, LimiterClosedError, Slot
 from cowest.models.replies import Choice, Reply, read_reply, without_secrets
 from cowest.models.secrets import Secrets
-from cowest.models.stream import Assembler
+from cowest.models.stream import Assembler, rest_of
 from cowest.models.tools import tool_fields
 from cowest.models.transport import Timeouts, Transport
 from cowest.models.untrusted import excerpt
@@ -41,7 +42,7 @@ _AUTO = Quirks()
 
 @dataclass(slots=True)
 class _Call:
-    """One call on its way: what is asked, and what was tried."""
+    """One call on its way: what is asked, and what was tried. ``hear`` gets the text of a single sample while it comes."""
 
     messages: Sequence[Message]
     sampling: Sampling
@@ -51,6 +52,8 @@ class _Call:
     reservation: int | None = None
     unusable: int = 0
     started: float | None = None
+    hear: Callable[[str], None] | None = None
+    heard: bool = False
     sent: tuple[float, float] = (0.0, 0.0)  # the last request's Unix time, and the clock's
 
     @property
@@ -58,6 +61,14 @@ class _Call:
         """The most that one attempt can take: no token is shorter than a byte, and a message's frame takes a few."""
         prompt = self.prompt_bytes + 16 * len(self.messages)
         return Usage(calls=1, input_tokens=prompt, output_tokens=self.n * self.sampling.max_tokens)
+
+    async def overheard(self, chunks: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+        """The chunks, whose text is told as they pass."""
+        async for chunk in chunks:
+            yield chunk
+            if self.hear is not None and (text := text_of(chunk)):
+                self.heard = True
+                self.hear(text)
 
     def ended(self, outcome: str, usage: Usage, maybe_paid: bool = False) -> None:
         """Enter the request that was sent last."""
@@ -163,6 +174,26 @@ class OpenAIChatModel:
         """
         return (await self._ask(messages, sampling, 1))[0]
 
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncGenerator[str | Completion, None]:
+        """See StreamingChatModel. What has begun is not tried again; an endpoint that does not stream gives one piece."""
+        news: asyncio.Queue[str | None] = asyncio.Queue()  # as long as the text at most
+        asked = asyncio.ensure_future(self._ask(messages, sampling, 1, news.put_nowait))
+        asked.add_done_callback(lambda _: news.put_nowait(None))
+        said = ""
+        try:
+            while (piece := await news.get()) is not None:
+                said += piece
+                yield piece
+            (done,) = await asked
+        finally:
+            asked.cancel()  # of a reader that leaves: the connection is closed
+        rest = rest_of(done.text, said)
+        if rest is None:
+            raise ModelCallError("bad_response", f"{self._name}: the text is not what was streamed", done.attempts)
+        if rest:
+            yield rest
+        yield done
+
     async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
         """``n`` samples, ``samples_per_call`` of them a request. Prompt tokens are booked on the first sample of each request.
 
@@ -194,8 +225,10 @@ class OpenAIChatModel:
         if self._stopped:
             self._stopped, self._exchange.limiter, self._gate = False, self._new_limiter(), self._new_gate()
 
-    async def _ask(self, messages: Sequence[Message], sampling: Sampling, n: int) -> list[Completion]:
-        call = _Call(messages, sampling, n, _prompt_bytes(messages, sampling))
+    async def _ask(
+        self, messages: Sequence[Message], sampling: Sampling, n: int, hear: Callable[[str], None] | None = None
+    ) -> list[Completion]:
+        call = _Call(messages, sampling, n, _prompt_bytes(messages, sampling), hear=hear)
         if self._budget is None:
             return await self._answered(call)
         try:
@@ -240,13 +273,14 @@ class OpenAIChatModel:
 
     async def _asked(self, call: _Call, slot: Slot) -> Reply:
         limit: JsonValue = None
+        stream = self._stream or call.hear is not None
 
         def write(dialect: Dialect) -> Written:
             nonlocal limit
             n = call.n if dialect.several else 1
             body = request_body(self._model, call.messages, call.sampling, dialect, self._extra, n)
             limit = body.get("max_completion_tokens", body.get("max_tokens"))
-            if self._stream:
+            if stream:
                 body["stream"] = True
                 if dialect.stream_usage:
                     body["stream_options"] = {"include_usage": True}
@@ -258,12 +292,12 @@ class OpenAIChatModel:
             tool = call.sampling.tool if isinstance(call.sampling, Tooled) else None
             if answer.chunks is None:
                 return read_reply(answer.body, call.prompt_bytes, most, tool)
-            return (await Assembler().all(answer.chunks)).reply(call.prompt_bytes, most, tool)
+            return (await Assembler().all(call.overheard(answer.chunks))).reply(call.prompt_bytes, most, tool)
 
         def failed(error: EndpointError) -> None:
             self._record(call, error)
 
-        return await self._exchange.ask(write, read, slot, stream=self._stream, failed=failed)
+        return await self._exchange.ask(write, read, slot, stream=stream, failed=failed)
 
     def _record(self, call: _Call, error: EndpointError) -> None:
         call.unusable += error.kind in ASKED_AGAIN
@@ -277,6 +311,7 @@ class OpenAIChatModel:
             not isinstance(error, EndpointError)
             or not error.retry
             or self._stopped
+            or call.heard  # what was told cannot be taken back
             or call.unusable >= UNUSABLE_ATTEMPTS
         ):
             return None

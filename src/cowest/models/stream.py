@@ -20,6 +20,14 @@ from cowest.models.untrusted import field as get
 from cowest.types import Tool
 
 
+def rest_of(text: str, told: str) -> str | None:
+    """What of a whole text was not told yet, blanks at either end aside; None where it does not begin with what was told."""
+    if text.startswith(told):
+        return text[len(told) :]
+    begin = told.strip()
+    return text.lstrip()[len(begin) :] if text.lstrip().startswith(begin) else None
+
+
 @dataclass(slots=True)
 class _Answer:
     """One choice as it grows."""

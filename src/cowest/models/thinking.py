@@ -56,6 +56,10 @@ _RESPONSE: Final = re.compile(
     r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|^\s*<response>|</response>\s*$|\[END FINAL RESPONSE\]",
     re.IGNORECASE,
 )
+_FIRST_OF_A_MARK: Final = "<[\u25c1"
+_LONGEST_MARK: Final = 120
+_SPOKEN_STARTS: Final = ("here's my thought process:", "here is my thought process:", "here are my reasoning steps:")
+"""How thinking begins that has no tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,21 @@ def split_thinking(text: str) -> Parts:
         return Parts(text if text.strip() else None)
     visible = _RESPONSE.sub("", "\n".join(piece.strip() for piece in shown if piece.strip())).strip()
     return Parts(visible or None, thinking or None)
+
+
+def shown_so_far(text: str) -> str:
+    """What a reader may see of a text that is still written: what is visible of it, without a mark that may have begun.
+
+    Thinking whose opening mark the prompt has written is only known for it at its end, and seen until then.
+    """
+    open_ = max(text.rfind(c) for c in _FIRST_OF_A_MARK)
+    if open_ >= 0 and len(text) - open_ <= _LONGEST_MARK and not re.search(r"[>\]\u25b7\n]", text[open_:]):
+        text = text[:open_]
+    begins = text.lstrip()
+    begun = any(start.startswith(begins.casefold()) for start in _SPOKEN_STARTS)
+    if begun or (begins.startswith("analysis") and "assistantfinal" not in begins):
+        return ""
+    return split_thinking(text).visible or ""
 
 
 def opens_thinking(prompt: str) -> str:

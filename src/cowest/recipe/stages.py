@@ -13,6 +13,10 @@ Format = str
 """The name of a draft format: direct, knowledge, chain_of_thought, or an installed package's."""
 
 
+Turn = Literal["draft", "revise", "advise", "reply"]
+"""What the weak model is asked for where it is trained: a draft, or its turn in an interaction."""
+
+
 class DraftConfig(Section):
     """Stage sample: K drafts y ~ pi_w(.|x) for each training query (paper, step 2)."""
 
@@ -25,6 +29,12 @@ class DraftConfig(Section):
         default=(),
         description="Formats mixed in one query: draft k is asked for in the k-th, then from the first again, and SFT teaches each "
         "example in all of them. format is one of them, the one of pairs, evaluation and serving. Unset: format alone.",
+    )
+    turn: Turn = Field(
+        default="draft",
+        description="What the weak model is trained for. draft: its draft, the first turn of the collaboration. revise, advise, "
+        "reply: its turn in collab_critique, collab_advise, collab_consult, after what the strong model has said before it, "
+        "which is asked for once a query. docs/interactions.md",
     )
     samples: int = Field(default=4, ge=1, description="K, drafts a query.")
     queries: int | None = Field(

@@ -59,7 +59,7 @@ def _replace(partial: Path, path: Path, wait_s: float = 2.0) -> None:
             partial.replace(path)
             return
         except PermissionError:
-            if sys.platform != "win32" or time.monotonic() > until:
+            if os.name != "nt" or time.monotonic() > until:
                 raise
             time.sleep(0.05)
 

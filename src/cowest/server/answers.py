@@ -85,6 +85,15 @@ def usage_of(answer: Body) -> Usage | None:
     return None if found.estimated_calls else found
 
 
+def less(usage: Usage, part: Usage) -> Usage:
+    """What of an answer's usage the others than this part have taken; no calls where that is nothing."""
+    rest = Usage(
+        input_tokens=max(0, usage.input_tokens - part.input_tokens),
+        output_tokens=max(0, usage.output_tokens - part.output_tokens),
+    )
+    return rest.model_copy(update={"calls": int(bool(rest.input_tokens or rest.output_tokens))})
+
+
 def count_both(answer: Body, strong: Usage, weak: Usage) -> None:
     """Put both models' tokens into the usage of the strong one's answer; its other fields stay."""
     usage = answer.get("usage")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,6 +93,16 @@ class Drafter:
         return "draft_repetition" if ends_in_loop(text) else None
 
 
+weak_share: Final = ContextVar[list[Usage] | None]("weak_share", default=None)
+"""What the weak model has taken within the system of several calls that answers now; noted where it is asked."""
+
+
+def _noted(done: Completion) -> Completion:
+    if (share := weak_share.get()) is not None:
+        share.append(done.usage)
+    return done
+
+
 def as_drafts(weak: ChatModel) -> ChatModel:
     """A weak model within a system of several calls: its failures are told apart from the strong model's by their kind."""
     many = many_at_once(weak)
@@ -108,7 +119,7 @@ class _Drafts:
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         try:
-            return visible(await self._weak.generate(messages, sampling), self.name)
+            return visible(_noted(await self._weak.generate(messages, sampling)), self.name)
         except ModelCallError as error:
             raise ModelCallError(draft_fault(error.kind), str(error)) from None
 
@@ -125,6 +136,6 @@ class _ManyDrafts(_Drafts):
 
     async def generate_many(self, messages: Sequence[Message], sampling: Sampling, n: int) -> Sequence[Completion]:
         try:
-            return await self._many.generate_many(messages, sampling, n)
+            return [_noted(done) for done in await self._many.generate_many(messages, sampling, n)]
         except ModelCallError as error:
             raise ModelCallError(draft_fault(error.kind), str(error)) from None

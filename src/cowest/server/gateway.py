@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from cowest.collaboration.guard.policy import STRONG_FAILED, WEAK_FAILED
 from cowest.collaboration.routes import BOTH
 from cowest.protocols import Frames, Route
-from cowest.server.answers import chunks_of, completion_of, count_both, usage_of
+from cowest.server.answers import chunks_of, completion_of, count_both, less, usage_of
 from cowest.server.breaker import Breaker
 from cowest.server.conversation import Conversation, conversation
 from cowest.server.drafter import Drafted, Drafter
@@ -118,6 +118,8 @@ class Exchange:
     weak_usage: Usage = _NOTHING
     context: str | None = None
     promise: Body | None = None
+    within: Usage | None = None
+    """What the weak model has taken of the answer's own usage, where a system of several calls answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +342,8 @@ class Gateway:
         if found is not None:
             if mode == "weak_alone":
                 exchange.weak_usage = found
+            elif exchange.within is not None:
+                exchange.weak_usage, exchange.strong_usage = exchange.within, less(found, exchange.within)
             else:
                 exchange.strong_usage = found
                 count_both(answer, found, exchange.weak_usage)
@@ -348,9 +352,12 @@ class Gateway:
 
 
 def _decided(served: Served, exchange: Exchange) -> None:
-    """Who answered within a system that decides for itself, once its answer is there."""
-    told = served.beyond(exchange.id) if served.beyond is not None and exchange.route is None else None
+    """Who answered within a system that decides for itself, and what the weak model took for it, once its answer is there."""
+    told = served.beyond(exchange.id) if served.beyond is not None and exchange.within is None else None
     if told is None:
+        return
+    exchange.within = told.weak
+    if told.route is None:
         return
     modes: dict[str, Mode] = {"weak": "weak_alone", "strong": "strong_alone", "both": "both"}
     exchange.route, exchange.mode = told.route, modes[told.route.who]

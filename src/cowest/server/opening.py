@@ -19,7 +19,7 @@ from cowest.engines.servers import Servers
 from cowest.errors import ConfigError
 from cowest.models.address import secrets_of
 from cowest.pipeline import require_guarded, require_optimised, require_trained
-from cowest.protocols import ChatModel, Route
+from cowest.protocols import ChatModel, Route, StreamingSystem
 from cowest.recipe.config import LabTaskConfig, OpenAIModelConfig, RunConfig, load_config, with_settings
 from cowest.recipe.kept import kept_recipe
 from cowest.run.progress import LineReporter, QuietReporter
@@ -30,7 +30,7 @@ from cowest.server.drafter import Drafter, as_drafts
 from cowest.server.gateway import About, Alone, Served
 from cowest.server.guarding import Guarding
 from cowest.server.room import answer_tokens, room_of
-from cowest.server.row_model import HandedOver, RowModel
+from cowest.server.row_model import HandedOver, RowModel, StreamedRow
 from cowest.server.settings import Settings
 from cowest.server.upstream import Backend, HttpBackend
 from cowest.stages.evaluate import weak_ref
@@ -38,7 +38,7 @@ from cowest.stages.loop import selection
 from cowest.systems.collaboration import Collaboration
 from cowest.systems.guarded import Guarded
 from cowest.systems.optimised import optimised_in
-from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, variant_of
+from cowest.systems.registry import COLLAB, STRONG, WEAK, evaluated, find_systems, possible, trained_row, variant_of
 from cowest.systems.single import SingleCall
 from cowest.systems.spec import SystemSpec, Which
 from cowest.types import Example, ModelRef, Sampling
@@ -185,12 +185,15 @@ class _Opener:
             served = {id_: replace(one, lookup=found.looked_up) for id_, one in served.items()}
         if shown := self._offer.shown(context):
             served = {id_: replace(one, about=replace(one.about, examples=shown)) for id_, one in served.items()}
-        best = min(specs, key=_rank)  # the first of equals
+        trained = trained_row(config).name
+        best = min(specs, key=lambda spec: _rank(spec, trained))  # the first of equals
         self._opened.served |= {prefix: replace(served[f"{prefix}.{best.name}"], id=prefix)} | served
 
     def _by_default(self, context: Context) -> Sequence[SystemSpec]:
         """What each recipe has, and what its run evaluated, as far as it can be streamed; the rest is served where it is named."""
-        specs = dict.fromkeys((*ALWAYS, *(spec for spec in evaluated(context.config)[0] if spec.live)))
+        trained = trained_row(context.config)
+        named = (spec for spec in evaluated(context.config)[0] if spec.live or spec.name == trained.name)
+        specs = dict.fromkeys((*ALWAYS, *named))
         there = [spec for spec in specs if self._run is not None or spec.needs != "align"]
         return [spec for spec in there if self._not_there(context, spec) is None]
 
@@ -245,7 +248,7 @@ class _Opener:
             falls_back = self._opened.settings.strong_down == "weak"
             system = replace(system, falls_back=falls_back, seen=guarding.see)
         side: Literal["weak", "strong"] = "weak" if spec.uses == "weak" else "strong"
-        row = RowModel(system)
+        row = StreamedRow(system) if isinstance(system, StreamingSystem) else RowModel(system)
         sampling = context.config.evaluate.draft if side == "weak" else context.config.evaluate.answer
         return Served(
             id_,
@@ -257,7 +260,7 @@ class _Opener:
             strong=Alone(self._strong, context.frames) if spec.uses == "both" else None,
             about=About(spec.name, offer.created, sampling.max_tokens),
             weak_id=f"{prefix}.{WEAK.name}" if guarding is not None else "",
-            beyond=row.take if guarding is not None else None,
+            beyond=row.take,
             promise=guarding.promise if guarding is not None else None,
         )
 
@@ -333,9 +336,14 @@ class _Opener:
         )
 
 
-def _rank(spec: SystemSpec) -> int:
-    """What the recipe's bare name stands for: the guard where it is served, else collaboration, and best an aligned one."""
+def _rank(spec: SystemSpec, trained: str) -> int:
+    """What the recipe's bare name stands for: the guard where it is served, else collaboration, and best an aligned one.
+
+    ``trained``: the system for which the recipe trains, which is another than that where it says ``draft.turn``.
+    """
     if spec.needs == "guard":
+        return -2
+    if spec.name == trained:
         return -1
     if not (spec.live and spec.uses == "both"):
         return 2

@@ -9,6 +9,7 @@ from cowest.assembly.context import Context
 from cowest.collaboration.calls import Series
 from cowest.run.identity import derive_seed, fingerprint
 from cowest.stages.rounds import Round
+from cowest.systems.interactions.consult import asking
 from cowest.types import Draft, Example, Message, Request, Sampling
 
 ALTERNATIVES: Final = 5
@@ -44,7 +45,11 @@ def draft_key(draft: Draft) -> str:
 def refine_requests(context: Context, example: Example, draft: Draft) -> list[Request]:
     """The strong model with a draft, and the samples beside it; ``draft.text`` is there."""
     asked = context.frames.refine(example, draft.text or "")
-    return _requests(context, asked, "refine", draft_key(draft), example)
+    requests = _requests(context, asked, "refine", draft_key(draft), example)
+    if context.config.draft.turn != "reply":
+        return requests
+    # It has asked, and is told to answer: as the system has it.
+    return [one.model_copy(update={"sampling": asking(one.sampling, False)}) for one in requests]
 
 
 def calls_each(context: Context) -> int:

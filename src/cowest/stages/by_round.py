@@ -13,6 +13,7 @@ from cowest.scoring.statistics import share
 from cowest.stages import depends
 from cowest.stages.base import Done, Stage, in_thread
 from cowest.stages.choosing import selection_of
+from cowest.stages.in_turn import in_turn
 from cowest.stages.learn import sft_model, training_queries
 from cowest.stages.loop import begun, calls_of, ended, standing_before, strong_answers, taken
 from cowest.stages.rounds import Round
@@ -28,7 +29,8 @@ def drift_stage(round_: Round) -> Stage:
     async def execute(context: Context) -> Done:
         from cowest.training.drift import drift
 
-        queries, ways = {e.id: e for e in training_queries(context, round_)}, context.ways
+        asked = in_turn(context, round_)
+        queries, ways = {e.id: e for e in training_queries(asked, round_)}, asked.ways
         drafts = [
             (ways[d.index % len(ways)][1].draft(queries[d.example_id]), d.text)
             for d in context.run.file(round_.file("drafts.jsonl"), Draft).load()
@@ -42,7 +44,7 @@ def drift_stage(round_: Round) -> Stage:
         write_atomic(context.path(round_.file("drift.json")), found.model_dump_json(indent=2) + "\n")
         return Done({"drafts": found.drafts})
 
-    reads = ("sft", *round_.policy.reads, round_.file("drafts.jsonl"))
+    reads = ("sft", *round_.policy.reads, *round_.opened, round_.file("drafts.jsonl"))
     return Stage(round_.stage("drift"), 1, reads, (round_.file("drift.json"),), follows_from, execute)
 
 

@@ -14,7 +14,7 @@ from cowest.stages.answers import outcomes_of
 from cowest.stages.base import failures, fill
 from cowest.stages.preferred import ask_judges, preferred_outcomes
 from cowest.stages.rounds import Round
-from cowest.systems.registry import COLLAB_ALIGNED, STRONG, WEAK_ALIGNED
+from cowest.systems.registry import STRONG, WEAK_ALIGNED, trained_row
 from cowest.systems.spec import Which
 from cowest.types import Example, ModelRef, Prediction, Record
 
@@ -61,6 +61,13 @@ def scores_checkpoints(config: RunConfig, round_: Round) -> bool:
     return config.rounds.choose == "each" or round_.number == config.rounds.most
 
 
+def chosen_by_system(context: Context) -> str:
+    """Which system's score on them it is, in the words of manifests."""
+    if context.config.draft.turn != "draft":
+        return trained_row(context.config).name
+    return "weak" if context.signal.alone else "collaboration"
+
+
 def validation_queries(context: Context) -> Sequence[Example]:
     """The queries by which checkpoints are chosen."""
     return context.task.examples("validation")[: context.config.align.selection_queries]
@@ -95,11 +102,11 @@ async def score_checkpoint(
 ) -> tuple[CheckpointScore, int]:
     """Collaboration with this checkpoint on validation queries: what alignment is for, and where DPO over-trains first.
 
-    Beside the score: how many calls failed.
+    Of a checkpoint that learns another turn (``draft.turn``) the interaction that has it. Beside the score: how many calls failed.
     """
     queries, name = validation_queries(context), f"step-{step}"
     weak = context.models.weak(model)
-    spec = WEAK_ALIGNED if context.signal.alone else COLLAB_ALIGNED
+    spec = WEAK_ALIGNED if context.signal.alone else trained_row(context.config)
     system = build_system(context, spec, context.models.strong, lambda which: weak, name=name)
     file = context.run.file(validation_file(round_, step), Prediction)
     answers = await fill(

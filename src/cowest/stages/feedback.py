@@ -21,6 +21,7 @@ from cowest.stages.base import IN_FLIGHT, Done, Filling, Stage, failures, filled
 from cowest.stages.comparing import Judging, compared_feedback, judging_counts
 from cowest.stages.draft_watch import DraftWatch, Limits
 from cowest.stages.expecting import expect_of, expected_counts, expected_warnings, strong_model
+from cowest.stages.in_turn import in_turn, turn_depends
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price
@@ -42,6 +43,7 @@ def _feedback_depends(context: Context, round_: Round) -> Depends:
         | context.strong.identity("strong")
         | depends.value("the metric", context.metric)
         | depends.value("seed", c.seed)
+        | turn_depends(context)
         | Depends(
             {"what is asked": [str(name) for name in sorted(context.signal.asks)]},
             {"what is asked": ["refine", "solo"]},
@@ -63,6 +65,7 @@ def _contrast_depends(context: Context, round_: Round) -> Depends:
 
 
 async def _feedback(context: Context, round_: Round) -> Done:
+    context = in_turn(context, round_)
     queries = {e.id: e for e in training_queries(context, round_)}
     drafts = [d for d in context.run.file(round_.file("drafts.jsonl"), Draft).load() if d.text is not None]
     watch = _watch(context, queries, drafts)
@@ -321,7 +324,7 @@ def feedback_stage(round_: Round, judges: int = 0) -> Stage:
     async def execute(context: Context) -> Done:
         return await _feedback(context, round_)
 
-    reads = (round_.file("drafts.jsonl"), *first_solos(round_))
+    reads = (round_.file("drafts.jsonl"), *round_.opened, *first_solos(round_))
     writes = tuple(round_.file(name) for name in ("solo.jsonl", "refinements.jsonl", "feedback.jsonl"))
     if judges:
         writes += (*compared_files(round_.file("compared"), judges), round_.file("judging.json"))

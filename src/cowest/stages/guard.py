@@ -245,6 +245,11 @@ def check_rows(context: Context, specs: Iterable[SystemSpec]) -> None:
 
 def check_guarded(config: RunConfig) -> None:
     """Raise ConfigError for a recipe that can have no guard."""
+    if config.draft.turn != "draft":
+        raise ConfigError(
+            f"guard: its third way to answer is the collaboration, and draft.turn: {config.draft.turn} trains the weak model for "
+            "another turn than a draft; guard a run with draft.turn: draft"
+        )
     if config.feedback.compare or config.feedback.judge is not None:
         raise ConfigError(
             "guard: it certifies scores by the task's metric, and this recipe has its answers judged (feedback.judge or "

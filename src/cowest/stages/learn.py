@@ -20,11 +20,13 @@ from cowest.stages.base import Done, Stage, in_thread
 from cowest.stages.choosing import (
     CheckpointScore,
     Selection,
+    chosen_by_system,
     score_checkpoint,
     scores_checkpoints,
     selection_of,
     validation_queries,
 )
+from cowest.stages.in_turn import in_turn, turn_depends
 from cowest.stages.preferred import chosen_by
 from cowest.stages.rewards import Rewards, rewards_depend
 from cowest.stages.rounds import Policy, Round
@@ -45,6 +47,11 @@ from cowest.types import Alignment, Draft, Example, Feedback, Message, ModelRef
 
 def training_queries(context: Context, round_: Round | None = None) -> Sequence[Example]:
     """The training queries that a round (the first, unless it is named) drafts for, refines and pairs."""
+    found, has_turn = _drafted(context, round_), context.has_turn
+    return found if has_turn is None else [e for e in found if e.id in has_turn]
+
+
+def _drafted(context: Context, round_: Round | None) -> Sequence[Example]:
     n, train, kept = context.config.draft.queries, context.task.examples("train"), context.config.held_out
     if n is None:
         return train
@@ -156,8 +163,9 @@ def _align_depends(context: Context, round_: Round) -> Depends:
         | depends.seen(context, "weak", "strong")
         | depends.value("the metric", chosen_by(context, validation_queries(context)))
         | _judged_depends(context)
-        | depends.value("checkpoints are chosen by", "weak" if context.signal.alone else "collaboration")
+        | depends.value("checkpoints are chosen by", chosen_by_system(context))
         | depends.value("seed", c.seed)
+        | turn_depends(context)
     )
     if as_online(context.objective) is None:
         return found
@@ -239,6 +247,7 @@ async def _practised(
     context: Context, round_: Round, objective: OnlineObjective, policy: ModelRef, out: Path, seed: int
 ) -> Alignment:
     """A training on drafts that are rewarded while it goes on."""
+    context = in_turn(context, round_)
     settings, queries = context.config.align, training_queries(context, round_)
     asked = [Query(example_id=e.id, prompt=tuple(context.frames.draft(e))) for e in queries]
     rewards = Rewards(context, round_, queries, drafts_drawn(settings, len(queries)))
@@ -296,5 +305,6 @@ def align_stage(round_: Round, learns_from: Sequence[str] = (PAIRS,)) -> Stage:
     def follows_from(context: Context) -> Depends:
         return _align_depends(context, round_)
 
-    reads, writes = (*round_.start.reads, *map(round_.file, learns_from)), (round_.file("align"),)
+    opened = () if learns_from else round_.opened  # who draws drafts here asks for the turn here
+    reads, writes = (*round_.start.reads, *map(round_.file, learns_from), *opened), (round_.file("align"),)
     return Stage(round_.stage("align"), 1, reads, writes, follows_from, execute, _kept_weights)

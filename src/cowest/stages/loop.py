@@ -30,13 +30,13 @@ ALPHA = 0.05
 def rounds_of(config: RunConfig) -> tuple[Round, ...]:
     """As many rounds as the recipe may come to."""
     if not config.weak.trainable:
-        return (Round(BASE),)
-    settings, found = config.rounds, [Round(SFT_POLICY)]
+        return (Round(BASE, turn=config.draft.turn),)
+    settings, found = config.rounds, [Round(SFT_POLICY, turn=config.draft.turn)]
     for number in range(2, (settings.most if learned_from(config) is not None else 1) + 1):
         origin = SFT_POLICY if settings.reference == "sft" else None
         pooled = found[-1] if settings.pairs == "all" else None
         policy = aligned(found[-1]) if settings.choose == "last" else _best_of(tuple(found))
-        found.append(Round(policy, number, origin, pooled))
+        found.append(Round(policy, number, origin, pooled, config.draft.turn))
     return tuple(found)
 
 

@@ -17,6 +17,7 @@ from cowest.run.store import JsonlFile
 from cowest.stages import depends
 from cowest.stages.advice import agreement, contrast, thin_contrast
 from cowest.stages.base import Done, Stage
+from cowest.stages.in_turn import in_turn, turn_depends
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price, toll
@@ -35,6 +36,7 @@ def _depends(context: Context, labels: bool) -> Depends:
         | depends.value("seed", c.seed if c.pairs.limit else None)
         | depends.prompt("a draft", context.frames.draft(context.task.examples("train")[0]))
         | depends.seen(context, "weak")
+        | turn_depends(context)
         | depends.value(
             "collected pairs",
             content(fingerprint(*(pair.model_dump(mode="json") for pair in collected)), f"{len(collected)} pairs")
@@ -47,10 +49,10 @@ def _depends(context: Context, labels: bool) -> Depends:
 def _collected(context: Context) -> list[PreferencePair]:
     """The preference pairs of ``cowest collect``, where the recipe names a file of it, with what each counts.
 
-    Those about a question that is kept for calibration teach nothing.
+    Those about a question that is kept for calibration teach nothing. They are pairs of drafts, and teach no other turn.
     """
     task, weight = context.config.task, context.config.pairs.collected_weight
-    if task is None or task.collected is None:
+    if task is None or task.collected is None or context.config.draft.turn != "draft":
         return []
     pairs = JsonlFile(pairs_file(task.collected), PreferencePair).load()
     if task.calibration:
@@ -61,6 +63,7 @@ def _collected(context: Context) -> list[PreferencePair]:
 
 
 async def _pairs(context: Context, round_: Round, labels: bool) -> Done:
+    context = in_turn(context, round_)
     queries = training_queries(context, round_)
     drafts = context.run.file(round_.file("drafts.jsonl"), Draft).load()
     feedback_ = context.run.file(round_.file("feedback.jsonl"), Feedback).load()
@@ -136,5 +139,5 @@ def pairs_stage(round_: Round, labels: bool = False) -> Stage:
         return _depends(context, labels)
 
     pooled = [name for one in made for name in _pooled(round_, one)]
-    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *pooled)
+    reads = (round_.file("drafts.jsonl"), round_.file("feedback.jsonl"), *round_.opened, *pooled)
     return Stage(round_.stage("pairs"), 1, reads, tuple(map(round_.file, made)), follows_from, execute)

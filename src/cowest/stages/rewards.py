@@ -26,6 +26,7 @@ from cowest.scoring.once import Once
 from cowest.stages import asks, depends
 from cowest.stages.base import Patience, failures
 from cowest.stages.expecting import expect_of, strong_model
+from cowest.stages.in_turn import turn_depends
 from cowest.stages.rounds import Round
 from cowest.stages.toll import prompt_price, toll
 from cowest.types import Completion, Draft, Example, Feedback, Record, Refinement
@@ -47,6 +48,7 @@ def rewards_depend(context: Context, queries: Sequence[Example]) -> Depends:
         | depends.prompt("drafts and rewards", *asked)
         | settings_of("draft.sampling", c.draft.sampling)
         | depends.value("pairs.signal", context.signal.name)
+        | turn_depends(context)
         | settings_of("pairs", c.pairs).only("pairs.price_per_word", "pairs.price_per_usd")
         | Depends({"the price of a prompt": prompt_price(context)}, {"the price of a prompt": None})
     )

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cowest.assembly.context import Context
+from cowest.recipe.stages import Turn
 from cowest.types import ModelRef
+
+OPENINGS = "openings.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +42,24 @@ class Round:
     """One pass of sample, feedback, pairs and align, with the policy that drafts in it.
 
     ``origin`` is what alignment starts from and is pulled to, where that is another one; ``pooled`` the round whose pairs are
-    learnt from, too.
+    learnt from, too. ``turn``: what it asks the policy for (``draft.turn``).
     """
 
     policy: Policy
     number: int = 1
     origin: Policy | None = None
     pooled: Round | None = None
+    turn: Turn = "draft"
 
     @property
     def start(self) -> Policy:
         """What alignment starts from: its reference."""
         return self.origin or self.policy
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """The file with what comes before that turn; none before a draft."""
+        return () if self.turn == "draft" else (self.file(OPENINGS),)
 
     def file(self, name: str) -> str:
         """Where the round's file of this name is in the run."""

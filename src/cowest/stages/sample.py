@@ -13,6 +13,7 @@ from cowest.recipe.outcome import settings_of
 from cowest.run.freshness import Depends
 from cowest.stages import asks, depends
 from cowest.stages.base import Done, Stage, failures, fill
+from cowest.stages.in_turn import in_turn, turn_depends
 from cowest.stages.learn import training_queries
 from cowest.stages.rounds import Round
 from cowest.types import Draft, Example
@@ -29,6 +30,7 @@ def _sample_depends(context: Context, round_: Round) -> Depends:
         | depends.prompt("a draft", *(frames.draft(context.task.examples("train")[0]) for _, frames in context.ways))
         | depends.seen(context, "weak")
         | depends.value("seed", c.seed)
+        | turn_depends(context)
     )
     if context.weak.trainable:
         return found | settings_of("weak", c.weak, leave_out=("model", "adapter"))  # the weights are the policy's
@@ -90,6 +92,7 @@ async def _given(there: Draft | None, make: Callable[[Item], Awaitable[Draft]], 
 
 
 async def _sample(context: Context, round_: Round) -> Done:
+    context = in_turn(context, round_)
     settings, weak = context.config.draft, context.models.weak(round_.policy.weights(context))
     items = [(e, k) for e in training_queries(context, round_) for k in range(settings.samples)]
     file = context.run.file(round_.file("drafts.jsonl"), Draft)
@@ -126,4 +129,5 @@ def sample_stage(round_: Round) -> Stage:
         return await _sample(context, round_)
 
     writes = (round_.file("drafts.jsonl"),)
-    return Stage(round_.stage("sample"), 1, round_.policy.reads, writes, follows_from, execute)
+    reads = (*round_.policy.reads, *round_.opened)
+    return Stage(round_.stage("sample"), 1, reads, writes, follows_from, execute)

@@ -15,14 +15,17 @@ Ask = Callable[[Example], Sequence[Message]]
 
 
 async def predict(
-    example: Example, system: str, steps: Callable[[Example, Tally], Awaitable[Completion]]
+    example: Example,
+    system: str,
+    steps: Callable[[Example, Tally], Awaitable[Completion]],
+    hear: Callable[[str], None] | None = None,
 ) -> Prediction:
     """The prediction of a system whose ``steps`` end in the completion that holds the answer.
 
     When a step raises CallFailed, ``text`` is None and ``error`` says why (where it was cut off at max_tokens, ``truncated``
-    does); what the calls before it took is kept.
+    does); what the calls before it took is kept. ``hear`` gets the answer's pieces, where its steps end in ``Tally.answer``.
     """
-    tally = Tally()
+    tally = Tally(hear=hear)
     text, thinking, truncated, failure = None, None, False, None
     try:
         final = await steps(example, tally)

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from cowest.errors import ConfigError
 from cowest.lab.frames import NO_LAB_TURNS
 from cowest.protocols import Frames, System
-from cowest.recipe.config import Format, LabTaskConfig, LocalModelConfig, RunConfig, with_settings
+from cowest.recipe.config import EvaluateConfig, Format, LabTaskConfig, LocalModelConfig, RunConfig, with_settings
 from cowest.recipe.registry import Registry
 from cowest.systems.best_of_k import BestOfK
 from cowest.systems.calls import Ask
@@ -335,6 +335,14 @@ def variant_of(config: RunConfig, spec: SystemSpec) -> tuple[str, RunConfig]:
     return ("main", config) if same else (spec.variant, changed)
 
 
+def _named(config: RunConfig) -> Sequence[str]:
+    """The recipe's systems; where it names none of its own, with those for which the weak model is trained."""
+    systems, turn = config.evaluate.systems, config.draft.turn
+    if turn == "draft" or systems != EvaluateConfig().systems:
+        return systems
+    return (*systems, TURN_ROWS[turn], f"{TURN_ROWS[turn]}_aligned")
+
+
 def possible(config: RunConfig, specs: Sequence[SystemSpec]) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """Those that a recipe can have, and why not the others."""
     left_out = {spec.name: why for spec in specs if (why := _impossible(config, spec))}
@@ -368,6 +376,20 @@ def no_lab_turns(config: RunConfig, spec: SystemSpec) -> str | None:
     return None if asks and isinstance(config.task, LabTaskConfig) and config.task.domain == "lineage" else NO_LAB_TURNS
 
 
+TURN_ROWS: Final[Mapping[str, str]] = {
+    "draft": "collab",
+    "revise": "collab_critique",
+    "advise": "collab_advise",
+    "reply": "collab_consult",
+}
+"""The row that has the weak model's turn of ``draft.turn``; with ``_aligned`` after it, that of the model trained for it."""
+
+
+def trained_row(config: RunConfig) -> SystemSpec:
+    """The system for which a recipe trains its weak model, and by which checkpoints are chosen."""
+    return find_systems([f"{TURN_ROWS[config.draft.turn]}_aligned"], "draft.turn")[0]
+
+
 def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
     if any(no_lab_turns(single, spec) for single in config.by_task().values()):
         return NO_LAB_TURNS
@@ -375,6 +397,8 @@ def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
         return NO_LAB_INSTRUCTION
     if spec.specialists and not config.comparison.specialists:
         return "table.specialists names no weak model beside the recipe's"
+    if (why := _not_for_a_turn(config, spec)) is not None:
+        return why
     if spec.needs != "align":
         return None
     if not config.weak.trainable:
@@ -384,12 +408,23 @@ def _impossible(config: RunConfig, spec: SystemSpec) -> str | None:
     return None
 
 
+def _not_for_a_turn(config: RunConfig, spec: SystemSpec) -> str | None:
+    changed = variant_of(config, spec)[1] if spec.needs in ("sample", "align") else config
+    if changed.draft.turn == "draft":
+        return None
+    if spec.needs == "sample":
+        return f"it shows drafts of training queries, and draft.turn: {changed.draft.turn} draws none"
+    if changed.pairs.signal == "draft" and spec.variant in VARIANTS and spec.variant != "main":
+        return f"it trains by the draft's own score, and with draft.turn: {changed.draft.turn} there is no draft"
+    return None
+
+
 def evaluated(config: RunConfig) -> tuple[tuple[SystemSpec, ...], dict[str, str]]:
     """The systems that ``cowest run`` evaluates, and why it cannot have the others that the recipe names.
 
     Raises ConfigError where one is unknown, needs a weak model that this recipe does not make, or none is left.
     """
-    named = find_systems(config.evaluate.systems, "evaluate.systems")
+    named = find_systems(_named(config), "evaluate.systems")
     for spec in named:
         variant, _ = variant_of(config, spec)
         if variant != "main":

@@ -55,7 +55,7 @@ def _needed(variant: Variant) -> tuple[str, ...]:
     trained = {trained_for(row, variant.context) for row in variant.rows}
     guard = (CALIBRATE,) if "guard" in needs else ()
     if "align" in trained:
-        return ("sft", "sample", "feedback", "align", *guard)
+        return ("sft", "openings", "sample", "feedback", "align", *guard)
     return (*(("sft", "sample") if "sample" in trained else ("sft",) if "sft" in trained else ()), *guard)
 
 

@@ -21,6 +21,7 @@ from cowest.assembly.here import check_here
 from cowest.assembly.opened import OpenModels, ledger_path
 from cowest.assembly.prepare import check_installed, prepare
 from cowest.assembly.systems import Retrievers, check_systems
+from cowest.assembly.turns import check_turn
 from cowest.errors import ConfigError
 from cowest.ledger.ledger import LedgerSummary
 from cowest.pipeline import run_stages, stages_now
@@ -93,6 +94,7 @@ def _variants(plan: Plan, unit: Unit, out: Path, reporter: Reporter, offline: bo
                 models=models,
             )
             if not offline:
+                check_turn(context)
                 check_rows(context, rows)
                 check_queries(context, rows)
             yield Variant(label, name, tuple(rows), context)

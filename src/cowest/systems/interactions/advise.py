@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cowest.models.window import Window
-from cowest.protocols import ChatModel, Frames, InteractionFrames
+from cowest.protocols import ChatModel, Frames, Hear, InteractionFrames
 from cowest.systems.calls import Tally, predict
-from cowest.systems.interactions.turns import fitting
+from cowest.systems.interactions.turn import AdviseTurn
 from cowest.types import Completion, Example, Prediction, Sampling
 
 
@@ -33,12 +33,22 @@ class Advise:
         """All three calls are needed; ``error`` says which one failed and why. ``draft`` is the advice."""
         return await predict(example, self.name, self._steps)
 
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """See StreamingSystem."""
+        return await predict(example, self.name, self._steps, hear)
+
     async def _steps(self, example: Example, tally: Tally) -> Completion:
-        solo, window = self.frames.solo(example), self.strong_window
-        attempt = (await tally.ask(self.strong, solo, self.answer_sampling, "attempt", window)).text
-        read = fitting(tally, self.weak_window, (attempt,), lambda t: self.turns.advise(example, t[0]))
+        turn = AdviseTurn(self.turns, self.weak_window, self.strong_window)
+        before = await attempted(tally, self.strong, self.frames, example, self.answer_sampling, self.strong_window)
+        read = turn.asked(example, before, tally)
         advice = await tally.ask(self.weak, read, self.draft_sampling, "advise", self.weak_window)
         tally.draft, tally.draft_thinking = advice.text, advice.thinking
-        # Where not both fit, the advice stays: what it made of the question alone, the strong model can make again.
-        both = fitting(tally, window, (advice.text, attempt), lambda t: self.turns.decide(example, t[1], t[0]))
-        return await tally.ask(self.strong, both, self.answer_sampling, "decide", window)
+        both = turn.after(example, before, advice.text, tally)
+        return await tally.answer(self.strong, both, self.answer_sampling, "decide", self.strong_window)
+
+
+async def attempted(
+    tally: Tally, strong: ChatModel, frames: Frames, example: Example, sampling: Sampling, window: Window | None = None
+) -> tuple[str]:
+    """What comes before the advice: the strong model's answer alone. Raises CallFailed."""
+    return ((await tally.ask(strong, frames.solo(example), sampling, "attempt", window)).text,)

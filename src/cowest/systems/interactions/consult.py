@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cowest.errors import ConfigError
-from cowest.models.tools import call_text, find_call
+from cowest.models.tools import find_call
 from cowest.models.window import Window
-from cowest.protocols import ChatModel, InteractionFrames
+from cowest.protocols import ChatModel, Hear, InteractionFrames
 from cowest.systems.calls import Tally, predict
 from cowest.systems.interactions.frames import ASK
-from cowest.systems.interactions.turns import fitting
+from cowest.systems.interactions.turn import ReplyTurn, conversation
 from cowest.tasks.answers import marked_answer
 from cowest.types import Completion, Example, Message, Prediction, Sampling, Tooled
 
@@ -45,19 +45,28 @@ class Consult:
         """Each call is needed; ``error`` says which one failed and why. ``draft`` is what the weak model replied, if asked."""
         return await predict(example, self.name, self._steps)
 
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """See StreamingSystem."""
+        return await predict(example, self.name, self._steps, hear)
+
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         said: list[tuple[str, str]] = []
+        turn = ReplyTurn(self.turns, self.questions, self.weak_window)
         while True:
             left = self.questions - len(said)
-            sampling = Tooled(**self.answer_sampling.model_dump(), tool=ASK, may_call=left > 0)
+            sampling = asking(self.answer_sampling, left > 0)
             # Without a window of its own: what comes before the last turn here is the query.
-            done = await tally.ask(
-                self.strong, self._asked(example, said, tally), sampling, "answer" if said else "consult"
+            done = await tally.answer(
+                self.strong,
+                self._asked(example, said, tally),
+                sampling,
+                "answer" if said else "consult",
+                until=_may_still_ask if left else None,
             )
-            question = _question(done.text) if left else None
+            question = question_in(done.text) if left and not tally.told else None
             if question is None:
                 return done
-            read = fitting(tally, self.weak_window, (question,), lambda t: self.turns.consulted(example, t[0]))
+            read = turn.asked(example, (question,), tally)
             reply = await tally.ask(self.weak, read, self.draft_sampling, "reply", self.weak_window)
             said.append((question, reply.text))
             tally.draft = "\n\n".join(text for _, text in said)
@@ -72,17 +81,29 @@ class Consult:
         return turns
 
     def _turns(self, example: Example, said: Sequence[tuple[str, str]], begin: int) -> Sequence[Message]:
-        turns = [*self.turns.consult(example, self.questions)]
-        for number, (question, reply) in enumerate(said[begin:], begin + 1):
-            after = self.turns.reply(reply, self.questions - number)
-            turns += [
-                Message(role="assistant", content=call_text(ASK, question)),
-                Message(role="user", content=after),
-            ]
-        return turns
+        return conversation(self.turns, example, self.questions, said[begin:], self.questions - len(said))
 
 
-def _question(text: str) -> str | None:
+def _may_still_ask(text: str) -> bool:
+    """Whether a text that is still written may come to a question: none that has answered already does."""
+    return marked_answer(text) is None
+
+
+def asking(sampling: Sampling, may_ask: bool) -> Tooled:
+    """How the strong model is sampled where it may ask the weak one, or may ask no more."""
+    return Tooled(**sampling.model_dump(), tool=ASK, may_call=may_ask)
+
+
+async def first_question(
+    tally: Tally, strong: ChatModel, turns: InteractionFrames, example: Example, sampling: Sampling, questions: int
+) -> tuple[str, ...]:
+    """What comes before the first reply: the question; nothing where the strong model answers at once. Raises CallFailed."""
+    done = await tally.ask(strong, turns.consult(example, questions), asking(sampling, True), "consult")
+    question = question_in(done.text)
+    return () if question is None else (question,)
+
+
+def question_in(text: str) -> str | None:
     """What a text asks; None for one that answers first."""
     found = find_call(ASK, text)
     return None if found is None or marked_answer(found[0]) is not None else found[1]

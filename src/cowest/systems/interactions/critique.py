@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cowest.collaboration.draft import ask_for_draft
-from cowest.collaboration.refine import ask_to_refine
 from cowest.models.window import Window
-from cowest.protocols import ChatModel, Frames, InteractionFrames
+from cowest.protocols import ChatModel, Frames, Hear, InteractionFrames
 from cowest.systems.calls import Tally, predict
+from cowest.systems.interactions.turn import ReviseTurn
 from cowest.systems.interactions.turns import fitting
 from cowest.types import Completion, Example, Prediction, Sampling
 
@@ -35,16 +35,30 @@ class Critique:
         """All four calls are needed; ``error`` says which one failed and why. ``draft`` is the last one that was written."""
         return await predict(example, self.name, self._steps)
 
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """See StreamingSystem."""
+        return await predict(example, self.name, self._steps, hear)
+
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         first = await ask_for_draft(tally, self.weak, self.frames, example, self.draft_sampling, self.weak_window)
-        read = fitting(tally, self.strong_window, (first.text,), lambda t: self.turns.critique(example, t[0]))
-        lacks = await tally.ask(self.strong, read, self.answer_sampling, "critique", self.strong_window)
-        # Where not both fit, the critique stays: without it there is nothing to revise by.
-        mend = fitting(
-            tally, self.weak_window, (lacks.text, first.text), lambda t: self.turns.revise(example, t[1], t[0])
-        )
+        turn, window = ReviseTurn(self.frames, self.turns, self.weak_window, self.strong_window), self.strong_window
+        before = await criticised(tally, self.strong, self.turns, example, first.text, self.answer_sampling, window)
+        mend = turn.asked(example, before, tally)
         revised = await tally.ask(self.weak, mend, self.draft_sampling, "revise", self.weak_window)
         tally.draft, tally.draft_thinking = revised.text, revised.thinking
-        return await ask_to_refine(
-            tally, self.strong, self.frames, example, revised.text, self.answer_sampling, self.strong_window
-        )
+        refined = turn.after(example, before, revised.text, tally)
+        return await tally.answer(self.strong, refined, self.answer_sampling, "refine", window)
+
+
+async def criticised(
+    tally: Tally,
+    strong: ChatModel,
+    turns: InteractionFrames,
+    example: Example,
+    draft: str,
+    sampling: Sampling,
+    window: Window | None = None,
+) -> tuple[str, str]:
+    """What comes before the revision: the draft, and what the strong model says that it lacks. Raises CallFailed."""
+    read = fitting(tally, window, (draft,), lambda t: turns.critique(example, t[0]))
+    return draft, (await tally.ask(strong, read, sampling, "critique", window)).text

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cowest.collaboration.calls import CallFailed
-from cowest.collaboration.refine import ask_to_refine
 from cowest.errors import ConfigError
 from cowest.models.window import Window
-from cowest.protocols import ChatModel, Frames, InteractionFrames
+from cowest.protocols import ChatModel, Frames, Hear, InteractionFrames
 from cowest.systems.calls import Tally, predict
-from cowest.systems.interactions.turns import sampled_drafts
+from cowest.systems.interactions.turns import fitting, sampled_drafts
 from cowest.systems.spec import Specialist
 from cowest.types import Completion, Example, Prediction, Sampling
 
@@ -38,11 +37,11 @@ class Answering:
             shown = drafts[: len(kept)] or drafts[:1]
         tally.draft = "\n\n".join(text for _, text in shown)
         if len(shown) == 1:
-            return await ask_to_refine(
-                tally, self.strong, self.frames, example, shown[0][1], self.sampling, self.window
-            )
-        asked = self.turns.several(example, shown)
-        return await tally.ask(self.strong, asked, self.sampling, "refine", self.window)
+            text = (shown[0][1],)
+            asked = fitting(tally, self.window, text, lambda t: self.frames.refine(example, t[0]))
+        else:
+            asked = self.turns.several(example, shown)
+        return await tally.answer(self.strong, asked, self.sampling, "refine", self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,10 @@ class SeveralDrafts:
     async def answer(self, example: Example) -> Prediction:
         """One answer; ``draft`` is all drafts that were shown."""
         return await predict(example, self.name, self._steps)
+
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """See StreamingSystem."""
+        return await predict(example, self.name, self._steps, hear)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         drafts = await sampled_drafts(
@@ -105,6 +108,10 @@ class Specialists:
     async def answer(self, example: Example) -> Prediction:
         """One answer; ``error`` says whose draft failed and why. ``draft`` is all drafts that were shown."""
         return await predict(example, self.name, self._steps)
+
+    async def tell(self, example: Example, hear: Hear) -> Prediction:
+        """See StreamingSystem."""
+        return await predict(example, self.name, self._steps, hear)
 
     async def _steps(self, example: Example, tally: Tally) -> Completion:
         asked = self.frames.draft(example)
