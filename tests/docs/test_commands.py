@@ -57,6 +57,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reader")
     for name in ("recipes", "examples"):
         (folder / name).symlink_to(ROOT / name)
+    (folder / "runs").mkdir()
     done = _run(folder, "init", "my-domain")
     assert done.returncode == 0, done.stderr
     shutil.copy(folder / "my-domain" / "recipe.yaml", folder / "recipe.yaml")
@@ -85,11 +86,16 @@ def test_what_a_command_sets_is_a_setting_of_its_recipe(workspace: Path, monkeyp
         if any("..." in word for word in command.words):
             continue
         found = _settings(_parsed(command)[1])
-        if found is None or not found[0].suffix:
+        if found is None or not found[0].suffix or str(found[0].parent) in _imported():
             continue
         load_config(*found)
         seen += 1
     assert seen > 20
+
+
+def _imported() -> set[str]:
+    """Folders whose recipe the reader has just had written, from data of his own."""
+    return {str(_parsed(c)[1]["out"]) for c in OURS if c.words[1] == "import"}
 
 
 def _quick() -> list[Command]:

@@ -18,7 +18,6 @@ ENABLES: Final = {
     "retrieval": "rows and tasks that search passages",
     "llamacpp": "engine: llamacpp",
     "gepa": "the rows *_gepa",
-    "notebook": "results as DataFrames",
 }
 _NOT_SHOWN: Final = frozenset({"all", "dev", "docs"})
 _LINE: Final = re.compile(
