@@ -89,7 +89,7 @@ def main(commands: list[list[str]]) -> None:
     from cowest.cli.main import main as cowest_main
     from cowest.ledger import reservations
 
-    reservations._windows_identity = lambda pid: "1"  # of a library that only Windows has
+    setattr(reservations, "_windows_identity", lambda pid: "1")  # noqa: B010 - of a library that only Windows has
     for command in commands:
         sys.argv, code, out, err = ["cowest", *command], 0, io.StringIO(), io.StringIO()
         try:

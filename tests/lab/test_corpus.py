@@ -7,9 +7,10 @@ from itertools import islice
 
 import pytest
 
-from cowest.lab.corpus import Sample, samples
+from cowest.lab.corpus import samples
 from cowest.lab.frames import LabFrames
 from cowest.lab.names import invent_many, written_comparison, written_difference, written_sum
+from cowest.lab.sample import Sample
 from cowest.types import Example
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 from tests.helpers import Oracle, cowest_main, run_tiny, save_tiny_model
 
 from cowest.errors import ConfigError, DataError, StageError
@@ -38,7 +39,7 @@ class Two:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
     folder, weak = tmp_path_factory.mktemp("runs"), save_tiny_model(tmp_path_factory.mktemp("weak"))
     run_tiny(weak, folder / "first", Oracle())
-    sampling = {"temperature": 1.0, "top_p": 0.8, "max_tokens": 12}
+    sampling: dict[str, JsonValue] = {"temperature": 1.0, "top_p": 0.8, "max_tokens": 12}
     run_tiny(
         weak, folder / "second", Oracle(), draft={"samples": 2, "queries": 12, "sampling": sampling}, budget_calls=5000
     )
@@ -98,11 +99,16 @@ def _killed(folder: Path) -> None:
     _ended(folder, None)
 
 
+def _interrupted(folder: Path) -> None:
+    _stage(folder, "feedback", "running")
+    _ended(folder, "stopped")
+
+
 @pytest.mark.parametrize(
     ("change", "state", "why"),
     [
-        (lambda f: _killed(f), "stopped", "is gone"),
-        (lambda f: (_stage(f, "feedback", "running"), _ended(f, "stopped")), "stopped", ""),
+        (_killed, "stopped", "is gone"),
+        (_interrupted, "stopped", ""),
         (lambda f: _ended(f, "failed", "the endpoint is gone"), "failed", "the endpoint is gone"),
         (lambda f: _ended(f, "budget", "USD 3 are spent"), "stopped", "USD 3 are spent"),
         (_torn, "damaged", "Manifest"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 from tests.helpers import question
+from tests.systems.scripted import asked, saying
 from tests.systems.test_interactions import (
     DRAFTING,
     EVIL,
@@ -12,11 +13,9 @@ from tests.systems.test_interactions import (
     SAYS,
     TURNS,
     advise,
-    asked,
     consult,
     counted,
     critique,
-    saying,
 )
 
 from cowest.collaboration.sight import SightedFrames, SightedInteractions

@@ -18,6 +18,8 @@ ENABLES: Final = {
     "retrieval": "rows and tasks that search passages",
     "llamacpp": "engine: llamacpp",
     "gepa": "the rows *_gepa",
+    "structured": "schemas and tools of a served model on this machine",
+    "data": "`cowest import` of Parquet files and Hugging Face datasets",
 }
 _NOT_SHOWN: Final = frozenset({"all", "dev", "docs"})
 _LINE: Final = re.compile(
