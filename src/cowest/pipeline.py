@@ -184,18 +184,18 @@ async def guard(run: Path, settings: Mapping[str, JsonValue], reporter: Reporter
     logged = LoggedReporter(reporter, run, "guard")
     contexts = prepare(config, run, logged)
     check_here(config)
-    with logged.opened():
-        try:
-            for context in contexts:
-                calibration_queries(context)  # raises before anything is paid
+    try:
+        for context in contexts:
+            calibration_queries(context)  # raises before anything is paid, and leaves no trace
+        with logged.opened():
             for number, context in enumerate(contexts):
                 with context.run.locked():
                     if number == 0:
                         keep_recipe(config, run)
                     await run_stages(context, stages_with_guard)
-        finally:
-            await contexts[0].models.aclose()
-        await write_results(config, contexts, run)
+            await write_results(config, contexts, run)
+    finally:
+        await contexts[0].models.aclose()
     return contexts
 
 

@@ -52,7 +52,8 @@ async def test_an_exchange_is_kept_with_all_that_made_it(client: Client, ledger:
     extension = {"context": "Kasti", "choices": ["yes", "no"]}
     got = await client.ask(messages=messages, cowest=extension)
     ((entry, verdict),) = kept(ledger)
-    asked = Example(id="x", input="May I?", context="Kasti", references=("",), choices=("yes", "no"))
+    seen = "May I?\n\n[1 image attached here, which you cannot see; the model after you can]"  # by the weak model
+    asked = Example(id="x", input=seen, context="Kasti", references=("",), choices=("yes", "no"))
     assert verdict is None and entry.at > 1.7e9
     assert entry.model_copy(update={"at": 0.0}) == Exchanged(
         id=got.json["id"],
