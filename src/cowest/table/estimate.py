@@ -81,7 +81,7 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
         wanted = _needed(variant)
         guarded = CALIBRATE in wanted
         prints = lineage_of(variant.context, guarded)
-        calibration = calibration_work(variant.context, paid) if guarded else ()
+        calibration, mine = calibration_work(variant.context, paid) if guarded else (), set[str]()
         for work in (*workload(variant.context, paid), *calibration):
             if work.stage not in wanted:
                 continue
@@ -92,8 +92,9 @@ def _training(variants: Sequence[Variant], paid: frozenset[str]) -> Iterator[tup
                 key = fingerprint(known_as(work.model), work.sampling.model_dump(mode="json"))
             key = f"{key} {work.calls_for}"
             if key not in seen:
-                seen.add(key)
+                mine.add(key)  # a variant's own calls are all made: two turns of one choice are two
                 yield variant.context, work
+        seen |= mine
 
 
 def _prompts(variants: Sequence[Variant]) -> Iterator[tuple[Context, Work]]:
