@@ -14,7 +14,8 @@ import pytest
 from cowest.errors import ConfigError, CowestError, DataError
 from cowest.importing import importer
 from cowest.importing.importer import Imported, import_data, look_at
-from cowest.recipe.config import load_config
+from cowest.ledger.prices import end_of, price_of
+from cowest.recipe.config import OpenAIModelConfig, load_config
 from cowest.tasks import load_jsonl_task
 from cowest.tasks.jsonl import JsonlTask
 
@@ -375,3 +376,25 @@ def test_answers_open_classes_none(tmp_path: Path) -> None:
         import_data(many, tmp_path / "classes", answers="classes")
     with pytest.raises(DataError, match="no such file"):
         import_data(tmp_path / "none.csv", tmp_path / "x")
+
+
+@pytest.mark.parametrize(("said", "first"), [(0, "b"), (1, "a")])
+def test_numbers_that_may_count_from_either_are_not_guessed(tmp_path: Path, said: int, first: str) -> None:
+    source = lines(
+        tmp_path / "rows.jsonl",
+        [{"question": f"q{i} w{i}?", "choices": ["a", "b", "c", "d"], "answer": i % 2 + 1} for i in range(40)],
+    )
+    with pytest.raises(ConfigError, match="--first-index 0, or --first-index 1"):
+        import_data(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    import_data(source, tmp_path / "out", first_index=said)
+    even = next(row for row in every_row(tmp_path / "out") if row["input"] == "q0 w0?")
+    assert even["answer"] == first
+
+
+def test_the_recipe_names_a_model_that_can_be_bought(tmp_path: Path) -> None:
+    source = lines(tmp_path / "rows.jsonl", [{"question": f"q{i} w{i}?", "answer": str(i)} for i in range(40)])
+    import_data(source, tmp_path / "out")
+    strong = load_config(tmp_path / "out" / "recipe.yaml").strong
+    assert isinstance(strong, OpenAIModelConfig)
+    assert price_of(strong.model) is not None and end_of(strong.model, strong.base_url) is None

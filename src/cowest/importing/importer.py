@@ -118,8 +118,8 @@ def look_at(
     if not rows:
         raise DataError(f"{source}: has no rows; give at least three")
     columns = mapping_of(rows, mapping)
-    first = _first_index(columns, rows) if first_index is None else first_index
-    if first_index is None and columns.of("choices") and _counts_up(columns, rows):
+    first, counted = (first_index, False) if first_index is not None else _first_index(source, columns, samples)
+    if counted:
         notes.append(
             f"answers are numbers of choices, counted from {first} as it seems (--first-index {1 - first} otherwise)"
         )
@@ -152,20 +152,32 @@ def _answered(columns: Columns) -> bool:
     return any(columns.of(field) for field in ("answer", "completion", "messages"))
 
 
-def _numbers(columns: Columns, rows: Sequence[Mapping[str, object]]) -> list[int]:
-    names = columns.of("answer")
-    found = [str(row[names[0]]) for row in rows if row.get(names[0]) is not None] if names else []
-    return [int(text) for text in found if text.isdigit()] if all(text.isdigit() for text in found) else []
+def _first_index(source: str, columns: Columns, samples: Sequence[tuple[Part, Sequence[Raw]]]) -> tuple[int, bool]:
+    """What the number of a first choice is, and whether answers are such numbers: the one by which more of the rows can be read.
+
+    Raises ConfigError where both read all: each would name a choice, and one of them always the wrong one.
+    """
+    read = {
+        first: [_answer_of(Reader(columns, p.names, first), raw) for p, some in samples for raw in some]
+        for first in (0, 1)
+    }
+    if read[0] == read[1]:
+        return 0, False
+    unread = {first: answers.count(None) for first, answers in read.items()}
+    if unread[0] == unread[1]:
+        raise ConfigError(
+            f"{source}: answers are numbers of choices, and neither a 0 nor the number of a last choice tells whether they are "
+            "counted from 0 or from 1; say --first-index 0, or --first-index 1"
+        )
+    return min((0, 1), key=lambda first: unread[first]), True
 
 
-def _counts_up(columns: Columns, rows: Sequence[Mapping[str, object]]) -> bool:
-    return bool(_numbers(columns, rows))
-
-
-def _first_index(columns: Columns, rows: Sequence[Mapping[str, object]]) -> int:
-    """1 where no answer is 0: indexes are then counted from 1."""
-    numbers = _numbers(columns, rows)
-    return 1 if numbers and 0 not in numbers else 0
+def _answer_of(reader: Reader, raw: Raw) -> object:
+    """The answer in a row; None where there is none that can be read."""
+    try:
+        return reader.row(raw.values).values.get("answer")
+    except RowError:
+        return None
 
 
 def import_data(

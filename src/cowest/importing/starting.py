@@ -63,7 +63,12 @@ task:
   test: test.jsonl
 {labels}
 weak: {{kind: local, model: Qwen/Qwen3-1.7B}}    # any causal LM on the hub, or a folder with safetensors
-strong: {{kind: openai, model: gpt-4.1, base_url: "https://api.openai.com/v1", api_key_env: OPENAI_API_KEY}}   # or any local model
+strong:                                    # or any local model; `cowest prices` lists what models cost
+  kind: openai
+  model: gpt-6-sol
+  extra: {{reasoning_effort: none}}          # answers at once
+  base_url: https://api.openai.com/v1
+  api_key_env: OPENAI_API_KEY
 
 sft: {{method: lora, epochs: {epochs}, batch_size: 8, gradient_accumulation: 2, learning_rate: 1.0e-4, max_length: {length}}}
 draft: {{samples: 4, queries: {queries}, sampling: {{temperature: 1.0, max_tokens: {draft}}}}}
