@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +9,11 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from openai.types import Completion
-from tests.server.loopback import DEFAULTS, DRAFT, Client, Upstream, chunk, reply, serving, strong
+from tests.server.loopback import DEFAULTS, DRAFT, Client, Upstream, chunk, reply, serving
 from tests.server.test_openai_sdk import streams
 
 from cowest.ledger.exchanges import read_exchanges
 from cowest.server.settings import Settings
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with strong() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-async def served(upstream: Upstream) -> AsyncIterator[Client]:
-    async with serving(upstream.url, max_attempts=1) as client:
-        yield client
-
-
-@pytest.fixture
-async def client(served: Client) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
-        yield client
 
 
 async def test_plain(client: AsyncOpenAI, upstream: Upstream) -> None:

@@ -154,6 +154,10 @@ async def test_tools(client: AsyncOpenAI) -> None:
     result: Any = {"role": "tool", "tool_call_id": turn["tool_calls"][0]["id"], "content": "62 mg"}
     after = await create(model="pair", messages=[*ASKED, turn, result], tools=[DOSE], tool_choice="none")
     assert after.choices[0].message.content and not after.choices[0].message.tool_calls
+    both = await create(
+        model="pair", messages=ASKED, tools=[DOSE], tool_choice="required", **form(Verdict.model_json_schema())
+    )
+    assert call_of(both)[0] == "dose", "a call is forced, and the schema is of a text that is not written"
     free = await create(model="pair", messages=ASKED, tools=[DOSE])
     assert free.choices[0].message.content or free.choices[0].message.tool_calls
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -11,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
-from tests.server.loopback import DRAFT, Client, Upstream, chunk, reply, serving, strong
+from tests.server.loopback import DRAFT, Client, Upstream, chunk, reply, serving
 from tests.server.test_openai_sdk import CALL, streams
 
 from cowest.models.scripted import ScriptedChatModel
@@ -25,24 +24,6 @@ FUNCTION: Any = {
     "parameters": {"type": "object", "properties": {}},
     "strict": False,
 }
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    async with strong() as upstream:
-        yield upstream
-
-
-@pytest.fixture
-async def served(upstream: Upstream) -> AsyncIterator[Client]:
-    async with serving(upstream.url, max_attempts=1) as client:
-        yield client
-
-
-@pytest.fixture
-async def client(served: Client) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
-        yield client
 
 
 async def post(served: Client, **body: Any) -> tuple[int, Any]:
